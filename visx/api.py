@@ -1,0 +1,108 @@
+"""The Python API: the engine without a shell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from visx.contract import ScoreKind
+from visx.engine import Answer, Job, explain_batch, plan
+from visx.errors import VisxError
+from visx.images import Picture, Placement, as_picture
+from visx.methods import get_method
+from visx.models import Model, wrap
+from visx.seeds import image_seed
+from visx.targets import TargetSpec, parse_target
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Result:
+    """One explanation.
+
+    `map` is (H, W) float32 at the model's input size, raw; `native` the coarse map before upsampling and `channels` the
+    signed (C, H, W) input gradient, where the method has them. `overlay()` draws it over the picture.
+    """
+
+    map: np.ndarray
+    target: int
+    label: str
+    score: float
+    score_kind: str
+    probability: float | None
+    method: str
+    layer: str | None
+    native: np.ndarray | None = None
+    channels: np.ndarray | None = None
+    extras: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    _picture: Picture | None = field(default=None, repr=False)
+    _place: Placement | None = field(default=None, repr=False)
+    _job: Job | None = field(default=None, repr=False)
+
+    def overlay(self, colormap: str = "turbo", alpha: float = 0.5) -> np.ndarray:
+        """The picture at full size with the map where the network looked: (H, W, 3) uint8 RGB."""
+        from visx.render import check_colormap
+        from visx.results import draw
+
+        assert self._picture is not None and self._place is not None and self._job is not None
+        rgb, colours = self._picture.rgb, check_colormap(colormap)
+        return draw(rgb, self._place, self._job, self.map, self.channels, colours, alpha)
+
+
+def explain(
+    model: Model | nn.Module,
+    image: Any,
+    method: str = "gradcam",
+    *,
+    layer: str | Sequence[str] | None = None,
+    target: str | int = "top1",
+    score: ScoreKind | None = None,
+    seed: int = 0,
+    precision: str = "fp32",
+    batch_size: int = 16,
+    **params: Any,
+) -> Any:
+    """Explain one image, or a list of them.
+
+    `image` is a path, a Pillow image or an (H, W, 3) uint8 array; `model` comes from `load_model` or `wrap` (a bare
+    `nn.Module` is wrapped with ImageNet's preprocessing); `params` are the method's. Returns a `Result`; a list of them
+    where there are several images, layers or targets (`top3`). Raises `VisxError`. The model is left as it was.
+    """
+    if isinstance(model, nn.Module):
+        model = wrap(model)
+    images = list(image) if isinstance(image, (list, tuple)) else [image]
+    layers = [layer] if isinstance(layer, str) else list(layer or [])
+    jobs = plan(model, [get_method(method)], layers, {method: params}, score)
+    spec = parse_target(str(target), model.labels, model.classes)
+    results: list[Result] = []
+    network = model.network(precision)
+    for start in range(0, len(images), batch_size):
+        pictures = [as_picture(i) for i in images[start : start + batch_size]]
+        prepared = [model.preprocess(p.rgb) for p in pictures]
+        x = torch.stack([torch.from_numpy(array) for array, _ in prepared])
+        seeds = [image_seed(seed, p.digest) for p in pictures]
+        specs: list[TargetSpec] = [spec] * len(pictures)
+        with network.session():
+            answers = [explain_batch(model, network, job, x, specs, seeds, copies=batch_size) for job in jobs]
+        for b, picture in enumerate(pictures):
+            for job, found in zip(jobs, answers, strict=True):
+                one = found[b]
+                if isinstance(one, VisxError):
+                    raise one
+                results += [_result(job, a, picture, prepared[b][1]) for a in one]
+    several = len(images) > 1 or isinstance(image, (list, tuple)) or len(results) != 1
+    return results if several else results[0]
+
+
+def _result(job: Job, a: Answer, picture: Picture, place: Placement) -> Result:
+    return Result(
+        a.map, a.target, a.label, a.score, a.score_kind, a.probability, job.method.name, job.layer,
+        a.native, a.channels, a.extras, tuple(a.warnings), picture, place, job,
+    )  # fmt: skip

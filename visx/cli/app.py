@@ -1,0 +1,50 @@
+"""The `visx` application: its commands and what they share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from visx import __version__
+from visx.cli import explain, layers, methods, models, predict
+
+app = typer.Typer(
+    name="visx",
+    help="See why a vision model said what it said: overlays to look at, raw maps to compute with.",
+    epilog="visx explain --method gradcam --model resnet50 --layer layer4 img.jpg",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"visx {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """See why a vision model said what it said: overlays to look at, raw maps to compute with."""
+
+
+app.command("explain")(explain.explain)
+app.command("methods")(methods.methods)
+app.command("models")(models.models)
+app.command("layers")(layers.layers)
+app.command("predict")(predict.predict)
+
+
+def usage_error(error: Exception) -> tuple[str, str] | None:
+    """(message, hint) if this is the option parser's own usage error, else None."""
+    if not hasattr(error, "format_message"):
+        return None
+    context = getattr(error, "ctx", None)
+    return str(error.format_message()).rstrip("."), f"try: {context.command_path} --help" if context else ""

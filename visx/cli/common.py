@@ -1,0 +1,164 @@
+"""What commands share: the options that mean the same everywhere, and talking to people without getting into the data."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from visx.errors import usage
+
+if TYPE_CHECKING:
+    import torch
+
+    from visx.contract import Method
+    from visx.models import Model
+
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT...",
+        help="Images, directories (walked recursively), or - for paths on standard input.",
+        show_default=False,
+    ),
+]
+Nul = Annotated[bool, typer.Option("-0", "--null", help="Paths on standard input are separated by NUL.")]
+ModelSpec = Annotated[
+    str,
+    typer.Option(
+        "-M",
+        "--model",
+        metavar="SPEC",
+        help="efficientnet_lite0 (built in), a torchvision name, timm/NAME, or FILE.py:FACTORY.",
+    ),
+]
+WeightsSpec = Annotated[
+    str,
+    typer.Option(
+        "-w",
+        "--weights",
+        metavar="default|random|FILE",
+        help="The model's own weights, random ones (always the same), or a checkpoint.",
+    ),
+]
+Labels = Annotated[
+    Path | None, typer.Option("--labels", metavar="FILE", help="Class names: one a line, or JSON.", show_default=False)
+]
+Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")]
+Precision = Annotated[
+    Literal["fp32", "bf16", "fp16"], typer.Option("--precision", help="Number format of the network.")
+]
+BatchSize = Annotated[
+    str,
+    typer.Option(
+        "--batch-size",
+        metavar="N|auto",
+        help="Images or perturbed copies at a time; halves itself when memory runs out.",
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Everything random derives from it and the image.")]
+Param = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-p",
+        "--param",
+        metavar="KEY=VALUE",
+        help="A method's parameter, or METHOD.KEY=VALUE. Repeatable.",
+        show_default=False,
+    ),
+]
+Out = Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where results go.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON Lines on standard output.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")]
+
+
+class Talk:
+    """Remarks on standard error, for people; silent with --quiet."""
+
+    def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
+        self.quiet, self.verbose = quiet, verbose
+
+    def say(self, text: str) -> None:
+        """A remark."""
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def detail(self, text: str) -> None:
+        """A remark for --verbose."""
+        if self.verbose:
+            self.say(text)
+
+    def error(self, text: str) -> None:
+        """An error; said even when quiet."""
+        print(f"visx: {text}", file=sys.stderr, flush=True)
+
+    @contextmanager
+    def progress(self, total: int, what: str) -> Iterator[Any]:
+        """A bar on a terminal, where there is something to wait for; yields `advance(n)`."""
+        if self.quiet or total < 2 or not sys.stderr.isatty():
+            yield lambda n: None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda n: bar.advance(task, n)
+
+
+def split(values: Sequence[str] | None) -> list[str]:
+    """Repeatable, comma-separated options as one list without doubles."""
+    return list(dict.fromkeys(part.strip() for value in values or () for part in value.split(",") if part.strip()))
+
+
+def batch_size(text: str) -> int | None:
+    """`--batch-size`: a number, or None for auto."""
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise usage(f"--batch-size {text!r} is not a number from 1 up, or auto")
+    return int(text)
+
+
+def pick_device(text: str) -> torch.device:
+    """`--device` -> a device that is there; a usage error if it is not."""
+    import torch
+
+    mps = torch.backends.mps.is_available()
+    if text == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        raise usage(f"unknown device {text!r}", "auto, cpu, cuda, cuda:N or mps") from None
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise usage(
+            f"device {text} is not there",
+            f"CUDA devices found: {torch.cuda.device_count()}; --device auto takes what there is",
+        )
+    if device.type == "mps" and not mps:
+        raise usage("device mps is not there", "--device auto takes what there is")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise usage(f"unknown device {text!r}", "auto, cpu, cuda, cuda:N or mps")
+    return device
+
+
+def pick_methods(names: Sequence[str], model: Model | None = None) -> list[Method]:
+    """`--method` names -> methods; `all` means every one that fits the model (torch-free until a model is given)."""
+    from visx.methods import all_methods, get_method
+
+    picked: list[Method] = []
+    for name in names:
+        if name != "all":
+            picked.append(get_method(name))
+        elif model is not None:
+            from visx.engine import missing
+
+            picked += [m for m in all_methods() if not missing(model, m, m.params())]
+    return list(dict.fromkeys(picked))

@@ -1,0 +1,168 @@
+"""`visx explain`: the main job."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from visx.cli import common
+from visx.cli.common import (
+    BatchSize,
+    Device,
+    Inputs,
+    Json,
+    Labels,
+    ModelSpec,
+    Nul,
+    Out,
+    Param,
+    Precision,
+    Quiet,
+    Seed,
+    Talk,
+    Verbose,
+    WeightsSpec,
+)
+from visx.errors import usage
+
+if TYPE_CHECKING:
+    from visx.runner import Summary
+
+DEFAULT_OUT = Path("visx-out")
+
+
+def explain(
+    inputs: Inputs,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-m",
+            "--method",
+            metavar="NAME[,NAME]",
+            help="Methods, or all for every one that fits. Repeatable.",
+            show_default="gradcam",
+        ),
+    ] = None,
+    model: ModelSpec = "efficientnet_lite0",
+    weights: WeightsSpec = "default",
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-l",
+            "--layer",
+            metavar="NAME",
+            help="Module path; one map a layer. Repeatable.",
+            show_default="the last spatial feature map",
+        ),
+    ] = None,
+    target: Annotated[
+        str, typer.Option("-t", "--target", help="top1, topK, a class index, a label, or FILE.csv (image,target).")
+    ] = "top1",
+    score: Annotated[
+        Literal["logit", "prob", "logprob"] | None,
+        typer.Option("--score", help="The scalar that is explained.", show_default="each method's own"),
+    ] = None,
+    labels: Labels = None,
+    param: Param = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    batch_size: BatchSize = "auto",
+    seed: Seed = 0,
+    out: Out = DEFAULT_OUT,
+    null: Nul = False,
+    colormap: Annotated[
+        str, typer.Option("--colormap", help="Colours of the overlay; a signed map gets a diverging one.")
+    ] = "turbo",
+    alpha: Annotated[float, typer.Option("--alpha", min=0, max=1, help="Opacity of the map in the overlay.")] = 0.5,
+    overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Write the picture.")] = True,
+    raw_channels: Annotated[
+        bool, typer.Option("--raw-channels", help="Also write the signed (C,H,W) input gradient.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume/--overwrite", help="Keep results whose recipe is unchanged, or compute all.")
+    ] = True,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> int:
+    """Explain images: an overlay PNG and a raw .npy for every image, method and target.
+
+    [dim]visx explain cat.jpg[/dim]
+    [dim]visx explain photos/ -m gradcam,integrated_gradients -t top3 -o out/[/dim]
+    """
+    names = common.split(method) or ["gradcam"]
+    methods = common.pick_methods(names)
+    talk = Talk(quiet, verbose)
+    size = common.batch_size(batch_size)
+
+    from visx import inputs as finding
+
+    items = finding.find(inputs, out, sys.stdin.buffer, null)
+
+    from visx import render
+    from visx.engine import plan
+    from visx.models import load_model
+    from visx.options import assign
+    from visx.runner import Run, Settings
+    from visx.targets import parse_target
+
+    render.check_colormap(colormap)
+    if "all" not in names:
+        assign(param or [], {m.name: m.params for m in methods})  # a typo is told before a model is loaded
+    loaded = load_model(model, weights, labels=labels, device=common.pick_device(device))
+    methods = common.pick_methods(names, loaded)
+    dealt = assign(param or [], {m.name: m.params for m in methods})
+    jobs = plan(loaded, methods, layer or [], dealt, score)
+    if layer and not any(job.layer for job in jobs):
+        raise usage(f"--layer: {', '.join(m.name for m in methods)} looks at no layer", "`visx methods` shows which do")
+    if not layer and any(job.layer for job in jobs):
+        talk.say(f"layer {next(job.layer for job in jobs if job.layer)} of {model}")
+    settings = Settings(
+        out, parse_target(target, loaded.labels, loaded.classes), seed, precision, size, model == "efficientnet_lite0" and weights == "default",
+        colormap, alpha, overlay, raw_channels, resume,
+    )  # fmt: skip
+
+    def on_record(record: dict[str, Any], line: str) -> None:
+        if json:
+            print(line, flush=True)
+        if "error" in record:
+            hint = f" ({record['error']['hint']})" if record["error"]["hint"] else ""
+            talk.error(f"{printable(record['image'])}: {record['error']['message']}{hint}")
+        else:
+            if not json and not quiet:
+                print(_line(record, out), flush=True)
+            for warning in record["warnings"]:
+                talk.say(f"warning: {printable(record['image'])}: {record['method']}: {warning}")
+
+    with talk.progress(len(items), "explaining") as advance:
+        summary = Run(loaded, jobs, settings, loaded.device, on_record, advance, talk.say)(items)
+    if len(items) > 1 or summary.skipped:
+        talk.say(_sum(summary, out))
+    return int(summary.code)
+
+
+def printable(text: str) -> str:
+    """A file name as a line of text shows it: control characters and stray bytes escaped."""
+    return "".join(
+        c
+        if c.isprintable() and not 0xD800 <= ord(c) <= 0xDFFF
+        else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in text
+    )
+
+
+def _line(record: dict[str, Any], out: Any) -> str:
+    where = record["files"]["overlay"] or record["files"]["npy"]
+    layer = f" {record['layer']}" if record["layer"] else ""
+    chance = "" if record["probability"] is None else f" {record['probability']:.2f}"
+    return f"{printable(record['image'])}  {record['method']}{layer}  {record['label']}{chance}  {printable(str(out / where))}"
+
+
+def _sum(summary: Summary, out: Any) -> str:
+    parts = [f"{summary.written} written"]
+    parts += [f"{summary.skipped} already there"] if summary.skipped else []
+    parts += [f"{summary.failed} images failed"] if summary.failed else []
+    return f"{', '.join(parts)}: {out}/"

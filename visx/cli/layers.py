@@ -1,0 +1,57 @@
+"""`visx layers`: a model's layers, to find a name for --layer."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from typing import Annotated
+
+import typer
+
+from visx.cli import common
+from visx.cli.common import Json, Quiet
+
+
+def layers(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="efficientnet_lite0, a torchvision name, timm/NAME, or FILE.py:FACTORY."),
+    ] = "efficientnet_lite0",
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "-w",
+            "--weights",
+            metavar="default|random|FILE",
+            help="Layers need no real weights, so random ones will do.",
+            show_default="random",
+        ),
+    ] = None,
+    spatial: Annotated[
+        bool, typer.Option("--spatial", help="Only layers with a feature map (channels, height, width).")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """List a model's layers with their output shapes for its input size; * marks the default target layer."""
+    from visx.models import load_model
+
+    found = load_model(model, weights or ("default" if ".py" in model else "random")).anatomy
+    rows = [row for row in found.layers if row.name and not (spatial and len(row.shape or ()) != 3)]
+    width = max((len(row.name) for row in rows), default=0)
+    for row in rows:
+        default = row.name == found.default_layer
+        if json:
+            print(
+                jsonlib.dumps(
+                    {"name": row.name, "type": row.type, "shape": row.shape and list(row.shape), "default": default}
+                )
+            )
+        elif quiet:
+            print(row.name)
+        else:
+            shape = " x ".join(map(str, row.shape)) if row.shape is not None else "-"
+            print(f"{'*' if default else ' '} {row.name:<{width}}  {row.type:<22} {shape}")
+    if found.default_layer is None and not json:
+        common.Talk(quiet).say(
+            f"{model} has no spatial feature map that feeds a pooling: methods that look at layers do not fit it"
+        )

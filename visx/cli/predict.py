@@ -1,0 +1,52 @@
+"""`visx predict`: the likeliest classes, the way to find a target."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from visx.cli import common
+from visx.cli.common import BatchSize, Device, Inputs, Json, Labels, ModelSpec, Nul, Precision, Quiet, Talk, WeightsSpec
+from visx.cli.explain import printable
+
+
+def predict(
+    inputs: Inputs,
+    model: ModelSpec = "efficientnet_lite0",
+    weights: WeightsSpec = "default",
+    top: Annotated[int, typer.Option("-k", "--top", min=1, help="How many classes.")] = 5,
+    labels: Labels = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    batch_size: BatchSize = "auto",
+    null: Nul = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Show the likeliest classes of images, with their probabilities and logits."""
+    size = common.batch_size(batch_size)
+
+    from visx import inputs as finding
+    from visx.artifacts import to_json
+    from visx.models import load_model
+    from visx.predicting import predictions
+
+    items = finding.find(inputs, None, sys.stdin.buffer, null)
+    loaded = load_model(model, weights, labels=labels, device=common.pick_device(device))
+    talk = Talk(quiet)
+    done = failed = 0
+    for row in predictions(loaded, items, min(top, loaded.classes), precision, size):
+        if json:
+            print(to_json(row), flush=True)
+        if "error" in row:
+            failed += 1
+            talk.error(f"{printable(row['image'])}: {row['error']['message']}")
+            continue
+        done += 1
+        if not json:
+            print(printable(row["image"]))
+            for guess in row["predictions"]:
+                print(f"  {guess['probability']:7.2%}  {guess['target']:>4}  {guess['label']}")
+    return 0 if not failed else 3 if done else 1

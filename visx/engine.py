@@ -1,0 +1,191 @@
+"""The engine: jobs (a method with its parameters on a layer) on batches of images. The CLI, the Python API and every
+other command explain through here.
+
+What a job needs of a model is checked before anything is computed; what a method returns is checked before anyone
+sees it: maps are finite, and an empty map says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from visx.contract import NEEDS, Attachment, Attribution, Method, Request, ScoreKind
+from visx.errors import VisxError, unsupported
+from visx.maps import upsample
+from visx.options import Params, parse
+from visx.scoring import Scorer
+from visx.state import Network, explained
+from visx.targets import Targets, TargetSpec
+
+if TYPE_CHECKING:
+    from visx.models import Model
+
+
+@dataclass(frozen=True)
+class Job:
+    """One method with its parameters, the layer it looks at (None where it needs none) and the scalar it explains."""
+
+    method: Method
+    params: Params
+    layer: str | None
+    kind: ScoreKind
+
+    @property
+    def default_params(self) -> bool:
+        """Whether every parameter has its default value and the score is the method's own."""
+        return self.params == self.method.params() and self.kind == self.method.score
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One map and what it explains. Arrays are float32 numpy: `map` (H, W) at input size, `native` (h, w) where the
+    method is coarse, `channels` (C, H, W) where it has an input gradient."""
+
+    map: Any
+    native: Any
+    channels: Any
+    target: int
+    label: str
+    slug: str
+    score: float
+    score_kind: str
+    probability: float | None
+    extras: dict[str, Any]
+    warnings: list[str]
+    attachments: dict[str, Attachment]
+
+
+def plan(
+    model: Model,
+    methods: Iterable[Method],
+    layers: Sequence[str] = (),
+    params: Mapping[str, Mapping[str, Any]] | None = None,
+    score: ScoreKind | None = None,
+) -> list[Job]:
+    """The jobs of a run: every method, once a layer where it looks at layers. Raises what does not fit (exit 2 or 4)."""
+    jobs: list[Job] = []
+    for method in methods:
+        values = parse(method.params, (params or {}).get(method.name, {}), method.name)
+        lacking = missing(model, method, values, layers)
+        if lacking:
+            raise unsupported(f"{method.name} does not fit {model.name}: {lacking}", _alternatives(model, method))
+        kind = score or method.score
+        if "layer" not in method.needs_with(values):
+            jobs.append(Job(method, values, None, kind))
+            continue
+        for name in layers or [str(model.anatomy.default_layer)]:
+            model.network().layer(name)
+            jobs.append(Job(method, values, name, kind))
+    return jobs
+
+
+def missing(model: Model, method: Method, params: Params, layers: Sequence[str] = ()) -> str:
+    """What `method` needs and `model` does not have, in words; empty where it fits."""
+    needs, anatomy = method.needs_with(params), model.anatomy
+    if "layer" in needs and not layers and anatomy.default_layer is None:
+        return "it has no spatial feature map that feeds a pooling (token sequences are not supported by layer methods)"
+    if "gap_head" in needs and not anatomy.gap_head:
+        return f"it has no {NEEDS['gap_head']}"
+    if "relu" in needs and anatomy.relus == 0:
+        others = f"; it uses {', '.join(anatomy.others)}" if anatomy.others else ""
+        return f"it has no ReLU whose rule could change{others}"
+    return ""
+
+
+def _alternatives(model: Model, method: Method) -> str:
+    from visx.methods import all_methods
+
+    fitting = [m.name for m in all_methods() if m.name != method.name and not missing(model, m, m.params())]
+    return f"these fit: {', '.join(fitting)}" if fitting else ""
+
+
+def explain_batch(
+    model: Model,
+    network: Network,
+    job: Job,
+    x: Tensor,
+    specs: Sequence[TargetSpec],
+    seeds: Sequence[int],
+    *,
+    targets: Targets | None = None,
+    copies: int = 16,
+    said: Callable[[str], None] = lambda _: None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> list[list[Answer] | VisxError]:
+    """Explain (B, C, H, W) normalised images: for each a list of answers, one a target, or the error it met.
+
+    `targets` may be shared between jobs on the same batch, so that the classes are found once; `copies` is how many
+    perturbed copies go through the network at a time. Call inside `network.session()`.
+    """
+    targets = targets if targets is not None else Targets(specs)
+    scorer = Scorer(network.scores_of, copies, said, progress)
+    x = x.to(network.device, torch.float64 if network.dtype == torch.float64 else torch.float32)
+    request = Request(
+        x, targets, tuple(seeds), scorer, job.kind, network, job.layer, model.preprocess.mean, model.preprocess.std
+    )
+    found = job.method.run(request, job.params)
+    scorer.resolve(x, targets)
+    assert targets.ids is not None and targets.logits is not None
+    batch = _Answers(model, job, found, targets.ids, targets.logits, upsample(found.map, tuple(x.shape[-2:])))
+    return [batch.image(b) for b in range(len(x))]
+
+
+class _Answers:
+    """A checked attribution, cut into answers."""
+
+    def __init__(self, model: Model, job: Job, found: Attribution, ids: Tensor, logits: Tensor, maps: Tensor) -> None:
+        self.model, self.job, self.found, self.ids = model, job, found, ids.tolist()
+        self.logits_finite = logits.isfinite().all(1).tolist()
+        scores = explained(logits, ids, job.kind)
+        self.scores, self.probabilities = scores.tolist(), explained(logits, ids, "prob").tolist()
+        self.maps = maps.float().cpu().numpy()
+        self.finite = maps.isfinite().flatten(2).all(2).tolist()
+        self.empty = (maps == 0).flatten(2).all(2).tolist()
+        native = found.native if found.native is not None else found.map if found.map.shape != maps.shape else None
+        self.native = native.float().cpu().numpy() if native is not None else None
+        self.channels = found.channels.float().cpu().numpy() if found.channels is not None else None
+
+    def image(self, b: int) -> list[Answer] | VisxError:
+        if not self.logits_finite[b]:
+            hint = "are the weights right? fp16 overflows on some networks: try --precision fp32 or bf16"
+            return VisxError("the model's logits for this image are not finite (NaN or infinity)", hint=hint)
+        if not all(self.finite[b]):
+            return VisxError(
+                f"the {self.job.method.name} map of this image is not finite (NaN or infinity)",
+                hint="try --precision fp32",
+            )
+        return [self.answer(b, t) for t in range(self.maps.shape[1])]
+
+    def answer(self, b: int, t: int) -> Answer:
+        warnings = self.found.warned(b, t)
+        if self.empty[b][t] and not warnings:
+            warnings.append("the map is zero everywhere: the score does not depend on the input here")
+        subject = self.found.subjects[b][t] if self.found.subjects else None
+        target = subject.target if subject else self.ids[b][t]
+        label = subject.label if subject else self.model.label(target)
+        return Answer(
+            map=self.maps[b, t],
+            native=self.native[b, t] if self.native is not None else None,
+            channels=self.channels[b, t] if self.channels is not None else None,
+            target=target,
+            label=label,
+            slug=subject.slug if subject else class_slug(target, label),
+            score=subject.score if subject else self.scores[b][t],
+            score_kind=subject.score_kind if subject else self.job.kind,
+            probability=None if subject else self.probabilities[b][t],
+            extras=self.found.extra(b, t),
+            warnings=warnings,
+            attachments=self.found.attachments[b][t] if self.found.attachments else {},
+        )
+
+
+def class_slug(target: int, label: str) -> str:
+    """A class as file names show it: its index and what of its label is safe in any file system."""
+    words = "".join(c if c.isascii() and c.isalnum() else "-" for c in label.lower())
+    name = "-".join(filter(None, words.split("-")))[:40].strip("-")
+    return f"{target}-{name}" if name and name != str(target) else str(target)

@@ -1,0 +1,196 @@
+"""Images: finding them, decoding them the way a person sees them, and the geometry between picture and network.
+
+`Preprocess` turns a picture into the network's input exactly as torchvision's and timm's evaluation transforms do
+(Pillow's antialiased resize); `Placement` remembers where in the picture the network looked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from visx.errors import VisxError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+# A resized picture larger than this is cropped out of the source instead of being resized whole.
+_MAX_RESIZED_PIXELS = 32_000_000
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image: upright 8-bit RGB (H, W, 3), and the sha256 of the file's bytes."""
+
+    rgb: np.ndarray
+    digest: str
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the network looked: `box` = (left, top, right, bottom) in the picture's pixels (floats; it can reach
+    beyond the picture where the crop was padded), and the network's input size (height, width)."""
+
+    box: tuple[float, float, float, float]
+    input_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize, crop and normalise.
+
+    `resize` is the shorter side (an int) or an exact (height, width); None leaves the size alone. `crop` is the central
+    (height, width) that remains, padded with black where the picture is smaller. `mean` and `std` are of pixels in 0..1.
+    """
+
+    resize: int | tuple[int, int] | None
+    crop: tuple[int, int]
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] = "bilinear"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def __call__(self, rgb: np.ndarray) -> tuple[np.ndarray, Placement]:
+        """(H, W, 3) uint8 -> the network's input (C, h, w) float32, and where it lies in the picture."""
+        import numpy as np
+        from PIL import Image
+
+        height, width = rgb.shape[:2]
+        new_h, new_w = self._resized(height, width)
+        crop_h, crop_w = self.crop
+        # torchvision's centre crop: pad the smaller side (extra pixel on the far side), then round half to even
+        pad_top, pad_left = max(0, crop_h - new_h) // 2, max(0, crop_w - new_w) // 2
+        top = round((new_h - crop_h) / 2) if new_h >= crop_h else -pad_top
+        left = round((new_w - crop_w) / 2) if new_w >= crop_w else -pad_left
+        picture = Image.fromarray(rgb)
+        resample = Image.Resampling[self.interpolation.upper()]
+        scale_x, scale_y = width / new_w, height / new_h
+        box = (left * scale_x, top * scale_y, (left + crop_w) * scale_x, (top + crop_h) * scale_y)
+        if new_h * new_w > _MAX_RESIZED_PIXELS and new_h >= crop_h and new_w >= crop_w:
+            picture = picture.resize((crop_w, crop_h), resample, box=_inside(box, width, height))
+        else:
+            if (new_w, new_h) != (width, height):
+                picture = picture.resize((new_w, new_h), resample)
+            if (left, top, new_w, new_h) != (0, 0, crop_w, crop_h):
+                picture = picture.crop((left, top, left + crop_w, top + crop_h))  # black outside, as torchvision pads
+        x = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
+        x = (x - self._channels(self.mean)) / self._channels(self.std)
+        return np.ascontiguousarray(x), Placement(box, self.crop)
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        if self.resize is None:
+            return height, width
+        if isinstance(self.resize, tuple):
+            return self.resize
+        if height <= width:
+            return self.resize, int(self.resize * width / height)
+        return int(self.resize * height / width), self.resize
+
+    @staticmethod
+    def _channels(values: tuple[float, ...]) -> np.ndarray:
+        import numpy as np
+
+        return np.asarray(values, dtype=np.float32)[:, None, None]
+
+
+def decode(path: Path) -> Picture:
+    """Read and decode one image file (first frame, EXIF orientation applied); a VisxError says what is wrong with it."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise VisxError(f"cannot read the image: {error.strerror or error}") from None
+    if not data:
+        raise VisxError("the image file is empty (0 bytes)")
+    return Picture(_decode_bytes(data), hashlib.sha256(data).hexdigest())
+
+
+def _decode_bytes(data: bytes) -> np.ndarray:
+    import struct
+
+    import numpy as np
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's notes on odd EXIF and large sizes; its errors stay errors
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+                return np.ascontiguousarray(np.asarray(to_rgb(ImageOps.exif_transpose(image))))
+    except UnidentifiedImageError:
+        raise VisxError("not an image that Pillow can read", hint="JPEG, PNG, WebP, TIFF, BMP and GIF are") from None
+    except Image.DecompressionBombError as error:
+        raise VisxError(f"refused: {error}".rstrip("."), hint="resize the image first") from None
+    except MemoryError:
+        raise VisxError("the image does not fit into memory", hint="resize the image first") from None
+    except (OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, EOFError, struct.error) as error:
+        raise VisxError(f"the image is damaged: {error}") from None
+    except (
+        AttributeError,
+        ZeroDivisionError,
+        OverflowError,
+        AssertionError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
+        # Pillow's plugins meet hostile bytes with whatever exception lies on the way.
+        raise VisxError(f"the image cannot be decoded: {type(error).__name__}: {error}") from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow mode -> 8-bit RGB: alpha over white (as viewers show it), 16-bit and float levels scaled to 8 bit."""
+    from PIL import Image
+
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_to_8bit(image)).convert("RGB")
+    if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8bit(image: Image.Image) -> np.ndarray:
+    import numpy as np
+
+    levels = np.nan_to_num(np.asarray(image).astype(np.float64))
+    top = levels.max(initial=0.0)
+    if image.mode == "F":
+        full = 1.0 if top <= 1 else 255.0 if top <= 255 else 65535.0
+    else:
+        full = 65535.0 if image.mode.startswith("I;16") or top > 255 else 255.0
+    return np.clip(np.rint(levels * (255.0 / full)), 0, 255).astype(np.uint8)
+
+
+def as_picture(image: Any) -> Picture:
+    """A path, Pillow image or (H, W), (H, W, 3) uint8 array -> Picture, for the Python API."""
+    import numpy as np
+    from PIL import Image
+
+    if isinstance(image, (str, Path)):
+        return decode(Path(image))
+    if isinstance(image, Image.Image):
+        rgb = np.ascontiguousarray(np.asarray(to_rgb(image)))
+    else:
+        array = np.asarray(image)
+        if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+            raise VisxError(
+                f"an image array must be uint8, (H, W) or (H, W, 3); this is {array.dtype} {array.shape}",
+                hint="a path or a Pillow image is welcome too",
+            )
+        if array.ndim == 3 and array.shape[2] == 1:
+            array = array[:, :, 0]
+        rgb = np.ascontiguousarray(np.asarray(to_rgb(Image.fromarray(array))))
+    if 0 in rgb.shape:
+        raise VisxError("the image has no pixels")
+    return Picture(rgb, hashlib.sha256(repr(rgb.shape).encode() + rgb.tobytes()).hexdigest())
+
+
+def _inside(box: tuple[float, float, float, float], width: int, height: int) -> tuple[float, float, float, float]:
+    left, top, right, bottom = box
+    return max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom)

@@ -1,0 +1,34 @@
+"""Maps: from channels to one map, and from a coarse map to the input's size. Values stay raw: nothing is normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Reduce = Literal["max_abs", "mean", "sum", "l2"]
+REDUCE_HELP = "how the channels become one map: max_abs (Simonyan et al. 2013), mean, sum or l2"
+
+
+def reduce_channels(channels: Tensor, how: Reduce) -> Tensor:
+    """(..., C, H, W) -> (..., H, W)."""
+    if how == "max_abs":
+        return channels.abs().amax(-3)
+    if how == "mean":
+        return channels.mean(-3)
+    if how == "sum":
+        return channels.sum(-3)
+    return channels.square().sum(-3).sqrt()
+
+
+def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """(B, T, h, w) -> (B, T, H, W), bilinear with `align_corners=False`."""
+    import torch.nn.functional as F
+
+    return (
+        maps
+        if tuple(maps.shape[-2:]) == tuple(size)
+        else F.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)
+    )

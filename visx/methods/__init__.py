@@ -1,0 +1,33 @@
+"""The explanation methods, one a file. To add one: write `visx/methods/NAME.py` and add NAME here."""
+
+from __future__ import annotations
+
+import importlib
+
+from visx.contract import REGISTRY, Method
+from visx.errors import unknown
+
+NAMES = (
+    "backprop",
+    "deconvnet",
+    "guided_backprop",
+    "input_x_gradient",
+    "integrated_gradients",
+    "smoothgrad",
+    "cam",
+    "gradcam",
+    "guided_gradcam",
+)
+
+
+def get_method(name: str) -> Method:
+    """The method called `name`; only its own module is imported. A typo is a usage error with near matches."""
+    if name not in NAMES:
+        raise unknown("method", name, NAMES)
+    importlib.import_module(f"visx.methods.{name}")
+    return REGISTRY[name]
+
+
+def all_methods() -> list[Method]:
+    """Every method in listing order."""
+    return [get_method(name) for name in NAMES]

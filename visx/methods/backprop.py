@@ -1,0 +1,28 @@
+"""Backpropagation: the gradient of a class score with respect to the input, "vanilla" saliency.
+
+M = max_c |dS/dx_c| (Simonyan et al. 2013, arXiv:1312.6034, section 3). Other reductions of the channels by `reduce`.
+"""
+
+from __future__ import annotations
+
+from visx.contract import Attribution, Request, method
+from visx.maps import REDUCE_HELP, Reduce, reduce_channels
+from visx.options import Field, Params
+
+
+class BackpropParams(Params):
+    reduce: Reduce = Field("max_abs", description=REDUCE_HELP)
+
+
+@method(
+    "backprop",
+    family="gradient",
+    title="Gradient of the score (vanilla saliency)",
+    source="arXiv:1312.6034",
+    needs={"grad"},
+    picture="gradient",
+    params=BackpropParams,
+)
+def backprop(req: Request, p: BackpropParams) -> Attribution:
+    found = req.network.input_gradients(req.x, req.targets, req.kind)
+    return Attribution(reduce_channels(found.grads, p.reduce), channels=found.grads)

@@ -1,0 +1,36 @@
+"""CAM: the last feature map weighted by a class's row of the linear layer behind global average pooling.
+
+M_c = sum_k w_ck A_k, bias left out (Zhou et al. 2015, arXiv:1512.04150, equation 2). A is the very tensor that is
+averaged (DenseNet's after its functional ReLU). A 1x1 convolution before the pooling counts as such a head
+(SqueezeNet, where a ReLU stands between: A is the convolution's input, as in zhoubolei/CAM). One forward pass.
+"""
+
+from __future__ import annotations
+
+from visx.contract import Attribution, Request, method
+from visx.errors import unsupported
+from visx.options import Params
+
+
+@method(
+    "cam",
+    family="cam",
+    title="Class activation map",
+    source="arXiv:1512.04150",
+    needs={"grad", "gap_head"},
+    signed=True,
+)
+def cam(req: Request, p: Params) -> Attribution:
+    import torch
+
+    from visx.models.anatomy import run_with_head
+
+    logits, head = run_with_head(req.network, req.x)
+    if head is None:
+        raise unsupported(
+            "cam needs global average pooling followed by one linear layer (or a 1x1 convolution before it)",
+            "use gradcam: it fits any network with feature maps",
+        )
+    ids = req.targets.resolve(logits)
+    weights_btk = head.weight[ids].to(torch.promote_types(head.weight.dtype, torch.float32))
+    return Attribution(torch.einsum("btk,bkhw->bthw", weights_btk, head.features.to(weights_btk)))

@@ -1,0 +1,85 @@
+"""SmoothGrad: the mean gradient over copies of the input with Gaussian noise.
+
+M = 1/n sum_i G(x + e_i), e_i ~ N(0, sigma^2), sigma = spread * (max(x) - min(x)) of the normalised input (Smilkov et
+al. 2017, arXiv:1706.03825, section 3). Gradients are averaged first, signs and all, then the channels are reduced.
+`base` can be any gradient or CAM method with its defaults; one without channels has its maps averaged. Copies are
+streamed; copy i of an image has noise of its own, whatever the batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+from visx.contract import Attribution, Request, method
+from visx.maps import REDUCE_HELP, Reduce, reduce_channels
+from visx.options import Field, Params
+from visx.seeds import normal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class SmoothGradParams(Params):
+    samples: int = Field(50, ge=1, description="noisy copies")
+    spread: float = Field(0.15, ge=0, le=10, description="noise deviation as a part of the input's range (max - min)")
+    base: Literal[
+        "backprop",
+        "deconvnet",
+        "guided_backprop",
+        "input_x_gradient",
+        "integrated_gradients",
+        "gradcam",
+        "guided_gradcam",
+    ] = Field("backprop", description="the gradient method that is averaged")
+    reduce: Reduce = Field("max_abs", description=REDUCE_HELP)
+
+    def extra_needs(self) -> frozenset[str]:
+        from visx.methods import get_method
+
+        return get_method(self.base).needs
+
+
+@method(
+    "smoothgrad",
+    family="gradient",
+    title="SmoothGrad",
+    source="arXiv:1706.03825",
+    needs={"grad"},
+    picture="gradient",
+    params=SmoothGradParams,
+)
+def smoothgrad(req: Request, p: SmoothGradParams) -> Attribution:
+    import torch
+
+    from visx.methods import get_method
+    from visx.targets import Targets
+
+    base = get_method(p.base)
+    base_params = base.params()
+    ids = req.score.resolve(req.x, req.targets)
+    means, channelled, warnings = [], True, []
+    for b, x in enumerate(req.x):
+        sigma = p.spread * (x.max() - x.min())
+        total: Tensor | None = None
+        warned: list[list[str]] = []
+
+        def work(start: int, stop: int, b: int = b, x: Tensor = x, sigma: Tensor = sigma) -> Attribution:
+            noise = normal(req.seeds[b], tuple(x.shape), start, stop).to(x)
+            copies = x + sigma * noise
+            fixed = Targets.fixed(ids[b].expand(stop - start, -1))
+            seeds = tuple(req.seeds[b] + i for i in range(start, stop))
+            return base.run(replace(req, x=copies, targets=fixed, seeds=seeds), base_params)
+
+        for found in req.score.batches(p.samples, work):
+            values = found.map if found.channels is None else found.channels
+            channelled = found.channels is not None
+            total = values.sum(0) if total is None else total + values.sum(0)
+            warned = warned or [found.warned(0, t) for t in range(ids.shape[1])]
+        assert total is not None
+        means.append(total / p.samples)
+        warnings.append(warned if p.base in ("guided_backprop", "deconvnet") else [[] for _ in warned])
+    mean = torch.stack(means)
+    if not channelled:
+        return Attribution(mean, warnings=warnings)
+    return Attribution(reduce_channels(mean, p.reduce), channels=mean, warnings=warnings)

@@ -1,0 +1,252 @@
+"""Anatomy: what a network is made of, found by running it once on a grey picture, not from a table of names.
+
+One pass with module hooks and a `TorchFunctionMode` records which tensor each module and function returns. From the
+logits it walks back: through the linear layer to the pooling that takes space away, and from there to the outermost
+module whose output is pooled. Tensors are told apart by identity *and* version, so in-place ReLUs count as what they
+are: the pooled tensor of DenseNet is the one after its functional ReLU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from visx.rules import OTHER_ACTIVATIONS, relu_call
+from visx.state import Network, check_logits
+
+Key = tuple[int, int]  # identity and version of a tensor
+
+_ADAPTIVE = {F.adaptive_avg_pool2d, F.adaptive_max_pool2d, torch.adaptive_avg_pool1d}
+_AVERAGING = {F.adaptive_avg_pool2d, F.avg_pool2d, torch.mean, Tensor.mean}
+_REDUCING = {
+    F.avg_pool2d,
+    F.max_pool2d,
+    torch.max_pool2d,
+    torch.mean,
+    Tensor.mean,
+    torch.sum,
+    Tensor.sum,
+    torch.amax,
+    Tensor.amax,
+}
+_FLATTENING = {torch.flatten, Tensor.flatten, Tensor.view, Tensor.reshape, torch.reshape}
+_LINEAR = {F.linear, torch.addmm, torch.matmul, Tensor.matmul, Tensor.__matmul__}
+_PASSING = {F.dropout, F.dropout2d, torch.squeeze, Tensor.squeeze, Tensor.contiguous, torch.dropout}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One module that ran: its path, type and output shape without the batch (None where it is no tensor)."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What one run showed. `default_layer` is None where no 4-D output feeds a pooling (token models); `gap_head` says
+    whether the logits are one linear map of globally averaged features; `relus` and `others` count activations."""
+
+    layers: tuple[Layer, ...]
+    default_layer: str | None
+    gap_head: bool
+    relus: int
+    others: tuple[str, ...]
+    classes: int
+
+
+@dataclass
+class Head:
+    """A classification head of CAM: `features` (B, K, h, w), averaged over space, times `weight` (classes, K)."""
+
+    features: Tensor
+    weight: Tensor
+
+
+@dataclass
+class _Call:
+    func: Any
+    source: Key | None
+    input: Tensor | None
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output_shape: tuple[int, ...] = ()
+
+
+class Trace(TorchFunctionMode):
+    """Records functions' and modules' outputs while it is active. Holds every tensor, so that identities stay unique."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[Any] = []
+        self.calls: dict[Key, _Call] = {}
+        self.exits: list[tuple[str, Key, Key | None]] = []  # module, output, its first input
+        self.layers: list[Layer] = []
+        self.relus = 0
+        self.others: dict[str, None] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        first = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
+        if func in _PROPERTIES or first is None:
+            return func(*args, **kwargs)
+        if relu_call(func, args, kwargs) is not None:
+            self.relus += 1
+        elif func in OTHER_ACTIVATIONS:
+            self.others[func.__name__] = None
+        source = _key(first)
+        output = func(*args, **kwargs)
+        if isinstance(output, Tensor) and _key(output) != source:
+            self.kept.append((first, output))
+            self.calls[_key(output)] = _Call(func, source, first, args, kwargs, tuple(output.shape))
+        return output
+
+    @contextmanager
+    def watching(self, module: nn.Module) -> Iterator[None]:
+        """Record `module` and all of its submodules for the time of the `with`."""
+        with ExitStack() as stack:
+            for name, child in module.named_modules():
+                entered: list[Key | None] = []
+
+                def enter(_: nn.Module, args: Any, entered: list[Key | None] = entered) -> None:
+                    entered.append(_key(args[0]) if args and isinstance(args[0], Tensor) else None)
+
+                def leave(
+                    m: nn.Module, args: Any, output: Any, name: str = name, entered: list[Key | None] = entered
+                ) -> None:
+                    came = entered.pop() if entered else None
+                    shape = tuple(output.shape[1:]) if isinstance(output, Tensor) else None
+                    self.layers.append(Layer(name, type(m).__name__, shape))
+                    if isinstance(output, Tensor):
+                        self.kept.append(output)
+                        self.exits.append((name, _key(output), came))
+
+                stack.callback(child.register_forward_pre_hook(enter).remove)
+                stack.callback(child.register_forward_hook(leave).remove)
+            stack.enter_context(self)
+            yield
+
+    def pooling(self, logits: Tensor) -> _Call | None:
+        """The last call that takes a feature map's space away on the way to the logits."""
+        last: _Call | None = None
+        for call in self.calls.values():  # in order of execution
+            x = call.input
+            if x is None or x.dim() != 4:
+                continue
+            spatial = x.shape[2] * x.shape[3] > 1
+            gone = len(call.output_shape) < 4 or call.output_shape[2] * call.output_shape[3] == 1
+            reduces = call.func in _REDUCING and spatial and gone and call.output_shape[:2] == tuple(x.shape[:2])
+            if call.func in _ADAPTIVE or reduces:
+                last = call
+            elif call.func in _FLATTENING and spatial and len(call.output_shape) == 2:
+                # flattening what was just pooled takes nothing away that the pooling had not
+                last = last if last is not None and self._origin(call.source) is last else call
+        return last
+
+    def head(self, logits: Tensor) -> Head | None:
+        """The CAM head, if the logits are one linear map of a global average (bias aside), else None."""
+        pool = self.pooling(logits)
+        if pool is None or pool.input is None or pool.func not in _AVERAGING:
+            return None
+        if len(pool.output_shape) == 4 and pool.output_shape[2] * pool.output_shape[3] != 1:
+            return None
+        call = self._origin(_key(logits))
+        if call is pool:  # class maps averaged: the classifier is a 1x1 convolution before the pooling
+            conv = self._convolution(pool.source)
+            return None if conv is None else Head(conv.input, conv.args[1][:, :, 0, 0])  # type: ignore[arg-type]
+        if call is None or call.func is not F.linear or self._origin(call.source) is not pool:
+            return None
+        weight = call.args[1] if len(call.args) > 1 else call.kwargs["weight"]
+        return Head(pool.input, weight) if weight.shape[1] == pool.input.shape[1] else None
+
+    def default_layer(self, logits: Tensor) -> str | None:
+        """The outermost module whose 4-D output is what the last pooling takes (class maps excepted)."""
+        pool = self.pooling(logits)
+        key = pool.source if pool else None
+        if pool is not None and pool is self._origin(_key(logits)):
+            conv = self._convolution(pool.source)
+            key = conv.source if conv else key
+        while key is not None:
+            names = [name for name, out, came in self.exits if out == key and out != came and name]
+            if names:
+                return min(names, key=lambda name: name.count("."))
+            call = self.calls.get(key)
+            same = call is not None and call.input is not None and call.output_shape == tuple(call.input.shape)
+            key = call.source if call is not None and same else None
+        return None
+
+    def _origin(self, key: Key | None) -> _Call | None:
+        """The call that made a tensor, flattening, squeezing and idle dropout seen through."""
+        while key is not None:
+            call = self.calls.get(key)
+            if call is None or call.func not in _FLATTENING | _PASSING:
+                return call
+            if (
+                call.input is not None
+                and call.input.dim() == 4
+                and call.input.shape[2] * call.input.shape[3] > 1
+                and len(call.output_shape) < 4
+            ):
+                return call  # flattening that mixes space into the features is no mere view
+            key = call.source
+        return None
+
+    def _convolution(self, key: Key | None) -> _Call | None:
+        """The 1x1 convolution that made class maps, an activation behind it seen through."""
+        call = self._origin(key)
+        while call is not None and relu_call(call.func, call.args, call.kwargs) is not None:
+            call = self._origin(call.source)
+        if (
+            call is None
+            or call.func not in {F.conv2d, torch.conv2d}
+            or len(call.args) < 2
+            or call.args[1].shape[2:] != (1, 1)
+        ):
+            return None
+        return call
+
+
+_PROPERTIES = {
+    getattr(Tensor, n).__get__
+    for n in ("shape", "dtype", "device", "requires_grad", "ndim", "_version", "is_cuda", "data", "grad_fn")
+    if hasattr(Tensor, n)
+} | {Tensor.size, Tensor.dim, Tensor.detach}
+
+
+def examine(network: Network, shape: tuple[int, int, int]) -> Anatomy:
+    """Run the network once on a mid-grey (C, H, W) picture of this shape and describe it."""
+    with network.session(), torch.no_grad():
+        trace = Trace()
+        x = network.prepare(torch.zeros(1, *shape))
+        with trace.watching(network.module):
+            output = network.module(x)
+    logits = check_logits(output, 1)
+    return Anatomy(
+        tuple(trace.layers),
+        trace.default_layer(logits),
+        trace.head(logits) is not None,
+        trace.relus,
+        tuple(trace.others),
+        logits.shape[1],
+    )
+
+
+def run_with_head(network: Network, x: Tensor) -> tuple[Tensor, Head | None]:
+    """One forward pass without gradients: logits (B, K) and the CAM head with this batch's features."""
+    with torch.no_grad():
+        trace = Trace()
+        with trace:
+            logits = network.logits(x)
+    return logits, trace.head(logits)
+
+
+def _key(tensor: Tensor) -> Key:
+    return id(tensor), tensor._version

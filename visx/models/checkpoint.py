@@ -1,0 +1,148 @@
+"""Checkpoints: files -> state dicts, without executing anything, and state dicts -> modules with errors that explain."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from visx.errors import VisxError, usage
+
+# Where training scripts keep the weights, outermost first
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "module", "weights")
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The state dict in a `.safetensors` file, or in a `.pth`/`.pt` file read with `weights_only=True` (a pickle that
+    would run code is refused)."""
+    if not path.is_file():
+        raise usage(f"no such checkpoint: {path}")
+    if path.suffix.lower() == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise VisxError(f"cannot read {path}: {error.strerror or error}") from None
+    except MemoryError:
+        raise VisxError(f"{path} does not fit into memory") from None
+    except Exception as error:  # the unpickler meets damaged bytes with any exception; each means the same to a user
+        if "weights only" in str(error).lower() or "unsupported global" in str(error).lower():
+            raise VisxError(
+                f"{path} holds more than tensors, and visx runs no code from a checkpoint",
+                hint="save the weights alone: torch.save(model.state_dict(), FILE), or as .safetensors",
+            ) from None
+        first = (str(error).splitlines() or [""])[0][:160]
+        raise VisxError(f"{path} is damaged or not a checkpoint: {type(error).__name__}: {first}") from None
+    return unwrap(content, path)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return unwrap(load_file(path), path)
+    except OSError as error:
+        raise VisxError(f"cannot read {path}: {error.strerror or error}") from None
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise VisxError(f"{path} is damaged or not a safetensors file: {error}") from None
+
+
+def unwrap(content: object, path: Path) -> dict[str, Tensor]:
+    """Find the state dict inside what training scripts save around it, and strip prefixes that all keys share."""
+    for _ in range(4):
+        inner = (
+            next((content[k] for k in WRAPPERS if isinstance(content.get(k), Mapping)), None)
+            if isinstance(content, Mapping)
+            else None
+        )
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping):
+        raise VisxError(
+            f"{path} holds a {type(content).__name__}, not a state dict", hint="torch.save(model.state_dict(), FILE)"
+        )
+    state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    if not state:
+        raise VisxError(f"{path} holds no tensors", hint="torch.save(model.state_dict(), FILE)")
+    return state
+
+
+def fit(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Load `state` into `module`, prefixes of wrappers stripped; a mismatch lists missing and unexpected keys, shortened."""
+    own = module.state_dict()
+    state = _strip(state, set(own))
+    missing = [k for k in own if k not in state]
+    unexpected = [k for k in state if k not in own]
+    shapes = [
+        f"{k}: {_shape(state[k])} instead of {_shape(own[k])}"
+        for k in own
+        if k in state and own[k].shape != state[k].shape
+    ]
+    if missing or unexpected or shapes:
+        parts = [
+            f"{len(keys)} {word} ({_short(keys)})"
+            for word, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+            if keys
+        ]
+        raise VisxError(
+            f"{path} does not fit the model: {'; '.join(parts)}", hint="is --model the network that was trained?"
+        )
+    module.load_state_dict(state)
+
+
+def classes_in(module: nn.Module, state: dict[str, Tensor]) -> int | None:
+    """The number of classes of a checkpoint that differs from `module` in its last weight's rows alone (fine-tuning
+    replaces the head), else None."""
+    own = module.state_dict()
+    state = _strip(state, set(own))
+    heads = [k for k in own if k in state and own[k].shape != state[k].shape]
+    weights = [k for k in heads if own[k].dim() > 1]
+    if not weights or not all(own[k].shape[1:] == state[k].shape[1:] for k in heads):
+        return None
+    rows = {state[k].shape[0] for k in heads}
+    return int(state[weights[-1]].shape[0]) if len(rows) == 1 else None
+
+
+def digest_file(path: Path) -> str:
+    """The sha256 of a file."""
+    with path.open("rb") as file:
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else hashlib.sha256(file.read()).hexdigest()
+        )
+
+
+def digest_state(module: nn.Module) -> str:
+    """The sha256 of a module's parameters and buffers, by name, type, shape and value (as they lie in float32 files)."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        flat = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {flat.dtype} {tuple(flat.shape)}\n".encode())
+        digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _strip(state: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
+    """Strip wrapper prefixes as long as that makes more keys fit."""
+    while True:
+        for prefix in PREFIXES:
+            if all(k.startswith(prefix) for k in state) and not wanted & set(state):
+                state = {k[len(prefix) :]: v for k, v in state.items()}
+                break
+        else:
+            return state
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _short(keys: list[str], most: int = 3) -> str:
+    return ", ".join(keys[:most]) + (", ..." if len(keys) > most else "")

@@ -1,0 +1,57 @@
+"""Which models there are, and whose default weights lie on this machine."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from visx.models.sources import BuiltIn
+
+
+def list_models(pattern: str | None = None) -> list[dict[str, Any]]:
+    """Rows {name, source, weights_here}: the built-in model, torchvision's, and timm's where it is installed."""
+    rows = [{"name": BuiltIn.name, "source": "built in", "weights_here": True}]
+    rows += _torchvision()
+    if pattern is None or "timm" in pattern or not _fitting(rows, pattern):
+        rows += _timm()
+    return _fitting(rows, pattern)
+
+
+def _fitting(rows: Iterable[dict[str, Any]], pattern: str | None) -> list[dict[str, Any]]:
+    if pattern is None:
+        return list(rows)
+    glob = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
+    return [row for row in rows if fnmatch.fnmatch(row["name"].lower(), glob.lower())]
+
+
+def _torchvision() -> list[dict[str, Any]]:
+    from torchvision import models
+
+    folder = Path(torch.hub.get_dir(), "checkpoints")
+    rows = []
+    for name in models.list_models(module=models):
+        url = models.get_model_weights(name).DEFAULT.url
+        rows.append(
+            {"name": name, "source": "torchvision", "weights_here": (folder / url.rsplit("/", 1)[-1]).is_file()}
+        )
+    return rows
+
+
+def _timm() -> list[dict[str, Any]]:
+    try:
+        import timm
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return []
+    rows = []
+    for name in timm.list_models():
+        config = timm.get_pretrained_cfg(name)
+        hub = config.hf_hub_id if config else None
+        files = ("model.safetensors", "pytorch_model.bin")
+        here = hub is not None and any(isinstance(try_to_load_from_cache(hub, file), str) for file in files)
+        rows.append({"name": f"timm/{name}", "source": "timm", "weights_here": here})
+    return rows

@@ -1,0 +1,155 @@
+"""From a model SPEC and `--weights` to a `Model`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from visx.errors import VisxError, unsupported, usage
+from visx.images import Preprocess
+from visx.models import checkpoint, sources
+from visx.models.model import Model, Weights
+
+DEFAULT_MODEL = "efficientnet_lite0"
+
+
+def load_model(
+    spec: str = DEFAULT_MODEL,
+    weights: str = "default",
+    *,
+    labels: str | Path | None = None,
+    device: str | torch.device = "cpu",
+) -> Model:
+    """Load a model.
+
+    `spec` is `efficientnet_lite0`, a torchvision name, `timm/NAME` or `FILE.py:FACTORY`; `weights` is `default`,
+    `random` (the same values every time) or a checkpoint file; `labels` a file of class names. Raises `VisxError` with
+    a usage code for unknown names, with a failure code where weights cannot be had or do not fit.
+    """
+    source = sources.find(spec)
+    if weights == "random":
+        model = _random(source, spec)
+    elif weights == "default":
+        model = source.default()
+    else:
+        model = _from_checkpoint(source, spec, Path(weights))
+    if labels is not None:
+        model.labels = read_labels(Path(labels))
+    return _settle(model, torch.device(device))
+
+
+def wrap(
+    module: nn.Module,
+    *,
+    size: int | tuple[int, int] = 224,
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406),
+    std: tuple[float, ...] = (0.229, 0.224, 0.225),
+    resize: int | tuple[int, int] | None = None,
+    interpolation: str = "bilinear",
+    labels: list[str] | tuple[str, ...] | None = None,
+    name: str | None = None,
+) -> Model:
+    """A `Model` around your own module, which is used in place and left exactly as it was.
+
+    `size` is the input's (height, width) or one number for both; `resize` the shorter side before the central crop
+    (default: the same proportion as ImageNet's 256 to 224); `mean` and `std` are of pixels in 0..1.
+    """
+    if not isinstance(module, nn.Module):
+        raise usage(f"wrap() takes a torch.nn.Module, not a {type(module).__name__}")
+    crop = (size, size) if isinstance(size, int) else (size[0], size[1])
+    if resize is None:
+        resize = round(crop[0] * 256 / 224) if crop[0] == crop[1] else crop
+    preprocess = Preprocess(resize, crop, interpolation, tuple(mean), tuple(std))  # type: ignore[arg-type]
+    return Model(
+        name or type(module).__name__,
+        module,
+        preprocess,
+        Weights("in-memory", checkpoint.digest_state(module)),
+        tuple(labels) if labels else None,
+    )
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Class names from a file: one a line, a JSON list, or a JSON object from index to name (or [id, name], as Keras has it)."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise usage(f"cannot read the labels {path}: {error}") from None
+    if text.lstrip()[:1] not in ("[", "{"):
+        names = tuple(line.strip() for line in text.splitlines() if line.strip())
+    else:
+        try:
+            names = _json_labels(json.loads(text))
+        except (ValueError, TypeError, KeyError) as error:
+            raise usage(f"{path} is not a JSON list or object of labels: {error}") from None
+    if not names:
+        raise usage(f"{path} holds no labels")
+    return names
+
+
+def _json_labels(content: Any) -> tuple[str, ...]:
+    def name(entry: Any) -> str:
+        return str(entry[-1]) if isinstance(entry, list) else str(entry)
+
+    if isinstance(content, dict):
+        if all(isinstance(v, int) for v in content.values()):  # name -> index
+            content = {index: key for key, index in content.items()}
+        by_index = {int(k): name(v) for k, v in content.items()}
+        if sorted(by_index) != list(range(len(by_index))):
+            raise ValueError("the indices are not 0, 1, 2, ...")
+        return tuple(by_index[i] for i in range(len(by_index)))
+    return tuple(name(entry) for entry in content)
+
+
+def _random(source: sources.Source, spec: str) -> Model:
+    module = seeded(source.build)
+    return Model(
+        spec,
+        module,
+        source.preprocess(),
+        Weights("random", checkpoint.digest_state(module)),
+        source.labels(module),
+        source.channels_last,
+    )
+
+
+def _from_checkpoint(source: sources.Source, spec: str, path: Path) -> Model:
+    state = checkpoint.read(path)
+    module = seeded(lambda: source.build_for(state))
+    classes = checkpoint.classes_in(module, state)
+    if classes is not None and source.resizable:
+        module = seeded(lambda: source.build_for(state, classes))
+    checkpoint.fit(module, state, path)
+    labels = source.labels(module) if classes is None else None
+    return Model(
+        spec,
+        module,
+        source.preprocess(),
+        Weights(path.name, checkpoint.digest_file(path)),
+        labels,
+        source.channels_last,
+    )
+
+
+def seeded(build: Any) -> Any:
+    """Run `build` under a fixed seed, the global random state left alone: random weights are always the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build()
+
+
+def _settle(model: Model, device: torch.device) -> Model:
+    """Freeze a model that visx loaded, in its fastest layout, on its device."""
+    if not isinstance(model.module, nn.Module):
+        raise unsupported(f"{model.name} is not a torch.nn.Module")
+    try:
+        model.module.eval().requires_grad_(False).to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise VisxError(f"cannot use device {device}: {str(error).splitlines()[0]}") from None
+    if model.channels_last:
+        model.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model

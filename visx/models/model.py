@@ -1,0 +1,89 @@
+"""A `Model`: a frozen network, how pictures become its input, what its outputs are called, and where its weights come from."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from visx.errors import usage
+from visx.images import Preprocess
+from visx.models.anatomy import Anatomy, examine
+from visx.state import Network
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where the weights come from: a name for people, and the sha256 of the file (or of the values, where there is none)."""
+
+    name: str
+    sha256: str
+
+
+@dataclass
+class Model:
+    """What `load_model` and `wrap` return.
+
+    `module` is never changed by explaining: it is set to eval mode and its flags are restored around every use.
+    `owned` models (loaded by visx) are frozen and may be channels-last; a module handed in keeps its memory layout.
+    """
+
+    name: str
+    module: nn.Module
+    preprocess: Preprocess
+    weights: Weights
+    labels: tuple[str, ...] | None = None
+    channels_last: bool = False
+    _networks: dict[tuple[str, str], Network] = field(default_factory=dict, repr=False)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of the input."""
+        return self.preprocess.crop
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """Layers, default layer, classification head and activations, found by running the module once.
+
+        Raises `VisxError` where the output is not logits (exit 4) or the labels are not as many as the classes (exit 2).
+        """
+        found = examine(self.network(), (len(self.preprocess.mean), *self.input_size))
+        if self.labels and len(self.labels) != found.classes:
+            raise usage(
+                f"{len(self.labels)} labels for a model of {found.classes} classes", "--labels FILE: one name a class"
+            )
+        return found
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return self.anatomy.classes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module lives."""
+        parameter = next(self.module.parameters(), None)
+        return torch.device("cpu") if parameter is None else parameter.device
+
+    def label(self, index: int) -> str:
+        """The name of a class; its number where names are not known."""
+        return self.labels[index] if self.labels and 0 <= index < len(self.labels) else str(index)
+
+    def network(self, precision: str = "fp32", device: torch.device | None = None) -> Network:
+        """The network at a precision and on a device: the module itself where it already is so, else a copy of it."""
+        if precision not in DTYPES:
+            raise usage(f"unknown precision {precision!r}", "fp32, bf16 or fp16")
+        device = device or self.device
+        key = (precision, str(device))
+        if key not in self._networks:
+            module = self.module
+            if precision != "fp32" or device != self.device:
+                module = copy.deepcopy(module).to(device)
+                module = module.to(DTYPES[precision]) if precision != "fp32" else module
+            self._networks[key] = Network(module, channels_last=self.channels_last)
+        return self._networks[key]

@@ -1,0 +1,106 @@
+"""One declaration of a method's or metric's parameters: casting, bounds, help, docs and manifest all follow from it.
+
+A parameter set is a pydantic model; `Params` is its base. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from visx.errors import unknown, usage
+
+__all__ = ["Field", "Option", "Params", "assign", "describe", "parse"]
+
+P = TypeVar("P", bound="Params")
+
+
+class Params(BaseModel):
+    """Base of every parameter set: immutable, nothing unknown, no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def extra_needs(self) -> frozenset[str]:
+        """What a method needs beyond its declaration with these values (a unit projection needs a layer)."""
+        return frozenset()
+
+
+@dataclass(frozen=True)
+class Option:
+    """One parameter as help, documentation and completion show it."""
+
+    name: str
+    type: str
+    default: Any
+    bounds: str
+    help: str
+
+
+def parse(params: type[P], values: Mapping[str, Any], owner: str) -> P:
+    """Cast and check `values` (strings from a shell, or Python values) for `owner`; usage error on the first bad one."""
+    for key in values:
+        if key not in params.model_fields:
+            raise unknown(f"parameter of {owner}", key, params.model_fields, f"{owner} has no parameters")
+    try:
+        return params.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0]) if first["loc"] else "?"
+        option = next((o for o in describe(params) if o.name == key), None)
+        allowed = f"{key}: {option.type} {option.bounds}, default {option.default}".replace(" ,", ",") if option else ""
+        reason = first["msg"].removeprefix("Value error, ")
+        raise usage(f"{owner}: {key}={first['input']!r}: {reason}", allowed) from None
+
+
+def describe(params: type[Params]) -> list[Option]:
+    """The parameters of a set in order of declaration."""
+    return [
+        Option(
+            name, _type_name(field.annotation), field.get_default(), _bounds(field.metadata), field.description or ""
+        )
+        for name, field in params.model_fields.items()
+    ]
+
+
+def assign(pairs: Iterable[str], owners: Mapping[str, type[Params]]) -> dict[str, dict[str, str]]:
+    """Deal `KEY=VALUE` and `OWNER.KEY=VALUE` out to the owners that run; a key that none of them has is a usage error."""
+    dealt: dict[str, dict[str, str]] = {owner: {} for owner in owners}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise usage(f"--param {pair!r} is not KEY=VALUE", "for instance -p patch=53")
+        owner, dot, name = key.partition(".")
+        if dot:
+            if owner not in owners:
+                raise unknown(f"method in --param {pair!r}", owner, owners)
+            takers = [owner]
+        else:
+            name = key
+            takers = [o for o, params in owners.items() if name in params.model_fields]
+        if not takers or name not in owners[takers[0]].model_fields:
+            asked = takers or list(owners)
+            raise unknown(
+                f"parameter of {', '.join(asked)}",
+                name,
+                [field for o in asked for field in owners[o].model_fields],
+                f"see `visx methods {asked[0]}`",
+            )
+        for taker in takers:
+            dealt[taker][name] = value
+    return dealt
+
+
+def _type_name(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return "|".join(str(a) for a in get_args(annotation))
+    if get_args(annotation):
+        return "|".join(_type_name(a) for a in get_args(annotation))
+    return "none" if annotation is type(None) else getattr(annotation, "__name__", str(annotation))
+
+
+def _bounds(metadata: Iterable[Any]) -> str:
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    return ", ".join(f"{sign} {getattr(m, key)}" for m in metadata for key, sign in signs.items() if hasattr(m, key))

@@ -1,0 +1,55 @@
+"""Predictions: the likeliest classes of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from visx.artifacts import SCHEMA_VERSION
+from visx.errors import VisxError
+from visx.images import decode
+from visx.inputs import Item
+from visx.models import Model
+
+
+def predictions(
+    model: Model, items: Sequence[Item], top: int, precision: str = "fp32", batch_size: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """One record an image in order: {image, model, predictions: [{target, label, probability, logit}]} or an error."""
+    size = min(batch_size or 16, len(items))
+    for start in range(0, len(items), size):
+        yield from _batch(model, items[start : start + size], top, precision)
+
+
+def _batch(model: Model, items: Sequence[Item], top: int, precision: str) -> Iterator[dict[str, Any]]:
+    loaded: list[np.ndarray | VisxError] = []
+    for item in items:
+        try:
+            loaded.append(model.preprocess(decode(item.path).rgb)[0])
+        except VisxError as broken:
+            loaded.append(broken)
+    arrays = [x for x in loaded if isinstance(x, np.ndarray)]
+    network = model.network(precision)
+    rows: Iterator[torch.Tensor] = iter(())
+    if arrays:
+        with network.session():
+            rows = iter(network.scores_of(torch.from_numpy(np.stack(arrays))).float().cpu())
+    for item, x in zip(items, loaded, strict=True):
+        record: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "image": str(item.path), "model": model.name}
+        error = x if isinstance(x, VisxError) else None
+        if error is None:
+            logits = next(rows)
+            if logits.isfinite().all():
+                chances = logits.softmax(0)
+                record["predictions"] = [
+                    {"target": i, "label": model.label(i), "probability": float(chances[i]), "logit": float(logits[i])}
+                    for i in logits.topk(top).indices.tolist()
+                ]
+            else:
+                error = VisxError("the model's logits for this image are not finite (NaN or infinity)")
+        if error is not None:
+            record["error"] = {"code": int(error.code), "message": error.message, "hint": error.hint}
+        yield record

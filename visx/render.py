@@ -1,0 +1,159 @@
+"""Rendering: maps -> pictures. The only place where anything is normalised or coloured.
+
+An unsigned map is scaled from its minimum to its maximum (a constant one from zero), a signed map symmetrically about
+zero, its 99.5th percentile at full strength, with a diverging colour map. The map is placed back where the network looked; what the crop cut off is shown grey
+and dark, because no map speaks about it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import cv2
+import numpy as np
+
+from visx.errors import unknown
+
+if TYPE_CHECKING:
+    from visx.images import Placement
+
+SEQUENTIAL = {
+    "turbo": cv2.COLORMAP_TURBO,
+    "viridis": cv2.COLORMAP_VIRIDIS,
+    "inferno": cv2.COLORMAP_INFERNO,
+    "magma": cv2.COLORMAP_MAGMA,
+    "plasma": cv2.COLORMAP_PLASMA,
+    "cividis": cv2.COLORMAP_CIVIDIS,
+    "hot": cv2.COLORMAP_HOT,
+    "bone": cv2.COLORMAP_BONE,
+    "jet": cv2.COLORMAP_JET,
+}
+# From evidence against, through white at zero, to evidence for (RGB at equal steps)
+DIVERGING = {
+    "bluered": ((5, 48, 97), (67, 147, 195), (247, 247, 247), (214, 96, 77), (103, 0, 31)),
+    "purplegreen": ((64, 0, 75), (153, 112, 171), (247, 247, 247), (90, 174, 97), (0, 68, 27)),
+}
+COLORMAPS = (*SEQUENTIAL, *DIVERGING)
+UNSEEN_BRIGHTNESS = 0.4
+SIGNED_PERCENTILE = 99.5  # a few extreme pixels must not make all others look like zero
+
+
+def check_colormap(name: str) -> str:
+    """The name, if it is a known colour map; else a usage error with near matches."""
+    if name not in COLORMAPS:
+        raise unknown("colormap", name, COLORMAPS)
+    return name
+
+
+def colorize(values: np.ndarray, signed: bool, colormap: str = "turbo") -> np.ndarray:
+    """(H, W) raw map -> (H, W, 3) uint8 RGB. A signed map always gets a diverging colour map, centred on zero."""
+    if signed:
+        lut = _diverging(colormap if colormap in DIVERGING else "bluered")
+    else:
+        lut = _sequential(colormap) if colormap in SEQUENTIAL else _diverging(colormap)
+    return lut[to_levels(values, signed)]
+
+
+def to_levels(values: np.ndarray, signed: bool) -> np.ndarray:
+    """(H, W) raw map -> (H, W) uint8 levels: zero at 127.5 where signed, minimum to maximum where not."""
+    values = values.astype(np.float64)
+    if signed:
+        scaled = values / _scale(values) / 2 + 0.5
+    else:
+        low, high = values.min(initial=np.inf), values.max(initial=-np.inf)
+        if high - low <= 1e-6 * max(abs(high), abs(low)):
+            low = min(0.0, low)  # a constant map is not an empty one
+        scaled = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    return np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+
+
+def overlay(
+    rgb: np.ndarray, values: np.ndarray, place: Placement, signed: bool, colormap: str = "turbo", alpha: float = 0.5
+) -> np.ndarray:
+    """The picture (H, W, 3) uint8 with a raw map (h, w) at input size laid over where the network looked.
+
+    A signed map lies over the picture in grey and is the more opaque the stronger it is: `alpha` 0.5 and above makes
+    the strongest evidence opaque, and none is seen through.
+    """
+    canvas = unseen(rgb)
+    rows, columns = _seen(rgb, place)
+    colours = _back(colorize(values, signed, colormap), place, rows, columns)
+    below = rgb[rows, columns]
+    if not signed:
+        canvas[rows, columns] = cv2.addWeighted(below, 1 - alpha, colours, alpha, 0)
+        return canvas
+    strength = np.clip(np.abs(values) / _scale(values), 0, 1).astype(np.float32) * min(1.0, 2 * alpha)
+    opacity = _back(strength, place, rows, columns)[..., None]
+    grey = cv2.cvtColor(below, cv2.COLOR_RGB2GRAY)[..., None]
+    canvas[rows, columns] = np.rint(grey * (1 - opacity) + colours * opacity).astype(np.uint8)
+    return canvas
+
+
+def gradient_picture(rgb: np.ndarray, channels: np.ndarray, place: Placement) -> np.ndarray:
+    """The picture's canvas with a signed (C, h, w) gradient as colours about mid-grey, where the network looked."""
+    scaled = channels / _scale(channels) / 2 + 0.5
+    picture = np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
+    if picture.shape[2] != 3:
+        picture = np.repeat(picture.mean(2, keepdims=True).astype(np.uint8), 3, axis=2)
+    canvas = unseen(rgb)
+    rows, columns = _seen(rgb, place)
+    canvas[rows, columns] = _back(np.ascontiguousarray(picture), place, rows, columns)
+    return canvas
+
+
+def unseen(rgb: np.ndarray) -> np.ndarray:
+    """The picture in dark grey: what the network did not see."""
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    return cast(np.ndarray, cv2.cvtColor(cv2.convertScaleAbs(grey, alpha=UNSEEN_BRIGHTNESS), cv2.COLOR_GRAY2RGB))
+
+
+def encode_png(rgb: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 RGB -> PNG bytes."""
+    done, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    assert done
+    return data.tobytes()
+
+
+def _scale(values: np.ndarray) -> float:
+    """What counts as full strength in a signed map or gradient: never zero."""
+    strength = np.abs(values)
+    return float(np.percentile(strength, SIGNED_PERCENTILE)) or float(strength.max(initial=0.0)) or 1.0
+
+
+def _seen(rgb: np.ndarray, place: Placement) -> tuple[slice, slice]:
+    """Rows and columns of the picture whose pixel centres lie in the box; at least one of each."""
+    height, width = rgb.shape[:2]
+    left, top, right, bottom = place.box
+
+    def span(low: float, high: float, size: int) -> slice:
+        first = min(max(int(np.ceil(low - 0.5)), 0), size - 1)
+        return slice(first, max(min(int(np.ceil(high - 0.5)), size), first + 1))
+
+    return span(top, bottom, height), span(left, right, width)
+
+
+def _back(picture: np.ndarray, place: Placement, rows: slice, columns: slice) -> np.ndarray:
+    """Sample a picture at input size where the centres of the given pixels of the original fall in it."""
+    left, top, right, bottom = place.box
+    scale_x, scale_y = picture.shape[1] / (right - left), picture.shape[0] / (bottom - top)
+    matrix = np.array(
+        [
+            [scale_x, 0, (columns.start + 0.5 - left) * scale_x - 0.5],
+            [0, scale_y, (rows.start + 0.5 - top) * scale_y - 0.5],
+        ]
+    )
+    size = (columns.stop - columns.start, rows.stop - rows.start)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cast(np.ndarray, cv2.warpAffine(picture, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE))
+
+
+def _sequential(name: str) -> np.ndarray:
+    ramp = np.arange(256, dtype=np.uint8)[:, None]
+    return np.ascontiguousarray(cv2.applyColorMap(ramp, SEQUENTIAL[name])[:, 0, ::-1])
+
+
+def _diverging(name: str) -> np.ndarray:
+    stops = np.array(DIVERGING[name], dtype=np.float64)
+    at = np.linspace(0, 255, len(stops))
+    channels: list[Any] = [np.interp(np.arange(256), at, stops[:, c]) for c in range(3)]
+    return np.rint(np.stack(channels, 1)).astype(np.uint8)

@@ -1,0 +1,110 @@
+"""ReLU rules: how the gradient passes a ReLU in guided backpropagation and in the deconvnet.
+
+deconvnet (Zeiler & Fergus 2013, arXiv:1311.2901): ReLU of the incoming gradient, whatever the forward sign was.
+guided (Springenberg et al. 2014, arXiv:1412.6806): where the incoming gradient is positive *and* the ReLU passed its
+input. For ReLU6 "passed" means 0 < x < 6, where its derivative is 1; the deconvnet's rule looks at no forward value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+Rule = Literal["guided", "deconv"]
+
+_RELU = {F.relu, torch.relu, Tensor.relu}
+_RELU_ = {torch.relu_, Tensor.relu_}
+_CLAMP = {torch.clamp, Tensor.clamp, torch.clip, Tensor.clip}
+_CLAMP_ = {torch.clamp_, Tensor.clamp_, torch.clip_, Tensor.clip_}
+_CLAMP_MIN = {torch.clamp_min, Tensor.clamp_min}
+_CLAMP_MIN_ = {torch.clamp_min_, Tensor.clamp_min_}
+OTHER_ACTIVATIONS = {
+    F.gelu, F.silu, F.hardswish, F.hardsigmoid, F.elu, F.celu, F.selu, F.leaky_relu, F.mish, F.softplus, F.prelu,
+    torch.sigmoid, torch.tanh, Tensor.sigmoid, Tensor.tanh, F.sigmoid, F.tanh, torch.prelu, torch.celu, torch.selu,
+}  # fmt: skip
+
+
+def relu_call(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Tensor, float, bool] | None:
+    """(input, ceiling, in place) if this call is a ReLU by any of its names, else None."""
+
+    def argument(position: int, name: str, default: Any) -> Any:
+        return args[position] if len(args) > position else kwargs.get(name, default)
+
+    x = argument(0, "input", None)
+    if func in _RELU:
+        return x, math.inf, bool(argument(1, "inplace", False))
+    if func in _RELU_:
+        return x, math.inf, True
+    if func is F.relu6:
+        return x, 6.0, bool(argument(1, "inplace", False))
+    if func is F.hardtanh or func is F.hardtanh_:
+        low, high = argument(1, "min_val", -1.0), argument(2, "max_val", 1.0)
+        in_place = func is F.hardtanh_ or bool(argument(3, "inplace", False))
+        return (x, float(high), in_place) if low == 0 else None
+    if func in _CLAMP or func in _CLAMP_:
+        low, high = argument(1, "min", None), argument(2, "max", None)
+        number = isinstance(low, (int, float)) and low == 0 and (high is None or isinstance(high, (int, float)))
+        return (x, math.inf if high is None else float(high), func in _CLAMP_) if number else None
+    if func in _CLAMP_MIN or func in _CLAMP_MIN_:
+        low = argument(1, "min", None)
+        return (x, math.inf, func in _CLAMP_MIN_) if isinstance(low, (int, float)) and low == 0 else None
+    return None
+
+
+class Rules(TorchFunctionMode):
+    """Within its `with`, every ReLU differentiates by `rule`; `met` counts them, `others` names activations left alone."""
+
+    def __init__(self, rule: Rule) -> None:
+        super().__init__()
+        self.rule = rule
+        self.met = 0
+        self.others: Counter[str] = Counter()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        call = relu_call(func, args, kwargs)
+        if call is None:
+            if func in OTHER_ACTIVATIONS:
+                self.others[func.__name__] += 1
+            return func(*args, **kwargs)
+        self.met += 1
+        x, ceiling, in_place = call
+        return _Rectify.apply(x, ceiling, in_place, self.rule == "guided")
+
+
+class _Rectify(torch.autograd.Function):
+    """min(max(x, 0), ceiling) with a rule's backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ceiling: float, in_place: bool, guided: bool) -> Tensor:  # type: ignore[override]
+        if in_place:
+            ctx.mark_dirty(x)
+        if ceiling == math.inf:
+            out = x.relu_() if in_place else x.relu()
+        else:
+            out = x.clamp_(0, ceiling) if in_place else x.clamp(0, ceiling)
+        ctx.guided, ctx.ceiling = guided, ceiling
+        if guided:
+            ctx.save_for_backward(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        if ctx.guided:
+            (out,) = ctx.saved_tensors
+            if ctx.ceiling == math.inf:
+                grad = torch.ops.aten.threshold_backward(grad, out, 0).relu_()
+            else:
+                grad = torch.ops.aten.hardtanh_backward(grad, out, 0, ctx.ceiling).relu_()
+        else:
+            grad = grad.relu()
+        return grad, None, None, None

@@ -1,0 +1,81 @@
+"""Scoring: streams of perturbed copies through a black box, in bounded batches that halve when memory runs out.
+
+This is all that a method without `needs` sees of a model. Copies are made batch by batch from their numbers, so no
+tensor of size samples x 3 x H x W ever exists, and a retry makes the same copies again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor
+
+from visx.errors import VisxError
+from visx.state import ScoreKind, explained
+
+if TYPE_CHECKING:
+    from visx.targets import Targets
+
+R = TypeVar("R")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception is an accelerator's or the processor's way to say that memory is exhausted."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in str(error) or "out of memory" in str(error).lower()
+    )
+
+
+@dataclass
+class Scorer:
+    """Logits of images and explained scalars of perturbed copies.
+
+    `forward` maps (N, C, H, W) to logits (N, K) without gradients; `batch_size` is how many copies go at a time;
+    `said` is told when it had to halve; `progress` is told how many copies are done.
+    """
+
+    forward: Callable[[Tensor], Tensor]
+    batch_size: int = 16
+    said: Callable[[str], None] = lambda _: None
+    progress: Callable[[int], None] = lambda _: None
+    forwards: int = field(default=0, init=False)
+
+    def resolve(self, x: Tensor, targets: Targets) -> Tensor:
+        """(B, T) target indices; one clean pass if nobody has made it yet."""
+        return targets.ids if targets.ids is not None else targets.resolve(self.forward(x))
+
+    def batches(self, count: int, work: Callable[[int, int], R]) -> Iterator[R]:
+        """`work(start, stop)` over `count` copies in order. On out-of-memory the batch halves and the piece is redone."""
+        start = 0
+        while start < count:
+            stop = min(start + self.batch_size, count)
+            try:
+                result = work(start, stop)
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                if self.batch_size == 1:
+                    raise VisxError(
+                        "out of memory with a single copy", hint="a smaller model, or another device"
+                    ) from None
+                self.batch_size = max(1, (stop - start) // 2)
+                self.said(f"out of memory: going on with batches of {self.batch_size}")
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                continue
+            self.progress(stop - start)
+            yield result
+            start = stop
+
+    def scores(self, count: int, copies: Callable[[int, int], Tensor], ids: Tensor, kind: ScoreKind) -> Tensor:
+        """Explained scalars (count, T) of `count` copies of one image; `copies(start, stop)` makes (n, C, H, W); `ids` (T,)."""
+
+        def work(start: int, stop: int) -> Tensor:
+            return explained(self.forward(copies(start, stop)), ids.expand(stop - start, -1), kind)
+
+        return torch.cat(list(self.batches(count, work)))

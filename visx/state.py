@@ -1,0 +1,277 @@
+"""The only code that touches a model: passes, hooks, ReLU rules, flags. It leaves the model as it was, always.
+
+Nothing is patched and nothing replaced. Flags and random state are recorded before anything changes and restored
+whatever happens; hooks live inside `with`; ReLU rules are a `TorchFunctionMode`, which sees `nn.ReLU`, `F.relu`,
+`torch.relu`, `Tensor.relu`, in-place and reused modules and ReLU6 alike and ends with its `with`.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from visx.errors import unknown, unsupported
+from visx.rules import Rule, Rules
+from visx.targets import Targets
+
+ScoreKind = Literal["logit", "prob", "logprob"]
+
+
+def explained(logits: Tensor, ids: Tensor, kind: ScoreKind) -> Tensor:
+    """Logits (N, K), class indices (N, T) -> the explained scalars (N, T), in float32 or better."""
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    if kind == "prob":
+        logits = logits.softmax(1)
+    elif kind == "logprob":
+        logits = logits.log_softmax(1)
+    return logits.gather(1, ids)
+
+
+@contextmanager
+def undisturbed(module: nn.Module) -> Iterator[None]:
+    """Eval mode, frozen parameters and full float32 inside; flags, random state and settings as before outside."""
+    training = [(m, m.training) for m in module.modules()]
+    wanted = [(p, p.requires_grad) for p in module.parameters()]
+    grads = [(p, p.grad) for p, _ in wanted]
+    rng = _random_state()
+    cudnn = torch.backends.cudnn
+    settings = (torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark)
+    try:
+        for m, _ in training:
+            m.training = False
+        for p, _ in wanted:
+            p.requires_grad_(False)
+        torch.backends.cuda.matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = False
+        cudnn.deterministic = True
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = settings
+        for p, flag in wanted:
+            p.requires_grad_(flag)
+        for p, grad in grads:
+            if p.grad is not grad:
+                p.grad = grad
+        for m, flag in training:
+            m.training = flag
+        _restore_random_state(rng)
+
+
+def _random_state() -> tuple[Any, ...]:
+    numpy = sys.modules.get("numpy")
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    return random.getstate(), numpy.random.get_state() if numpy else None, torch.get_rng_state(), cuda
+
+
+def _restore_random_state(state: tuple[Any, ...]) -> None:
+    python, array, cpu, cuda = state
+    random.setstate(python)
+    if array is not None:
+        sys.modules["numpy"].random.set_state(array)
+    torch.set_rng_state(cpu)
+    if cuda is not None:
+        torch.cuda.set_rng_state_all(cuda)
+
+
+@contextmanager
+def hooked(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
+    """A forward hook for the time of the `with`, removed whatever happens."""
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class _StopForward(Exception):  # noqa: N818 (a signal, no error)
+    """Ends a forward pass at a layer whose output is all that is needed."""
+
+
+@dataclass
+class InputGradients:
+    """`grads` (B, T, C, H, W) float32; `scores` (B, T); `other_activations`: those that a ReLU rule left alone."""
+
+    grads: Tensor
+    scores: Tensor
+    other_activations: Counter[str]
+
+
+@dataclass
+class LayerGradients:
+    """`activation` (B, K, h, w) and `grads` (B, T, K, h, w) of one and the same tensor, float32; `calls` of the layer."""
+
+    activation: Tensor
+    grads: Tensor
+    scores: Tensor
+    calls: int
+
+
+class Network:
+    """A module seen from outside: logits, gradients and layers of batches of normalised images (B, C, H, W)."""
+
+    def __init__(self, module: nn.Module, *, channels_last: bool = False) -> None:
+        self.module: nn.Module = getattr(module, "_orig_mod", module)  # torch.compile's wrapper hides layers and rules
+        self.channels_last = channels_last
+        tensor = next((p for p in self.module.parameters() if p.is_floating_point()), torch.empty(0))
+        self.dtype, self.device = tensor.dtype, tensor.device
+
+    @contextmanager
+    def session(self) -> Iterator[Network]:
+        """Everything that computes happens inside one; sessions may nest."""
+        with undisturbed(self.module):
+            yield self
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """`x` on the module's device, in its precision and layout; never the same storage as `x`'s leaf."""
+        x = x.detach().to(self.device, self.dtype)
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last and x.dim() == 4 else x
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K): one forward pass, checked. Gradients flow if the caller enabled them."""
+        return check_logits(self.module(self.prepare(x) if not x.requires_grad else x), x.shape[0])
+
+    @torch.no_grad()
+    def scores_of(self, x: Tensor) -> Tensor:
+        """Logits (B, K) in float32, without gradients."""
+        return self.logits(x).float() if self.dtype != torch.float64 else self.logits(x)
+
+    def layer(self, name: str) -> nn.Module:
+        """The module at a path; a usage error with near matches where there is none."""
+        modules = dict(self.module.named_modules())
+        if not name or name not in modules:
+            raise unknown("layer", name, [n for n in modules if n], "`visx layers MODEL` lists them")
+        return modules[name]
+
+    def input_gradients(self, x: Tensor, targets: Targets, kind: ScoreKind, rule: Rule | None = None) -> InputGradients:
+        """Gradients of every target's score with respect to the input: one forward pass, one backward pass a target."""
+        with torch.enable_grad(), self._rules(rule) as rules:
+            leaf = self.prepare(x).requires_grad_()
+            logits = self.logits(leaf.clone())  # a network may work in place on its input
+            _require_graph(logits)
+            ids = targets.resolve(logits)
+            scores = explained(logits, ids, kind)
+            grads = _gradients(scores, leaf)
+        return InputGradients(grads, scores.detach(), rules.others if rules else Counter())
+
+    def layer_gradients(self, x: Tensor, name: str, targets: Targets, kind: ScoreKind) -> LayerGradients:
+        """Gradients with respect to a layer's output. Only what lies behind the layer is differentiated."""
+        layer = self.layer(name)
+        outputs: list[Tensor] = []
+
+        def cut(module: nn.Module, args: Any, output: Any) -> Tensor:
+            outputs.append(_spatial(output, name).detach().requires_grad_())
+            return outputs[-1].clone()  # what follows may work in place: the leaf keeps the layer's own output
+
+        with torch.enable_grad(), hooked(layer, cut):
+            logits = self.logits(x)
+            if not outputs:
+                raise unsupported(
+                    f"layer {name} is not used in the forward pass", "`visx layers MODEL` shows those that are"
+                )
+            _require_graph(logits, f"layer {name}")
+            ids = targets.resolve(logits)
+            scores = explained(logits, ids, kind)
+            grads = _gradients(scores, outputs[-1])
+        activation = outputs[-1].detach()
+        return LayerGradients(_full(activation), grads, scores.detach(), len(outputs))
+
+    def project(self, x: Tensor, name: str, seed: Callable[[Tensor], Tensor], rule: Rule) -> tuple[Tensor, Tensor]:
+        """The projection of a layer's output back to the input: `seed` maps the activation (B, K, h, w) to what is sent
+        back. Returns (gradient (B, C, H, W), activation). Nothing behind the layer is computed."""
+        layer = self.layer(name)
+        outputs: list[Tensor] = []
+
+        def stop(module: nn.Module, args: Any, output: Any) -> None:
+            outputs.append(_spatial(output, name))
+            raise _StopForward
+
+        with torch.enable_grad(), self._rules(rule, required=False):
+            leaf = self.prepare(x).requires_grad_()
+            try:
+                with hooked(layer, stop):
+                    self.module(leaf.clone())
+            except _StopForward:
+                pass
+            if not outputs:
+                raise unsupported(f"layer {name} is not used in the forward pass")
+            _require_graph(outputs[0], f"layer {name}")
+            activation = outputs[0].detach()
+            (grad,) = torch.autograd.grad(outputs[0], leaf, seed(activation))
+        return _full(grad), _full(activation)
+
+    @contextmanager
+    def _rules(self, rule: Rule | None, required: bool = True) -> Iterator[Rules | None]:
+        if rule is None:
+            yield None
+            return
+        scripted = next((n for n, m in self.module.named_modules() if isinstance(m, torch.jit.ScriptModule)), None)
+        if scripted is not None:
+            raise unsupported(
+                f"a ReLU rule cannot reach into the scripted module {scripted or type(self.module).__name__}",
+                "use the eager module, or backprop",
+            )
+        with Rules(rule) as rules:
+            yield rules
+        if required and not rules.met:
+            others = f" (it uses {', '.join(rules.others)})" if rules.others else ""
+            raise unsupported(
+                f"the model has no ReLU for the {rule} rule{others}: the result would be the plain gradient",
+                "use backprop, smoothgrad or integrated_gradients",
+            )
+
+
+def check_logits(output: Any, batch: int) -> Tensor:
+    """A module's output, if it is logits (B, K >= 2); else an error (exit 4) that says how to wrap the model."""
+    way_on = "wrap the model so that forward returns logits of shape (N, classes), classes >= 2"
+    if not isinstance(output, Tensor):
+        keys = f" with keys {', '.join(map(str, output))[:80]}" if isinstance(output, dict) else ""
+        raise unsupported(f"the model returns a {type(output).__name__}{keys}, not a tensor of logits", way_on)
+    if output.dim() != 2 or output.shape[0] != batch or not output.is_floating_point():
+        raise unsupported(
+            f"the model returns {output.dtype} of shape {tuple(output.shape)} for {batch} images, not logits", way_on
+        )
+    if output.shape[1] < 2:
+        raise unsupported(
+            "the model returns a single logit, so no class can be told from another",
+            "return two: torch.cat([torch.zeros_like(z), z], 1)",
+        )
+    return output
+
+
+def _gradients(scores: Tensor, wrt: Tensor) -> Tensor:
+    """d scores[b, t] / d wrt[b] -> (B, T, ...) float32; images are independent of each other in eval mode."""
+    count = scores.shape[1]
+    grads = []
+    for t in range(count):
+        (grad,) = torch.autograd.grad(scores[:, t].sum(), wrt, retain_graph=t + 1 < count, allow_unused=True)
+        grads.append(torch.zeros_like(wrt) if grad is None else grad)
+    return _full(torch.stack(grads, 1)) if count > 1 else _full(grads[0]).unsqueeze(1)
+
+
+def _full(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _require_graph(tensor: Tensor, what: str = "the input") -> None:
+    if not tensor.requires_grad:
+        raise unsupported(
+            f"the model's output does not depend on {what} in a way that can be differentiated",
+            "does its forward use no_grad or detach?",
+        )
+
+
+def _spatial(output: Any, name: str) -> Tensor:
+    if not isinstance(output, Tensor) or output.dim() != 4 or not output.is_floating_point():
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise unsupported(
+            f"layer {name} gives {shape}, not a feature map (N, channels, height, width)",
+            "`visx layers MODEL` shows the layers that do",
+        )
+    return output

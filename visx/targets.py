@@ -1,0 +1,120 @@
+"""Targets: which classes are explained. From a `--target` (top1, topK, an index, a label, a CSV) to class indices."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from visx.errors import VisxError, unknown, usage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """A parsed `--target`: the `top` classes of each image, or one fixed `index`, or one class an image by `table`."""
+
+    text: str
+    top: int = 0
+    index: int | None = None
+    table: dict[str, str] | None = None
+
+    def for_image(self, path: str, labels: Sequence[str] | None, classes: int) -> TargetSpec:
+        """This spec for one image: a table is looked up by the path as listed, else by the file name."""
+        if self.table is None:
+            return self
+        posix = Path(path).as_posix()
+        matches = [key for key in self.table if posix == key or posix.endswith("/" + key)]
+        wanted = self.table[max(matches, key=len)] if matches else self.table.get(Path(path).name)
+        if wanted is None:
+            raise VisxError(f"no target for this image in {self.text}", hint="add a row image,target")
+        return TargetSpec(wanted, index=find_class(wanted, labels, classes))
+
+
+def parse_target(text: str, labels: Sequence[str] | None, classes: int) -> TargetSpec:
+    """Parse a `--target`; `labels` and `classes` are the model's."""
+    text = text.strip()
+    top = re.fullmatch(r"top(\d+)", text)
+    if top:
+        count = int(top[1])
+        if not 1 <= count <= classes:
+            raise usage(f"target {text!r}: the model has {classes} classes", f"top1 to top{classes}")
+        return TargetSpec(text, top=count)
+    if text.lower().endswith(".csv"):
+        return TargetSpec(text, table=_read_table(Path(text)))
+    return TargetSpec(text, index=find_class(text, labels, classes))
+
+
+def find_class(text: str, labels: Sequence[str] | None, classes: int) -> int:
+    """The class index of an index or a label (exact, else a unique part of one; case does not matter)."""
+    text = text.strip()
+    if re.fullmatch(r"[+-]?\d+", text):
+        index = int(text)
+        if not 0 <= index < classes:
+            raise usage(f"target {index} is out of range", f"the model's classes are 0 to {classes - 1}")
+        return index
+    if not labels:
+        raise usage(f"target {text!r}: the labels of this model are not known", "give a class index, or --labels FILE")
+    lowered = [label.lower() for label in labels]
+    exact = [i for i, label in enumerate(lowered) if label == text.lower()]
+    matches = exact or [i for i, label in enumerate(lowered) if text and text.lower() in label]
+    if len(matches) == 1:
+        return matches[0]
+    if not matches:
+        raise unknown("label", text, labels, "`visx predict` shows the labels of an image's likely classes")
+    shown = ", ".join(f"{labels[i]} ({i})" for i in matches[:6]) + (", ..." if len(matches) > 6 else "")
+    raise usage(f"target {text!r} fits {len(matches)} labels", f"one of {shown}; an index is always unique")
+
+
+def _read_table(path: Path) -> dict[str, str]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise usage(f"cannot read the targets {path}: {error}") from None
+    if rows and [cell.strip().lower() for cell in rows[0][:2]] == ["image", "target"]:
+        rows = rows[1:]
+    bad = next((row for row in rows if len(row) < 2), None)
+    if bad is not None or not rows:
+        raise usage(
+            f"{path}: every row must be image,target", f"found {','.join(bad)!r}" if bad else "the file is empty"
+        )
+    return {row[0].strip().removeprefix("./"): row[1].strip() for row in rows}
+
+
+@dataclass
+class Targets:
+    """The targets of one batch, resolved on the first clean pass over it.
+
+    `ids` is (B, T) int64 and `logits` (B, K) float32 once `resolve` has been called; methods that make a clean pass
+    of their own call it there, so that no other pass is needed.
+    """
+
+    specs: Sequence[TargetSpec]
+    ids: Tensor | None = None
+    logits: Tensor | None = field(default=None, repr=False)
+
+    def resolve(self, logits: Tensor) -> Tensor:
+        """The (B, T) class indices, given the clean logits (B, K) of these images."""
+        import torch
+
+        if self.ids is None:
+            self.logits = logits.detach().float()
+            rows = []
+            for row, spec in zip(self.logits, self.specs, strict=True):
+                # A row that is not finite is reported by the engine; topk over NaN still yields valid indices.
+                rows.append(
+                    row.topk(spec.top).indices if spec.index is None else torch.tensor([spec.index], device=row.device)
+                )
+            self.ids = torch.stack(rows)
+        return self.ids
+
+    @staticmethod
+    def fixed(ids: Tensor) -> Targets:
+        """Targets that are known beforehand: (B, T) class indices."""
+        return Targets(specs=(), ids=ids)
