@@ -38,29 +38,25 @@ def explained(logits: Tensor, ids: Tensor, kind: ScoreKind) -> Tensor:
 @contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
     """Eval mode, frozen parameters and full float32 inside; flags, random state and settings as before outside."""
-    training = [(m, m.training) for m in module.modules()]
-    wanted = [(p, p.requires_grad) for p in module.parameters()]
-    grads = [(p, p.grad) for p, _ in wanted]
+    training = [m for m in module.modules() if m.training]
+    wanted = [p for p in module.parameters() if p.requires_grad]
     rng = _random_state()
     cudnn = torch.backends.cudnn
     settings = (torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark)
     try:
-        for m, _ in training:
+        for m in training:
             m.training = False
-        for p, _ in wanted:
+        for p in wanted:
             p.requires_grad_(False)
         torch.backends.cuda.matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = False
         cudnn.deterministic = True
         yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = settings
-        for p, flag in wanted:
-            p.requires_grad_(flag)
-        for p, grad in grads:
-            if p.grad is not grad:
-                p.grad = grad
-        for m, flag in training:
-            m.training = flag
+        for p in wanted:
+            p.requires_grad_(True)
+        for m in training:
+            m.training = True
         _restore_random_state(rng)
 
 
@@ -144,10 +140,11 @@ class Network:
 
     def layer(self, name: str) -> nn.Module:
         """The module at a path; a usage error with near matches where there is none."""
-        modules = dict(self.module.named_modules())
-        if not name or name not in modules:
-            raise unknown("layer", name, [n for n in modules if n], "`visx layers MODEL` lists them")
-        return modules[name]
+        try:
+            return self.module.get_submodule(name or "?")
+        except AttributeError:
+            names = [n for n, _ in self.module.named_modules() if n]
+            raise unknown("layer", name, names, "`visx layers MODEL` lists them") from None
 
     def input_gradients(self, x: Tensor, targets: Targets, kind: ScoreKind, rule: Rule | None = None) -> InputGradients:
         """Gradients of every target's score with respect to the input: one forward pass, one backward pass a target."""

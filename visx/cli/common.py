@@ -127,8 +127,12 @@ def batch_size(text: str) -> int | None:
 
 
 def pick_device(text: str) -> torch.device:
-    """`--device` -> a device that is there; a usage error if it is not."""
+    """`--device` -> a device that is there, the process made ready to compute; a usage error if it is not."""
     import torch
+
+    from visx.memory import keep_freed_memory
+
+    keep_freed_memory()
 
     mps = torch.backends.mps.is_available()
     if text == "auto":

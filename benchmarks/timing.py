@@ -1,0 +1,26 @@
+"""Timing that a shared machine cannot easily fool: contenders take turns, and medians are compared."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+
+def take_turns(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """The median seconds of every contender over `rounds` rounds, after one round of warming up."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds + 1):
+        for name, run in contenders.items():
+            begun = time.perf_counter()
+            run()
+            if number:
+                times[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def table(title: str, medians: Mapping[str, float], base: str) -> str:
+    """A Markdown table of medians and of their ratios to `base`."""
+    rows = [f"### {title}", "", f"| | ms | x {base} |", "| --- | ---: | ---: |"]
+    rows += [f"| {name} | {seconds * 1000:.1f} | {seconds / medians[base]:.2f} |" for name, seconds in medians.items()]
+    return "\n".join(rows)
