@@ -112,7 +112,9 @@ def main() -> None:
                 classes = model.module(x).argmax(1).tolist()
             contenders = {"bare forward": bare_forward(model.module, x), "gradcam": visx_runs(model, "gradcam", x)}
             contenders |= peers(model.module, layer, x, classes)
-            print(table(f"{name}, batch {batch}: Grad-CAM", take_turns(contenders, options.rounds), "bare forward"), "\n")
+            print(
+                table(f"{name}, batch {batch}: Grad-CAM", take_turns(contenders, options.rounds), "bare forward"), "\n"
+            )
             contenders = {"forward + backward": bare_backward(model.module, x)}
             contenders |= {m: visx_runs(model, m, x) for m in ("backprop", "guided_backprop", "deconvnet")}
             medians = take_turns(contenders, options.rounds)

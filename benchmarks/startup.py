@@ -1,6 +1,6 @@
 """Whole commands, started fresh: against `python -c "import torch"`, and against a bare script with torchvision.
 
-    python benchmarks/startup.py [IMAGE] [--rounds 7]
+python benchmarks/startup.py [IMAGE] [--rounds 7]
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ _REDUCING = {
     Tensor.amax,
 }
 _FLATTENING = {torch.flatten, Tensor.flatten, Tensor.view, Tensor.reshape, torch.reshape}
-_LINEAR = {F.linear, torch.addmm, torch.matmul, Tensor.matmul, Tensor.__matmul__}
+_LINEAR = {F.linear, F.conv2d, torch.conv2d}
 _PASSING = {F.dropout, F.dropout2d, torch.squeeze, Tensor.squeeze, Tensor.contiguous, torch.dropout}
 
 
@@ -71,14 +71,17 @@ class Head:
     weight: Tensor
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Call:
+    """One function call: the tensor it was given first, and the one it returned."""
+
     func: Any
-    source: Key | None
-    input: Tensor | None
+    output: Key
+    source: Key
+    input: Tensor
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    output_shape: tuple[int, ...] = ()
+    output_shape: tuple[int, ...]
 
 
 class Trace(TorchFunctionMode):
@@ -106,7 +109,7 @@ class Trace(TorchFunctionMode):
         output = func(*args, **kwargs)
         if isinstance(output, Tensor) and _key(output) != source:
             self.kept.append((first, output))
-            self.calls[_key(output)] = _Call(func, source, first, args, kwargs, tuple(output.shape))
+            self.calls[_key(output)] = _Call(func, _key(output), source, first, args, kwargs, tuple(output.shape))
         return output
 
     @contextmanager
@@ -134,44 +137,45 @@ class Trace(TorchFunctionMode):
             stack.enter_context(self)
             yield
 
-    def pooling(self, logits: Tensor) -> _Call | None:
+    def pooling(self) -> _Call | None:
         """The last call that takes a feature map's space away on the way to the logits."""
         last: _Call | None = None
-        for call in self.calls.values():  # in order of execution
+        for call in map(self._unfolded, self.calls.values()):  # in order of execution
             x = call.input
-            if x is None or x.dim() != 4:
+            if x.dim() != 4:
                 continue
             spatial = x.shape[2] * x.shape[3] > 1
-            gone = len(call.output_shape) < 4 or call.output_shape[2] * call.output_shape[3] == 1
+            gone = len(call.output_shape) < 3 or all(n == 1 for n in call.output_shape[2:])
             reduces = call.func in _REDUCING and spatial and gone and call.output_shape[:2] == tuple(x.shape[:2])
             if call.func in _ADAPTIVE or reduces:
                 last = call
             elif call.func in _FLATTENING and spatial and len(call.output_shape) == 2:
                 # flattening what was just pooled takes nothing away that the pooling had not
-                last = last if last is not None and self._origin(call.source) is last else call
+                last = last if last is not None and self._made_by(call.source, last) else call
         return last
 
     def head(self, logits: Tensor) -> Head | None:
         """The CAM head, if the logits are one linear map of a global average (bias aside), else None."""
-        pool = self.pooling(logits)
-        if pool is None or pool.input is None or pool.func not in _AVERAGING:
-            return None
-        if len(pool.output_shape) == 4 and pool.output_shape[2] * pool.output_shape[3] != 1:
+        pool = self.pooling()
+        if pool is None or pool.func not in _AVERAGING or any(n != 1 for n in pool.output_shape[2:]):
             return None
         call = self._origin(_key(logits))
-        if call is pool:  # class maps averaged: the classifier is a 1x1 convolution before the pooling
+        if call is None:
+            return None
+        if call.output == pool.output:  # class maps averaged: the classifier is a 1x1 convolution before the pooling
             conv = self._convolution(pool.source)
-            return None if conv is None else Head(conv.input, conv.args[1][:, :, 0, 0])  # type: ignore[arg-type]
-        if call is None or call.func is not F.linear or self._origin(call.source) is not pool:
+            return None if conv is None else Head(conv.input, conv.args[1][:, :, 0, 0])
+        if call.func not in _LINEAR or not self._made_by(call.source, pool):
             return None
         weight = call.args[1] if len(call.args) > 1 else call.kwargs["weight"]
+        weight = weight.flatten(1)  # a 1x1 convolution behind the pooling is a linear layer too
         return Head(pool.input, weight) if weight.shape[1] == pool.input.shape[1] else None
 
     def default_layer(self, logits: Tensor) -> str | None:
         """The outermost module whose 4-D output is what the last pooling takes (class maps excepted)."""
-        pool = self.pooling(logits)
+        pool = self.pooling()
         key = pool.source if pool else None
-        if pool is not None and pool is self._origin(_key(logits)):
+        if pool is not None and self._made_by(_key(logits), pool):
             conv = self._convolution(pool.source)
             key = conv.source if conv else key
         while key is not None:
@@ -179,9 +183,22 @@ class Trace(TorchFunctionMode):
             if names:
                 return min(names, key=lambda name: name.count("."))
             call = self.calls.get(key)
-            same = call is not None and call.input is not None and call.output_shape == tuple(call.input.shape)
-            key = call.source if call is not None and same else None
+            key = call.source if call is not None and call.output_shape == tuple(call.input.shape) else None
         return None
+
+    def _made_by(self, key: Key, pool: _Call) -> bool:
+        """Whether a tensor is a call's result, flattening and the like seen through."""
+        call = self._origin(key)
+        return call is not None and call.output == pool.output
+
+    def _unfolded(self, call: _Call) -> _Call:
+        """A reduction of (B, K, n) that was folded or half reduced from (B, K, h, w), as one of the latter."""
+        before = self.calls.get(call.source)
+        if call.func not in _REDUCING or call.input.dim() != 3 or before is None or before.input.dim() != 4:
+            return call
+        folds = before.func in _FLATTENING or before.func in _REDUCING
+        same = before.output_shape[:2] == tuple(before.input.shape[:2]) == call.output_shape[:2]
+        return replace(call, input=before.input, source=before.source) if folds and same else call
 
     def _origin(self, key: Key | None) -> _Call | None:
         """The call that made a tensor, flattening, squeezing and idle dropout seen through."""
