@@ -1,4 +1,4 @@
-"""Artifacts: files that appear whole or not at all, and the manifest, an append-only journal of results."""
+"""Artifacts: files that appear whole or not at all, and values as JSON."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from visx.errors import VisxError
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 SCHEMA_VERSION = 1
-MANIFEST = "manifest.jsonl"
 _TEMPORARY = ".visx-tmp-"
 
 
@@ -64,69 +62,6 @@ def to_json(record: Any) -> str:
 def digest(record: Any) -> str:
     """A short name for a JSON value: the first 16 hex digits of its sha256, keys sorted."""
     return hashlib.sha256(json.dumps(record, sort_keys=True, ensure_ascii=True).encode()).hexdigest()[:16]
-
-
-class Manifest:
-    """`OUT/manifest.jsonl`: one object a result. A torn last line is dropped when it is opened."""
-
-    def __init__(self, out: Path) -> None:
-        self.path = out / MANIFEST
-        self._file: BinaryIO | None = None
-
-    def records(self) -> Iterator[dict[str, Any]]:
-        """The records that are there, in order; lines that are not JSON objects are passed over."""
-        if not self.path.exists():
-            return
-        try:
-            with self.path.open("rb") as file:
-                for line in file:
-                    record = _parse(line)
-                    if record is not None:
-                        yield record
-        except OSError as error:
-            raise VisxError(f"cannot read {self.path}: {error.strerror or error}") from None
-
-    def open(self) -> None:
-        """Open for appending, and mend the journal: a torn last line goes, and so do errors (they are tried again)."""
-        make_folder(self.path.parent)
-        try:
-            if self.path.exists():
-                self._mend(self.path.read_bytes())
-            self._file = self.path.open("ab", buffering=0)
-        except OSError as error:
-            raise VisxError(f"cannot write {self.path}: {error.strerror or error}") from None
-
-    def _mend(self, data: bytes) -> None:
-        lines = data.splitlines(keepends=True)
-        kept = []
-        for line in lines:
-            record = _parse(line)
-            if record is not None and line.endswith(b"\n") and "error" not in record:
-                kept.append(line)
-        if len(kept) != len(lines):
-            write_whole(self.path, b"".join(kept))
-
-    def append(self, line: str) -> None:
-        """Append one line (without its newline) in a single write."""
-        assert self._file is not None, "the manifest is not open"
-        try:
-            self._file.write(line.encode() + b"\n")
-        except OSError as error:
-            raise VisxError(f"cannot write {self.path}: {error.strerror or error}") from None
-
-    def close(self) -> None:
-        """Close the journal; appending again needs `open`."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
 
 
 def _finite(value: Any) -> Any:

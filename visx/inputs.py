@@ -6,6 +6,7 @@ input. No two inputs ever share an output folder, and no name leads out of it.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,15 @@ def find(
         else:
             raise usage(f"no such file or directory: {root}")
     return _distinct(items)
+
+
+def shard(items: Sequence[Item], number: int, count: int) -> list[Item]:
+    """The items of shard `number` of `count` (from 1), by a hash of their names: stable whatever else is in the list."""
+
+    def place(item: Item) -> int:
+        return int.from_bytes(hashlib.blake2b(os.fsencode(item.name), digest_size=8).digest(), "big")
+
+    return [item for item in items if place(item) % count == number - 1]
 
 
 def _walk(root: Path, out: Path | None) -> Iterator[Path]:

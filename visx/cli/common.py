@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -77,6 +78,9 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but erro
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")]
 
 
+LOG_SECONDS = 30.0
+
+
 class Talk:
     """Remarks on standard error, for people; silent with --quiet."""
 
@@ -98,23 +102,70 @@ class Talk:
         print(f"visx: {text}", file=sys.stderr, flush=True)
 
     @contextmanager
-    def progress(self, total: int, what: str) -> Iterator[Any]:
-        """A bar on a terminal, where there is something to wait for; yields `advance(n)`."""
-        if self.quiet or total < 2 or not sys.stderr.isatty():
+    def progress(self, total: int, what: str) -> Iterator[Callable[[int], None]]:
+        """Where there is something to wait for: a bar on a terminal, a line every half minute in a log.
+        Yields `advance(n)`."""
+        if self.quiet or total < 2:
             yield lambda n: None
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        elif sys.stderr.isatty():
+            with _bar(total, what) as advance:
+                yield advance
+        else:
+            yield self._log(total)
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(what, total=total)
-            yield lambda n: bar.advance(task, n)
+    def _log(self, total: int) -> Callable[[int], None]:
+        begun = said = time.monotonic()
+        done = 0
+
+        def advance(n: int) -> None:
+            nonlocal done, said
+            done += n
+            now = time.monotonic()
+            if now - said >= LOG_SECONDS:
+                said = now
+                speed = done / (now - begun)
+                self.say(f"{done}/{total} images, {speed:.1f} images/s, {(total - done) / speed:.0f} s left")
+
+        return advance
+
+
+@contextmanager
+def _bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TaskProgressColumn(text_format="{task.speed:.1f}/s", show_speed=True),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda n: bar.advance(task, n)
 
 
 def split(values: Sequence[str] | None) -> list[str]:
     """Repeatable, comma-separated options as one list without doubles."""
     return list(dict.fromkeys(part.strip() for value in values or () for part in value.split(",") if part.strip()))
+
+
+def shard(text: str | None) -> tuple[int, int] | None:
+    """`--shard I/N`: part I of N, from 1."""
+    if text is None:
+        return None
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+        raise usage(f"--shard {text!r} is not I/N with I from 1 to N", "for instance --shard 2/8")
+    return int(number), int(count)
 
 
 def batch_size(text: str) -> int | None:

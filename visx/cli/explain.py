@@ -84,6 +84,11 @@ def explain(
     resume: Annotated[
         bool, typer.Option("--resume/--overwrite", help="Keep results whose recipe is unchanged, or compute all.")
     ] = True,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first image that fails.")] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", metavar="I/N", help="Only part I of N (from 1), for job arrays.", show_default=False),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -100,13 +105,19 @@ def explain(
 
     from visx import inputs as finding
 
-    items = finding.find(inputs, out, sys.stdin.buffer, null)
+    part = common.shard(shard)
+    listed = finding.find(inputs, out, sys.stdin.buffer, null)
+    items = finding.shard(listed, *part) if part else listed
+    if not items:
+        talk.say(f"shard {shard} has none of the {len(listed)} images")
+        return 0
 
     from visx import render
     from visx.engine import plan
     from visx.models import load_model
     from visx.options import assign
-    from visx.runner import Run, Settings
+    from visx.results import Settings
+    from visx.runner import Run
     from visx.targets import parse_target
 
     render.check_colormap(colormap)
@@ -121,9 +132,20 @@ def explain(
     if not layer and any(job.layer for job in jobs):
         talk.say(f"layer {next(job.layer for job in jobs if job.layer)} of {model}")
     settings = Settings(
-        out, parse_target(target, loaded.labels, loaded.classes), seed, precision, size, model == "efficientnet_lite0" and weights == "default",
-        colormap, alpha, overlay, raw_channels, resume,
-    )  # fmt: skip
+        out=out,
+        target=parse_target(target, loaded.labels, loaded.classes),
+        seed=seed,
+        precision=precision,
+        batch_size=size,
+        default_model=model == "efficientnet_lite0" and weights == "default",
+        colormap=colormap,
+        alpha=alpha,
+        overlay=overlay,
+        raw_channels=raw_channels,
+        resume=resume,
+        fail_fast=fail_fast,
+        shard=part,
+    )
 
     def on_record(record: dict[str, Any], line: str) -> None:
         if json:
@@ -137,11 +159,14 @@ def explain(
             for warning in record["warnings"]:
                 talk.say(f"warning: {printable(record['image'])}: {record['method']}: {warning}")
 
-    with talk.progress(len(items), "explaining") as advance:
-        summary = Run(loaded, jobs, settings, loaded.device, on_record, advance, talk.say)(items)
-    if len(items) > 1 or summary.skipped:
-        talk.say(_sum(summary, out))
-    return int(summary.code)
+    run = Run(loaded, jobs, settings, loaded.device, on_record, talk.say)
+    try:
+        with talk.progress(len(items), "explaining") as run.on_progress:
+            run(items, len(listed))
+    finally:
+        if len(items) > 1 or run.summary.skipped:
+            talk.say(_sum(run.summary, len(items), out))
+    return int(run.summary.code)
 
 
 def printable(text: str) -> str:
@@ -154,15 +179,18 @@ def printable(text: str) -> str:
     )
 
 
-def _line(record: dict[str, Any], out: Any) -> str:
+def _line(record: dict[str, Any], out: Path) -> str:
     where = record["files"]["overlay"] or record["files"]["npy"]
     layer = f" {record['layer']}" if record["layer"] else ""
     chance = "" if record["probability"] is None else f" {record['probability']:.2f}"
     return f"{printable(record['image'])}  {record['method']}{layer}  {record['label']}{chance}  {printable(str(out / where))}"
 
 
-def _sum(summary: Summary, out: Any) -> str:
+def _sum(summary: Summary, total: int, out: Path) -> str:
+    failures = sum(summary.failed.values())
     parts = [f"{summary.written} written"]
     parts += [f"{summary.skipped} already there"] if summary.skipped else []
-    parts += [f"{summary.failed} images failed"] if summary.failed else []
-    return f"{', '.join(parts)}: {out}/"
+    parts += [f"{failures} images failed"] if failures else []
+    parts += [f"{total - summary.images} images left"] if total > summary.images else []
+    reasons = [f"  {count} x {reason}" for reason, count in summary.failed.most_common(5)] if failures > 1 else []
+    return "\n".join([f"{', '.join(parts)}: {printable(str(out))}/", *reasons])

@@ -1,0 +1,173 @@
+"""The manifest: an append-only journal of results, one JSON object a line, and what it takes to resume from it.
+
+One run at a time appends to `manifest.jsonl`; every shard has a journal of its own (`manifest.2-of-8.jsonl`). All of them
+are read when a run looks for what is done. The index keeps 16 bytes a result, not the records: a million results are
+found in seconds and do not fill the memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from visx.artifacts import SCHEMA_VERSION, make_folder, to_json
+from visx.errors import VisxError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = ".visx-lock"
+
+
+class Journal:
+    """The manifest of an output folder, or one shard's part of it. Use as a context manager to append."""
+
+    def __init__(self, out: Path, shard: tuple[int, int] | None = None) -> None:
+        self.out, self.shard = out, shard
+        self.path = out / ("manifest.jsonl" if shard is None else f"manifest.{shard[0]}-of-{shard[1]}.jsonl")
+        self._index: dict[int, tuple[Path, int]] = {}
+        self._file: BinaryIO | None = None
+        self._locks: list[tuple[Path, BinaryIO]] = []
+
+    def __enter__(self) -> Journal:
+        make_folder(self.out)
+        try:
+            self._lock()
+            self._mend()
+            self._file = self.path.open("ab", buffering=0)
+        except OSError as error:
+            self.__exit__()
+            raise VisxError(f"cannot write {self.path}: {error.strerror or error}") from None
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+        for path, file in self._locks:
+            with contextlib.suppress(OSError):  # a lock shared with shards that still run stays theirs
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink(missing_ok=True)
+            file.close()
+        self._file, self._locks = None, []
+
+    def append(self, record: dict[str, Any]) -> str:
+        """Append one record in a single write and return its line; a write that fails leaves no torn line."""
+        assert self._file is not None, "the journal is not open"
+        line = to_json(record)
+        data = line.encode() + b"\n"
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            if self._file.write(data) != len(data):
+                raise OSError(28, "no space left on device")
+        except OSError as error:
+            self._file.truncate(end)
+            raise VisxError(f"cannot write {self.path}: {error.strerror or error}") from None
+        return line
+
+    def read(self) -> None:
+        """Index the results of every journal in the folder; later lines win."""
+        for path in sorted(self.out.glob("manifest*.jsonl")):
+            for offset, line in _lines(path):
+                record = _parse(line)
+                if record is not None and record.get("schema_version") == SCHEMA_VERSION and "settings" in record:
+                    self._index[_key(record["name"], record["settings"], record["rank"])] = (path, offset)
+
+    def find(self, name: str, settings: str) -> list[dict[str, Any]]:
+        """The records of one job (by the digest of its settings) on one image, all of its targets; empty unless all are
+        there. Whether the image is still the same is for the caller to see."""
+        records: list[dict[str, Any]] = []
+        while not records or len(records) < records[0]["targets"]:
+            place = self._index.get(_key(name, settings, len(records)))
+            if place is None:
+                return []
+            with place[0].open("rb") as file:
+                file.seek(place[1])
+                records.append(json.loads(file.readline()))
+        return records
+
+    def _lock(self) -> None:
+        """Refuse to write beside another run: a whole run excludes all others, a shard only its own like."""
+        self._take(self.out / LOCK, exclusive=self.shard is None)
+        if self.shard is not None:
+            self._take(self.path.with_name(f"{LOCK}.{self.path.name}"), exclusive=True)
+
+    def _take(self, path: Path, exclusive: bool) -> None:
+        if fcntl is None:
+            return
+        while True:
+            file = path.open("ab")
+            try:
+                fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                raise VisxError(
+                    f"another run is writing to {self.out}", hint="wait for it, or give another --out"
+                ) from None
+            except OSError:  # a file system without locks: nothing to go by
+                file.close()
+                return
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                self._locks.append((path, file))
+                return
+            file.close()  # its last holder removed it between our opening and locking it
+
+    def _mend(self) -> None:
+        """Drop what an interrupted run left: a torn line. Errors go too, because their images are tried again."""
+        beside = self.path.with_name(f".visx-tmp-{self.path.name}")
+        beside.unlink(missing_ok=True)
+        if not any(_worthless(line) for _, line in _lines(self.path)):
+            return
+        with beside.open("wb") as file:
+            file.writelines(line for _, line in _lines(self.path) if not _worthless(line))
+        beside.replace(self.path)
+
+
+def records(out: Path) -> Iterator[dict[str, Any]]:
+    """Every record in a folder's journals, in order; the lines that are not JSON objects are passed over."""
+    for path in sorted(out.glob("manifest*.jsonl")):
+        for _, line in _lines(path):
+            record = _parse(line)
+            if record is not None:
+                yield record
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(offset, line) of every line, its newline included."""
+    offset = 0
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                yield offset, line
+                offset += len(line)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise VisxError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _worthless(line: bytes) -> bool:
+    # inside a JSON string the quotes would be escaped, so this is the key
+    return not line.endswith(b"\n") or b', "error": ' in line
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _key(name: str, settings: str, rank: int) -> int:
+    text = json.dumps([name, settings, rank]).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
