@@ -56,6 +56,7 @@ class Result:
         return draw(rgb, self._place, self._job, self.map, self.channels, colours, alpha)
 
 
+@torch.inference_mode(False)  # a notebook may run in it; inputs and half-precision copies made there know no gradients
 def explain(
     model: Model | nn.Module,
     image: Any,

@@ -37,7 +37,8 @@ def explained(logits: Tensor, ids: Tensor, kind: ScoreKind) -> Tensor:
 
 @contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
-    """Eval mode, frozen parameters and full float32 inside; flags, random state and settings as before outside."""
+    """Eval mode, frozen parameters and full float32 inside, never inference mode (whose tensors know no gradients);
+    flags, random state and settings as before outside."""
     training = [(m, m.training) for m in module.modules()]
     wanted = [(p, p.requires_grad) for p in module.parameters()]
     grads = [(p, p.grad) for p, _ in wanted]
@@ -51,7 +52,8 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
             p.requires_grad_(False)
         torch.backends.cuda.matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = False
         cudnn.deterministic = True
-        yield
+        with torch.inference_mode(False):
+            yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = settings
         for p, flag in wanted:

@@ -17,6 +17,7 @@ from visx.models.model import Model, Weights
 DEFAULT_MODEL = "efficientnet_lite0"
 
 
+@torch.inference_mode(False)  # parameters made in inference mode could never be differentiated through
 def load_model(
     spec: str = DEFAULT_MODEL,
     weights: str = "default",
