@@ -38,7 +38,9 @@ def test_backprop_is_the_slope_of_the_score(kind: str) -> None:
 def test_captum_agrees(target: int) -> None:
     attr = pytest.importorskip("captum.attr")
     net, x = two_convs(), X.clone()
-    assert same(ask("backprop", net, x, (target,)).channels[:, 0], attr.Saliency(net).attribute(x.clone(), target, abs=False))
+    assert same(
+        ask("backprop", net, x, (target,)).channels[:, 0], attr.Saliency(net).attribute(x.clone(), target, abs=False)
+    )
     theirs = attr.InputXGradient(net).attribute(x.clone(), target)
     assert same(ask("input_x_gradient", net, x, (target,)).channels[:, 0], theirs)
     assert same(ask("input_x_gradient", net, x, (target,)).map[:, 0], theirs.sum(1))

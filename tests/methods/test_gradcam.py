@@ -154,7 +154,8 @@ def test_reused_layer_explains_its_last_output_and_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("layer", "code", "says"), [("fc", 4, "not a feature map"), ("featurs", 2, "features"), ("drop", 4, "not a feature map")]
+    ("layer", "code", "says"),
+    [("fc", 4, "not a feature map"), ("featurs", 2, "features"), ("drop", 4, "not a feature map")],
 )
 def test_layers_that_do_not_fit(layer: str, code: int, says: str) -> None:
     with pytest.raises(VisxError) as caught:

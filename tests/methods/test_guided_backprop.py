@@ -24,7 +24,9 @@ def test_by_hand_for_several_targets(name: str, rule: Rule) -> None:
 
 @pytest.mark.filterwarnings("ignore:Setting backward hooks")
 @pytest.mark.parametrize(("name", "theirs"), [("deconvnet", "Deconvolution"), ("guided_backprop", "GuidedBackprop")])
-@pytest.mark.parametrize("net", [lambda: two_convs("nn.ReLU"), lambda: seeded(GapHead), lambda: seeded(lambda: VGGLike(12))])
+@pytest.mark.parametrize(
+    "net", [lambda: two_convs("nn.ReLU"), lambda: seeded(GapHead), lambda: seeded(lambda: VGGLike(12))]
+)
 def test_captum_agrees_on_modules(name: str, theirs: str, net) -> None:  # type: ignore[no-untyped-def]
     attr = pytest.importorskip("captum.attr")
     expected = getattr(attr, theirs)(_out_of_place(net())).attribute(X.clone().requires_grad_(), 3)

@@ -39,7 +39,9 @@ def test_coarse_map_is_upsampled_before_it_is_scaled_and_multiplied(rescale: str
     from nets import GapHead
 
     net = seeded(GapHead)
-    cam = F.interpolate(ask("gradcam", net, X, TARGETS, layer="features").map, (12, 12), mode="bilinear", align_corners=False)
+    cam = F.interpolate(
+        ask("gradcam", net, X, TARGETS, layer="features").map, (12, 12), mode="bilinear", align_corners=False
+    )
     if rescale == "minmax":
         low, high = cam.amin((2, 3), keepdim=True), cam.amax((2, 3), keepdim=True)
         cam = (cam - low) / (high - low)

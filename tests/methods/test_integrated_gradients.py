@@ -62,7 +62,9 @@ def test_captum_agrees_on_gauss_legendre() -> None:
 
 def test_defaults() -> None:
     net = smooth()
-    spelled = ask("integrated_gradients", net, X, steps=50, rule="gauss_legendre", baseline="zero", tolerance=0.0, reduce="sum")
+    spelled = ask(
+        "integrated_gradients", net, X, steps=50, rule="gauss_legendre", baseline="zero", tolerance=0.0, reduce="sum"
+    )
     assert torch.equal(spelled.map, ask("integrated_gradients", net, X).map)
 
 
@@ -117,9 +119,13 @@ def test_random_baseline_is_uniform_pixels() -> None:
 
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
     found = ask("integrated_gradients", Sum(), images(1, 24), mean=mean, std=std, baseline="random", trials=1, steps=1)
-    pixels = (images(1, 24)[0] - found.channels[0, 0]) * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
+    pixels = (images(1, 24)[0] - found.channels[0, 0]) * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(
+        3, 1, 1
+    )
     assert 0 <= float(pixels.min()) < 0.01 and 0.99 < float(pixels.max()) <= 1
-    assert float(pixels.mean()) == pytest.approx(0.5, abs=0.03) and float(pixels.std()) == pytest.approx(12**-0.5, abs=0.02)
+    assert float(pixels.mean()) == pytest.approx(0.5, abs=0.03) and float(pixels.std()) == pytest.approx(
+        12**-0.5, abs=0.02
+    )
 
 
 class Counted(nn.Module):

@@ -53,7 +53,9 @@ def test_noise_has_the_deviation_it_says() -> None:
 
 def test_no_noise_is_the_base() -> None:
     net = smooth()
-    assert same(ask("smoothgrad", net, X, (1, 2), spread=0, samples=2).channels, ask("backprop", net, X, (1, 2)).channels)
+    assert same(
+        ask("smoothgrad", net, X, (1, 2), spread=0, samples=2).channels, ask("backprop", net, X, (1, 2)).channels
+    )
 
 
 @pytest.mark.parametrize("base", ["gradcam", "guided_gradcam", "integrated_gradients", "input_x_gradient", "deconvnet"])
