@@ -106,10 +106,8 @@ def _sequential(count: int, *end: str, last: Part | None = None) -> Callable[[nn
 
 
 def _googlenet(stages: int) -> Callable[[nn.Module], tuple[Part, Part]]:
-    names = (
-        "conv1 maxpool1 conv2 conv3 maxpool2 inception3a inception3b maxpool3 inception4a inception4b inception4c "
-        "inception4d inception4e maxpool4 inception5a inception5b"
-    ).split()
+    names = ["conv1", "maxpool1", "conv2", "conv3", "maxpool2", "inception3a", "inception3b", "maxpool3"]
+    names += [f"inception4{x}" for x in "abcde"] + ["maxpool4", "inception5a", "inception5b"]
 
     def cut(n: nn.Module) -> tuple[Part, Part]:
         modules = [getattr(n, name) for name in names]

@@ -34,6 +34,7 @@ def test_backprop_is_the_slope_of_the_score(kind: str) -> None:
         assert same((found[:, 0] * way).sum((1, 2, 3)), slope, 1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients")
 @pytest.mark.parametrize("target", [0, 3])
 def test_captum_agrees(target: int) -> None:
     attr = pytest.importorskip("captum.attr")

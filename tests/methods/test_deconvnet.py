@@ -85,7 +85,8 @@ def test_equals_an_explicit_deconvnet(cut: int, unit: str) -> None:
 @pytest.mark.parametrize("cut", [8, 9, 10])
 def test_equals_an_explicit_deconvnet_on_vgg11(cut: int, unit: str) -> None:
     """A convolution, its ReLU and the pooling behind, on torchvision's network with seeded weights."""
-    models = pytest.importorskip("torchvision.models")
+    from torchvision import models
+
     net = seeded(lambda: models.vgg11(weights=None, init_weights=False).features, dtype=torch.float32)
     x = images(1, 32, dtype=torch.float32)
     expected, position, _ = explicit(net, cut, x, unit)  # type: ignore[arg-type]
@@ -118,7 +119,7 @@ def test_default_layer_is_projected_without_a_layer() -> None:
 
 @pytest.mark.parametrize("unit", ["8", "0,99,0", "0,0,99", "99,0,0"])
 def test_unit_outside_the_layer(unit: str) -> None:
-    with pytest.raises(VisxError, match="outside layer features.4") as caught:
+    with pytest.raises(VisxError, match=r"outside layer features\.4") as caught:
         ask("deconvnet", seeded(VGGLike), X, layer="features.4", unit=unit)
     assert caught.value.code == 2 and "8 channels of 8 x 8" in caught.value.hint
 

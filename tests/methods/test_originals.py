@@ -9,19 +9,9 @@ import pytest
 import torch
 from nets import images
 from oracles import ask, pearson
+from replicas import ARCHITECTURES, DECONV, GUIDED, Architecture, class_activation_map, grad_cam, input_gradient
 from torch import nn
 
-pytest.importorskip("torchvision.models")
-
-from replicas import (  # noqa: E402
-    ARCHITECTURES,
-    DECONV,
-    GUIDED,
-    Architecture,
-    class_activation_map,
-    grad_cam,
-    input_gradient,
-)
 
 R, SIZE, TARGETS = 0.9999, 96, (3, 500)
 X = images(2, SIZE, seed=1, dtype=torch.float32)
