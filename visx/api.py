@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,12 +12,12 @@ from torch import nn
 
 from visx.contract import ScoreKind
 from visx.engine import Answer, Job, explain_batch, plan
-from visx.errors import VisxError
+from visx.errors import VisxError, usage
 from visx.images import Picture, Placement, as_picture
 from visx.methods import get_method
 from visx.models import Model, wrap
 from visx.seeds import image_seed
-from visx.targets import TargetSpec, parse_target
+from visx.targets import parse_target
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +57,7 @@ class Result:
         return draw(rgb, self._place, self._job, self.map, self.channels, colours, alpha)
 
 
+@torch.inference_mode(False)  # a notebook may run in it; inputs and half-precision copies made there know no gradients
 def explain(
     model: Model | nn.Module,
     image: Any,
@@ -71,12 +73,15 @@ def explain(
 ) -> Any:
     """Explain one image, or a list of them.
 
-    `image` is a path, a Pillow image or an (H, W, 3) uint8 array; `model` comes from `load_model` or `wrap` (a bare
-    `nn.Module` is wrapped with ImageNet's preprocessing); `params` are the method's. Returns a `Result`; a list of them
-    where there are several images, layers or targets (`top3`). Raises `VisxError`. The model is left as it was.
+    `image` is a path, a Pillow image or an (H, W, 3) uint8 array (a table of targets, `FILE.csv`, needs paths); `model`
+    comes from `load_model` or `wrap` (a bare `nn.Module` is wrapped with ImageNet's preprocessing); `params` are the
+    method's. Returns a `Result`; a list of them where there are several images, layers or targets (`top3`). Raises
+    `VisxError`. The model is left as it was.
     """
     if isinstance(model, nn.Module):
         model = wrap(model)
+    if batch_size < 1:
+        raise usage(f"batch_size={batch_size}: at least 1")
     images = list(image) if isinstance(image, (list, tuple)) else [image]
     layers = [layer] if isinstance(layer, str) else list(layer or [])
     jobs = plan(model, [get_method(method)], layers, {method: params}, score)
@@ -84,11 +89,13 @@ def explain(
     results: list[Result] = []
     network = model.network(precision)
     for start in range(0, len(images), batch_size):
-        pictures = [as_picture(i) for i in images[start : start + batch_size]]
+        chunk = images[start : start + batch_size]
+        pictures = [as_picture(i) for i in chunk]
         prepared = [model.preprocess(p.rgb) for p in pictures]
         x = torch.stack([torch.from_numpy(array) for array, _ in prepared])
         seeds = [image_seed(seed, p.digest) for p in pictures]
-        specs: list[TargetSpec] = [spec] * len(pictures)
+        paths = [str(i) if isinstance(i, (str, Path)) else "" for i in chunk]
+        specs = [spec.for_image(path, model.labels, model.classes) for path in paths]
         with network.session():
             answers = [explain_batch(model, network, job, x, specs, seeds, copies=batch_size) for job in jobs]
         for b, picture in enumerate(pictures):

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
 
 from visx.contract import NEEDS, Attachment, Attribution, Method, Request, ScoreKind
-from visx.errors import VisxError, unsupported
+from visx.errors import VisxError, unknown, unsupported
 from visx.maps import upsample
 from visx.options import Params, parse
 from visx.scoring import Scorer
@@ -68,6 +68,8 @@ def plan(
     score: ScoreKind | None = None,
 ) -> list[Job]:
     """The jobs of a run: every method, once a layer where it looks at layers. Raises what does not fit (exit 2 or 4)."""
+    if score is not None and score not in get_args(ScoreKind):
+        raise unknown("score", score, get_args(ScoreKind))
     jobs: list[Job] = []
     for method in methods:
         values = parse(method.params, (params or {}).get(method.name, {}), method.name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,32 +31,41 @@ OTHER_ACTIVATIONS = {
 }  # fmt: skip
 
 
-def relu_call(
-    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Tensor, float, bool] | None:
-    """(input, ceiling, in place) if this call is a ReLU by any of its names, else None."""
+class ReluCall(NamedTuple):
+    """A ReLU by any of its names. `keeps_input`: plain autograd keeps its input for the backward pass, not its output,
+    so that a network may go on to work in place on the output (the hard sigmoid `relu6(x + 3).div_(6)`)."""
+
+    input: Tensor
+    ceiling: float = math.inf
+    in_place: bool = False
+    keeps_input: bool = False
+
+
+def relu_call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> ReluCall | None:
+    """The ReLU that this call is, else None."""
 
     def argument(position: int, name: str, default: Any) -> Any:
         return args[position] if len(args) > position else kwargs.get(name, default)
 
     x = argument(0, "input", None)
     if func in _RELU:
-        return x, math.inf, bool(argument(1, "inplace", False))
+        return ReluCall(x, in_place=bool(argument(1, "inplace", False)))
     if func in _RELU_:
-        return x, math.inf, True
+        return ReluCall(x, in_place=True)
     if func is F.relu6:
-        return x, 6.0, bool(argument(1, "inplace", False))
+        in_place = bool(argument(1, "inplace", False))
+        return ReluCall(x, 6.0, in_place, keeps_input=not in_place)
     if func is F.hardtanh or func is F.hardtanh_:
         low, high = argument(1, "min_val", -1.0), argument(2, "max_val", 1.0)
         in_place = func is F.hardtanh_ or bool(argument(3, "inplace", False))
-        return (x, float(high), in_place) if low == 0 else None
+        return ReluCall(x, float(high), in_place, keeps_input=not in_place) if low == 0 else None
     if func in _CLAMP or func in _CLAMP_:
         low, high = argument(1, "min", None), argument(2, "max", None)
         number = isinstance(low, (int, float)) and low == 0 and (high is None or isinstance(high, (int, float)))
-        return (x, math.inf if high is None else float(high), func in _CLAMP_) if number else None
+        return ReluCall(x, math.inf if high is None else float(high), func in _CLAMP_, True) if number else None
     if func in _CLAMP_MIN or func in _CLAMP_MIN_:
         low = argument(1, "min", None)
-        return (x, math.inf, func in _CLAMP_MIN_) if isinstance(low, (int, float)) and low == 0 else None
+        return ReluCall(x, math.inf, func in _CLAMP_MIN_, True) if isinstance(low, (int, float)) and low == 0 else None
     return None
 
 
@@ -77,15 +86,17 @@ class Rules(TorchFunctionMode):
                 self.others[func.__name__] += 1
             return func(*args, **kwargs)
         self.met += 1
-        x, ceiling, in_place = call
-        return _Rectify.apply(x, ceiling, in_place, self.rule == "guided")
+        return _Rectify.apply(*call, self.rule == "guided")
 
 
 class _Rectify(torch.autograd.Function):
     """min(max(x, 0), ceiling) with a rule's backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, ceiling: float, in_place: bool, guided: bool) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, ceiling: float, in_place: bool, keeps_input: bool, guided: bool
+    ) -> Tensor:
+        kept = x.clone() if guided and in_place and keeps_input else x
         if in_place:
             ctx.mark_dirty(x)
         if ceiling == math.inf:
@@ -94,17 +105,17 @@ class _Rectify(torch.autograd.Function):
             out = x.clamp_(0, ceiling) if in_place else x.clamp(0, ceiling)
         ctx.guided, ctx.ceiling = guided, ceiling
         if guided:
-            ctx.save_for_backward(out)
+            ctx.save_for_backward(kept if keeps_input else out)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         if ctx.guided:
-            (out,) = ctx.saved_tensors
+            (kept,) = ctx.saved_tensors
             if ctx.ceiling == math.inf:
-                grad = torch.ops.aten.threshold_backward(grad, out, 0).relu_()
+                grad = torch.ops.aten.threshold_backward(grad, kept, 0).relu_()
             else:
-                grad = torch.ops.aten.hardtanh_backward(grad, out, 0, ctx.ceiling).relu_()
+                grad = torch.ops.aten.hardtanh_backward(grad, kept, 0, ctx.ceiling).relu_()
         else:
             grad = grad.relu()
-        return grad, None, None, None
+        return grad, None, None, None, None

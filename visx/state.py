@@ -37,7 +37,8 @@ def explained(logits: Tensor, ids: Tensor, kind: ScoreKind) -> Tensor:
 
 @contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
-    """Eval mode, frozen parameters and full float32 inside; flags, random state and settings as before outside."""
+    """Eval mode, frozen parameters and full float32 inside, never inference mode (whose tensors know no gradients);
+    flags, random state and settings as before outside."""
     training = [m for m in module.modules() if m.training]
     wanted = [p for p in module.parameters() if p.requires_grad]
     rng = _random_state()
@@ -50,7 +51,8 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
             p.requires_grad_(False)
         torch.backends.cuda.matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = False
         cudnn.deterministic = True
-        yield
+        with torch.inference_mode(False):
+            yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = settings
         for p in wanted:

@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import ValidationInfo, field_validator
+
 from visx.contract import Attribution, Request, method
 from visx.maps import REDUCE_HELP, Reduce, reduce_channels
 from visx.options import Field, Params
@@ -38,8 +40,15 @@ class IntegratedGradientsParams(Params):
     tolerance: float = Field(
         0.0, ge=0, lt=1, description="refine until the completeness gap is below this part; 0 does not"
     )
-    max_steps: int = Field(2000, ge=1, description="most gradients a path, with tolerance")
+    max_steps: int = Field(2000, ge=PANEL_NODES, description="most gradients a path, with tolerance")
     reduce: Reduce = Field("sum", description=REDUCE_HELP)
+
+    @field_validator("tolerance")
+    @classmethod
+    def _panels_are_gauss_legendre(cls, value: float, info: ValidationInfo) -> float:
+        if value and info.data.get("rule") == "trapezoid":
+            raise ValueError("refining works in Gauss-Legendre panels: it does not go with rule=trapezoid")
+        return value
 
 
 @dataclass

@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from visx.errors import VisxError, unsupported, usage
+from visx.errors import VisxError, unknown, unsupported, usage
 from visx.images import Preprocess
 from visx.models import checkpoint, sources
 from visx.models.model import Model, Weights
 
 DEFAULT_MODEL = "efficientnet_lite0"
+INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # Pillow's, which resizes
 
 
+@torch.inference_mode(False)  # parameters made in inference mode could never be differentiated through
 def load_model(
     spec: str = DEFAULT_MODEL,
     weights: str = "default",
@@ -60,6 +62,8 @@ def wrap(
     """
     if not isinstance(module, nn.Module):
         raise usage(f"wrap() takes a torch.nn.Module, not a {type(module).__name__}")
+    if interpolation not in INTERPOLATIONS:
+        raise unknown("interpolation", interpolation, INTERPOLATIONS)
     crop = (size, size) if isinstance(size, int) else (size[0], size[1])
     if resize is None:
         resize = round(crop[0] * 256 / 224) if crop[0] == crop[1] else crop

@@ -1,0 +1,65 @@
+"""ReLU rules against a backward pass written by hand, for every way to write a ReLU."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from nets import RELU6S, RELUS, TwoConvs, images, seeded, two_convs
+from oracles import Rule, ask, backward_by_hand, deconv, guided, plain, same
+from torch import nn
+
+from visx.state import Network
+from visx.targets import Targets
+
+METHODS = {"backprop": plain, "deconvnet": deconv, "guided_backprop": guided}
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("spelling", [*RELUS, *RELU6S])
+def test_rule_reaches_every_spelling_of_relu(name: str, spelling: str) -> None:
+    net, x, top = two_convs(spelling), 9 * images(3), 6.0 if spelling in RELU6S else math.inf
+    by_hand = torch.stack([backward_by_hand(net, x, t, METHODS[name], top) for t in (0, 3)], 1)
+    if top == 6 and name != "deconvnet":  # whose rule looks at no forward value
+        assert not same(by_hand[:, 0], backward_by_hand(net, x, 0, METHODS[name]), 1e-3), "the ceiling is not reached"
+    assert same(ask(name, net, x, (0, 3)).channels, by_hand)
+
+
+@pytest.mark.parametrize(("name", "rule"), [("deconvnet", deconv), ("guided_backprop", guided)])
+def test_rules_differ_from_the_plain_gradient(name: str, rule: Rule) -> None:
+    net, x = two_convs(), images()
+    assert not same(ask(name, net, x).channels, ask("backprop", net, x).channels, 0.05)
+
+
+@pytest.mark.parametrize("rule", ["guided", "deconv"])
+def test_output_of_a_ceiling_may_be_changed_in_place(rule: str) -> None:
+    """relu6(x + 3).div_(6), the hard sigmoid of several libraries: plain autograd allows it, so the rules must."""
+    net, x = seeded(lambda: TwoConvs(lambda z: z * F.relu6(z + 3).div_(6), lambda z: z.clamp_(min=0).mul_(2))), images()
+    found = Network(net).input_gradients(x, Targets.fixed(torch.zeros(2, 1, dtype=torch.int64)), "logit", rule)  # type: ignore[arg-type]
+    assert found.grads.isfinite().all() and found.grads.abs().max() > 0
+
+
+@pytest.mark.parametrize("rule", ["guided", "deconv"])
+def test_view_is_rectified_in_place(rule: str) -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 6, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            z = self.conv(x)
+            F.relu(z[:, :3], inplace=True)
+            return z.mean((2, 3))
+
+    net, x = seeded(Half), images(1)
+    fixed = Targets.fixed(torch.tensor([[1, 5]]))
+    found = Network(net).input_gradients(x, fixed, "logit", rule).grads  # type: ignore[arg-type]
+    z = F.conv2d(x, net.conv.weight, net.conv.bias)
+    for row, channel in enumerate((1, 5)):
+        g = torch.zeros_like(z)
+        g[:, channel] = 1 / (z.shape[2] * z.shape[3])
+        if channel == 1:  # the rectified half; the seed is positive everywhere, so the deconvnet passes all of it
+            g = guided(g, z, math.inf) if rule == "guided" else g
+        assert same(found[:, row], F.conv_transpose2d(g, net.conv.weight))

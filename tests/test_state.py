@@ -1,0 +1,217 @@
+"""A model is never left changed: after success, a forward that raises, a hook that cannot be registered, and Ctrl-C."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from nets import GapHead, Wrapped, images, seeded
+from oracles import CHEAP, answers, assert_unchanged, fingerprint, model_of
+from torch import Tensor, nn
+
+from visx import Model, VisxError
+from visx.contract import Method
+from visx.state import Network, undisturbed
+from visx.targets import Targets
+
+SIZE = 12
+
+
+def lived_in(answer: Callable[[Tensor], object] = lambda logits: logits) -> nn.Module:
+    """A module as a user may have it: training partly, gradients kept, a hook, a frozen parameter, its own layout."""
+    module = seeded(lambda: Wrapped(answer))
+    module.train()
+    net = module.net
+    net.features[1].eval()
+    net.fc.bias.requires_grad_(False)
+    net.features[0].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net.fc.weight.grad = torch.full_like(net.fc.weight, 0.25)
+    net.features[4].register_forward_hook(lambda m, args, output: None)
+    net.fc.register_full_backward_hook(lambda m, a, b: None)
+    return module
+
+
+def drawing(logits: Tensor) -> Tensor:
+    """A forward that draws from every global random stream."""
+    torch.rand(1), np.random.rand(), random.random()
+    return logits
+
+
+class Countdown:
+    """Raises `error` at the n-th call and ever after; passes its argument on before."""
+
+    def __init__(self, calls: int, error: BaseException) -> None:
+        self.left, self.error = calls, error
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        self.left -= 1
+        if self.left <= 0:
+            raise self.error
+        return drawing(logits)
+
+
+def run(model: Model, method: Method, **more: object) -> None:
+    answers(model, method.name, images(2, SIZE), "top2", copies=4, **CHEAP.get(method.name, {}), **more)  # type: ignore[arg-type]
+
+
+def test_after_success(method: Method) -> None:
+    module = lived_in(drawing)
+    before = fingerprint(module)
+    run(model_of(module, SIZE), method)
+    assert_unchanged(before, fingerprint(module))
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("the forward pass failed"), KeyboardInterrupt()], ids=["error", "ctrl-c"]
+)
+def test_after_a_forward_that_raises(method: Method, calls: int, error: BaseException) -> None:
+    """The first forward is the look at the anatomy, the next are the method's."""
+    module = lived_in(Countdown(calls, error))
+    before = fingerprint(module)
+    single_pass = calls == 3 and method.name in (
+        "backprop",
+        "deconvnet",
+        "guided_backprop",
+        "input_x_gradient",
+        "cam",
+        "gradcam",
+    )
+    if single_pass:
+        run(model_of(module, SIZE), method)  # it needs no third pass
+        with pytest.raises(type(error)):
+            module(images(1, SIZE))
+    else:
+        with pytest.raises(type(error)):
+            run(model_of(module, SIZE), method)
+        assert_unchanged(before, fingerprint(module))
+
+
+@pytest.mark.parametrize("which", ["register_forward_hook", "register_forward_pre_hook"])
+@pytest.mark.parametrize("calls", [1, 2, 5])
+def test_after_a_hook_that_cannot_be_registered(which: str, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, model = lived_in(), None
+    before = fingerprint(module)
+    model = model_of(module, SIZE)
+    left, register = [calls], getattr(nn.Module, which)
+
+    def failing(self: nn.Module, *args: object, **kwargs: object) -> object:
+        left[0] -= 1
+        if left[0] == 0:
+            raise RuntimeError("no hook here")
+        return register(self, *args, **kwargs)
+
+    monkeypatch.setattr(nn.Module, which, failing)
+    with pytest.raises(RuntimeError, match="no hook here"):
+        _ = model.anatomy
+    assert_unchanged(before, fingerprint(module))
+
+
+def test_after_a_method_s_hook_that_cannot_be_registered(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The anatomy known, the first hook that a method registers fails, then the second, where it has one."""
+    module = lived_in()
+    model = model_of(module, SIZE)
+    _ = model.anatomy
+    before = fingerprint(module)
+    registered, register = [0], nn.Module.register_forward_hook
+
+    def counting(self: nn.Module, *args: object, **kwargs: object) -> object:
+        registered[0] += 1
+        return register(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(nn.Module, "register_forward_hook", counting)
+    run(model, method)
+    assert registered[0] > 0 or "layer" not in method.needs
+    for number in range(1, min(registered[0], 2) + 1):
+        left = [number]
+
+        def failing(self: nn.Module, *args: object, left: list[int] = left, **kwargs: object) -> object:
+            left[0] -= 1
+            if left[0] == 0:
+                raise RuntimeError("no hook here")
+            return register(self, *args, **kwargs)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(nn.Module, "register_forward_hook", failing)
+        with pytest.raises(RuntimeError, match="no hook here"):
+            run(model, method)
+        assert_unchanged(before, fingerprint(module))
+
+
+def test_after_a_backward_that_raises(method: Method) -> None:
+    if "grad" not in method.needs or method.name == "cam":
+        pytest.skip("makes no backward pass")
+
+    class Refusing(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):  # type: ignore[no-untyped-def]
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):  # type: ignore[no-untyped-def]
+            raise RuntimeError("the backward pass failed")
+
+    module = lived_in(Refusing.apply)
+    before = fingerprint(module)
+    with pytest.raises(RuntimeError, match="the backward pass failed"):
+        run(model_of(module, SIZE), method)
+    assert_unchanged(before, fingerprint(module))
+
+
+def test_after_a_projection_of_a_unit() -> None:
+    module = lived_in()
+    before = fingerprint(module)
+    model = model_of(module, SIZE)
+    answers(model, "deconvnet", images(2, SIZE), unit="max", layer="net.features.4")
+    assert_unchanged(before, fingerprint(module))
+    with pytest.raises(VisxError, match="outside layer"):
+        answers(model, "deconvnet", images(2, SIZE), unit="999", layer="net.features.4")
+    assert_unchanged(before, fingerprint(module))
+
+
+def test_inside_everything_is_eval_frozen_and_full_precision() -> None:
+    module = lived_in()
+    torch.backends.cuda.matmul.allow_tf32, tf32 = True, torch.backends.cuda.matmul.allow_tf32
+    try:
+        with undisturbed(module):
+            assert not any(m.training for m in module.modules())
+            assert not any(p.requires_grad for p in module.parameters())
+            assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
+        assert torch.backends.cuda.matmul.allow_tf32
+        assert module.training and not module.net.features[1].training
+        flags = {name: p.requires_grad for name, p in module.named_parameters()}
+        assert not flags.pop("net.fc.bias") and all(flags.values())
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+
+
+def test_the_answer_is_that_of_eval_mode(method: Method) -> None:
+    """A module in training mode is explained as it predicts: no dropout, no batch statistics."""
+    module = seeded(GapHead)
+    params = CHEAP.get(method.name, {})
+    (still,) = answers(model_of(module, SIZE), method.name, images(1, SIZE), "1", **params)
+    module.train()
+    (moving,) = answers(model_of(module, SIZE), method.name, images(1, SIZE), "1", **params)
+    assert np.array_equal(still[0].map, moving[0].map)  # type: ignore[index]
+    assert module.training
+
+
+@pytest.mark.parametrize("surroundings", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_grad_mode_of_the_caller_does_not_matter(method: Method, surroundings: Callable[[], object]) -> None:
+    module, x, params = seeded(GapHead), images(1, SIZE), CHEAP.get(method.name, {})
+    (expected,) = answers(model_of(module, SIZE), method.name, x, "1", **params)
+    with surroundings():  # type: ignore[attr-defined]
+        (found,) = answers(model_of(module, SIZE), method.name, x, "1", **params)
+    assert np.array_equal(found[0].map, expected[0].map)  # type: ignore[index]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_scripted_module_is_refused_by_the_rules() -> None:
+    scripted = torch.jit.script(seeded(GapHead))  # type: ignore[no-untyped-call]
+    network = Network(scripted)
+    fixed = Targets.fixed(torch.zeros(1, 1, dtype=torch.int64))
+    with network.session(), pytest.raises(VisxError, match="scripted") as caught:
+        network.input_gradients(images(1, SIZE), fixed, "logit", "guided")
+    assert caught.value.code == 4
