@@ -5,8 +5,9 @@
     python benchmarks/perturbation.py --memory
 
 Prints, for every model, precision and batch size, medians over interleaved repeats of whole methods divided by as many bare
-passes (no gradients, channels-last, same batch size, the module as it is). A ratio below 1 means that folding pays for more than the
-method's own work. `--memory` prints the peak memory of RISE with 8000 masks over that with 500, each in a process of its own.
+passes (no gradients, channels-last, same batch size, the module as it is). A ratio below 1 means that folding pays for
+more than the method's own work. Ratios of processor time are steadier than those of wall time where others use the
+machine (then with OMP_NUM_THREADS=1: idle threads spin). `--memory` prints the peak memory of RISE with 8000 masks over that with 500, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from collections.abc import Callable
 COPIES_OF = {"occlusion": None, "rise": "masks", "lime": "samples", "meaningful_perturbation": "iterations"}
 
 
-def timed(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds on the wall and of all this process's threads."""
+    begun, cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - begun
+    return time.perf_counter() - begun, time.process_time() - cpu
 
 
 def compare(spec: str, precision: str, batch: int, copies: int, repeats: int) -> None:
@@ -70,7 +72,7 @@ def compare(spec: str, precision: str, batch: int, copies: int, repeats: int) ->
     }
     if "meaningful_perturbation" in NAMES and batch == 1:
         works |= {"bare backward": lambda: bare(backward), "meaningful_perturbation": whole("meaningful_perturbation")}
-    seconds: dict[str, list[float]] = {name: [] for name in works}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
     with network.session():
         for work in works.values():
             work()
@@ -79,10 +81,10 @@ def compare(spec: str, precision: str, batch: int, copies: int, repeats: int) ->
                 seconds[name].append(timed(work))
     for name, times in seconds.items():
         base = seconds["bare backward" if name == "meaningful_perturbation" else "bare"]
-        ratios = [own / other for own, other in zip(times, base, strict=True)]
+        wall, cpu = ([own[i] / other[i] for own, other in zip(times, base, strict=True)] for i in (0, 1))
         print(
-            f"{spec:20} {precision} batch {batch:3}  {name:24} {statistics.median(times) / copies * 1e3:7.2f} ms a copy"
-            f"  x{statistics.median(ratios):.3f} (x{min(ratios):.3f} to x{max(ratios):.3f})",
+            f"{spec:20} {precision} batch {batch:3}  {name:24} {statistics.median(t for t, _ in times) / copies * 1e3:7.2f} ms a copy"
+            f"  wall x{statistics.median(wall):.3f} ({min(wall):.3f} to {max(wall):.3f})  processor x{statistics.median(cpu):.3f}",
             flush=True,
         )
 

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 _CONVOLUTIONS = {F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d}
 _NORM_ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+_ASKING = {"__get__", "dim", "ndimension", "size", "numel", "stride", "is_contiguous"}  # of a tensor's form, not values
 # What rounding alone may move logits by, as a part of their range. More means that the structure was misread.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.15}
 
@@ -61,7 +62,7 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        if getattr(func, "__name__", "") == "__get__":  # a property (shape, dtype, ...) takes nothing from a tensor
+        if getattr(func, "__name__", "") in _ASKING and not isinstance(output, Tensor):
             return output
         self.kept.append((args, kwargs, output))
         self.uses.update(id(t) for t in _tensors((args, kwargs)))
