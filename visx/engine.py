@@ -123,7 +123,7 @@ def explain_batch(
     perturbed copies go through the network at a time. Call inside `network.session()`.
     """
     targets = targets if targets is not None else Targets(specs)
-    scorer = Scorer(network.scores_of, copies, said, progress, network.scores_of_copies)
+    scorer = Scorer(network.scores_of, copies, said, progress, network.scores_of_copies, network.layout)
     x = x.to(network.device, torch.float64 if network.dtype == torch.float64 else torch.float32)
     request = Request(
         x, targets, tuple(seeds), scorer, job.kind, network, job.layer, model.preprocess.mean, model.preprocess.std

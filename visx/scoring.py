@@ -37,7 +37,8 @@ class Scorer:
 
     `forward` maps (N, C, H, W) to logits (N, K) without gradients; `batch_size` is how many copies go at a time;
     `said` is told when it had to halve; `progress` is told how many copies are done; `forward_copies` is a faster
-    `forward`, equal up to rounding, for copies in numbers (None: there is none).
+    `forward`, equal up to rounding, for copies in numbers (None: there is none); `layout` is the memory format that
+    copies are best made in.
     """
 
     forward: Callable[[Tensor], Tensor]
@@ -45,6 +46,7 @@ class Scorer:
     said: Callable[[str], None] = lambda _: None
     progress: Callable[[int], None] = lambda _: None
     forward_copies: Callable[[Tensor], Tensor] | None = None
+    layout: torch.memory_format = torch.contiguous_format
 
     def resolve(self, x: Tensor, targets: Targets) -> Tensor:
         """(B, T) target indices; one clean pass if nobody has made it yet."""
@@ -74,6 +76,10 @@ class Scorer:
         self.said(f"out of memory: going on with batches of {self.batch_size}")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def copies(self, image: Tensor, count: int) -> Tensor:
+        """(C, H, W) -> (count, C, H, W): copies that may be written to, in the network's layout."""
+        return image.expand(count, *image.shape).clone(memory_format=self.layout)
 
     def of(self, copies: Tensor, ids: Tensor, kind: ScoreKind) -> Tensor:
         """Explained scalars (n, T) of one batch of copies (n, C, H, W) of one image; `ids` (T,)."""

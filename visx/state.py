@@ -125,6 +125,11 @@ class Network:
         tensor = next((p for p in self.module.parameters() if p.is_floating_point()), torch.empty(0))
         self.dtype, self.device = tensor.dtype, tensor.device
 
+    @property
+    def layout(self) -> torch.memory_format:
+        """The memory format of the module's input. A module handed in may call `.view`, which needs the plain one."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
     @contextmanager
     def session(self) -> Iterator[Network]:
         """Everything that computes happens inside one; sessions may nest."""
@@ -134,7 +139,7 @@ class Network:
     def prepare(self, x: Tensor) -> Tensor:
         """`x` on the module's device, in its precision and layout; never the same storage as `x`'s leaf."""
         x = x.detach().to(self.device, self.dtype)
-        return x.contiguous(memory_format=torch.channels_last) if self.channels_last and x.dim() == 4 else x
+        return x.contiguous(memory_format=self.layout) if x.dim() == 4 else x
 
     def logits(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, K): one forward pass, checked. Gradients flow if the caller enabled them."""

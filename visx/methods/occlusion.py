@@ -139,12 +139,9 @@ def _scores(
     req: Request, ids: Tensor, image: Tensor, fill: Tensor, patch: int, tops: list[int], lefts: list[int]
 ) -> Tensor:
     """(1 + patches, T): the clean image's scores, then those with each patch hidden, row by row."""
-    import torch
-
-    image = image[None].contiguous(memory_format=torch.channels_last)
 
     def copies(start: int, stop: int) -> Tensor:
-        batch = image.repeat(stop - start, 1, 1, 1)
+        batch = req.score.copies(image, stop - start)
         for copy, number in zip(batch, range(start, stop), strict=True):
             if number:
                 row, column = divmod(number - 1, len(lefts))

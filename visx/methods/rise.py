@@ -150,8 +150,8 @@ def weigh(
     """Score image `b` through `count` masks, given by number, and add them up for the targets `ids` (T,)."""
     import torch
 
-    hidden = fill_image(req, b, fill)[None].contiguous(memory_format=torch.channels_last)
-    way = (req.x[b] - hidden).contiguous(memory_format=torch.channels_last)
+    hidden = req.score.copies(fill_image(req, b, fill), 1)
+    way = req.score.copies(req.x[b] - hidden[0], 1)
 
     def work(start: int, stop: int) -> list[Tensor]:
         m = masks(start, stop)
