@@ -125,7 +125,7 @@ def explain_batch(
     perturbed copies go through the network at a time. Call inside `network.session()`.
     """
     targets = targets if targets is not None else Targets(specs)
-    scorer = Scorer(network.scores_of, copies, said, progress)
+    scorer = Scorer(network.scores_of, copies, said, progress, network.scores_of_copies, network.layout)
     x = x.to(network.device, torch.float64 if network.dtype == torch.float64 else torch.float32)
     request = Request(
         x, targets, tuple(seeds), scorer, job.kind, network, job.layer, model.preprocess.mean, model.preprocess.std
@@ -159,7 +159,7 @@ class _Answers:
         if not all(self.finite[b]):
             return VisxError(
                 f"the {self.job.method.name} map of this image is not finite (NaN or infinity)",
-                hint="try --precision fp32",
+                hint="; ".join([*self.found.warned(b, self.finite[b].index(False)), "try --precision fp32"]),
             )
         return [self.answer(b, t) for t in range(self.maps.shape[1])]
 

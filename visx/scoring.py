@@ -7,7 +7,7 @@ tensor of size samples x 3 x H x W ever exists, and a retry makes the same copie
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -36,14 +36,17 @@ class Scorer:
     """Logits of images and explained scalars of perturbed copies.
 
     `forward` maps (N, C, H, W) to logits (N, K) without gradients; `batch_size` is how many copies go at a time;
-    `said` is told when it had to halve; `progress` is told how many copies are done.
+    `said` is told when it had to halve; `progress` is told how many copies are done; `forward_copies` is a faster
+    `forward`, equal up to rounding, for copies in numbers (None: there is none); `layout` is the memory format that
+    copies are best made in.
     """
 
     forward: Callable[[Tensor], Tensor]
     batch_size: int = 16
     said: Callable[[str], None] = lambda _: None
     progress: Callable[[int], None] = lambda _: None
-    forwards: int = field(default=0, init=False)
+    forward_copies: Callable[[Tensor], Tensor] | None = None
+    layout: torch.memory_format = torch.contiguous_format
 
     def resolve(self, x: Tensor, targets: Targets) -> Tensor:
         """(B, T) target indices; one clean pass if nobody has made it yet."""
@@ -59,23 +62,30 @@ class Scorer:
             except Exception as error:
                 if not out_of_memory(error):
                     raise
-                if self.batch_size == 1:
-                    raise VisxError(
-                        "out of memory with a single copy", hint="a smaller model, or another device"
-                    ) from None
-                self.batch_size = max(1, (stop - start) // 2)
-                self.said(f"out of memory: going on with batches of {self.batch_size}")
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
+            else:
+                self.progress(stop - start)
+                yield result
+                start = stop
                 continue
-            self.progress(stop - start)
-            yield result
-            start = stop
+            self._halve(stop - start)  # outside the `except`: the failed pass's tensors live until it ends
+
+    def _halve(self, failed: int) -> None:
+        if failed == 1:
+            raise VisxError("out of memory with a single copy", hint="a smaller model, or another device")
+        self.batch_size = failed // 2
+        self.said(f"out of memory: going on with batches of {self.batch_size}")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def copies(self, image: Tensor, count: int) -> Tensor:
+        """(C, H, W) -> (count, C, H, W): copies that may be written to, in the network's layout."""
+        return image.expand(count, *image.shape).clone(memory_format=self.layout)
+
+    def of(self, copies: Tensor, ids: Tensor, kind: ScoreKind) -> Tensor:
+        """Explained scalars (n, T) of one batch of copies (n, C, H, W) of one image; `ids` (T,)."""
+        logits = (self.forward_copies or self.forward)(copies)
+        return explained(logits, ids.expand(len(copies), -1), kind)
 
     def scores(self, count: int, copies: Callable[[int, int], Tensor], ids: Tensor, kind: ScoreKind) -> Tensor:
         """Explained scalars (count, T) of `count` copies of one image; `copies(start, stop)` makes (n, C, H, W); `ids` (T,)."""
-
-        def work(start: int, stop: int) -> Tensor:
-            return explained(self.forward(copies(start, stop)), ids.expand(stop - start, -1), kind)
-
-        return torch.cat(list(self.batches(count, work)))
+        return torch.cat(list(self.batches(count, lambda start, stop: self.of(copies(start, stop), ids, kind))))

@@ -30,7 +30,8 @@ class Model:
     """What `load_model` and `wrap` return.
 
     `module` is never changed by explaining: it is set to eval mode and its flags are restored around every use.
-    `owned` models (loaded by visx) are frozen and may be channels-last; a module handed in keeps its memory layout.
+    Models loaded by visx are frozen, `channels_last` and run folded on perturbed copies; a module handed in keeps its
+    memory layout and its operations.
     """
 
     name: str
@@ -85,5 +86,5 @@ class Model:
             if precision != "fp32" or device != self.device:
                 module = copy.deepcopy(module).to(device)
                 module = module.to(DTYPES[precision]) if precision != "fp32" else module
-            self._networks[key] = Network(module, channels_last=self.channels_last)
+            self._networks[key] = Network(module, channels_last=self.channels_last, foldable=self.channels_last)
         return self._networks[key]

@@ -1,0 +1,169 @@
+"""Folding: the same logits with every foldable normalisation gone, and the module as it was."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from visx.folding import fold
+from visx.state import Network
+
+
+def settled(module: nn.Module) -> nn.Module:
+    """Float64, eval mode, statistics and affine values that are not the initial ones."""
+    g = torch.Generator().manual_seed(0)
+    for m in module.modules():
+        if isinstance(m, nn.modules.batchnorm._BatchNorm):
+            for name in ("running_mean", "running_var", "weight", "bias"):
+                tensor = getattr(m, name)
+                if tensor is not None:
+                    tensor.data = torch.rand(tensor.shape, generator=g) + 0.5
+    return module.double().eval().requires_grad_(False)
+
+
+class Plain(nn.Module):
+    """Grouped, biased, dilated and plain convolutions; modules and functional forms; a normalisation without a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.na = nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8, eps=0.1)
+        self.b, self.nb = nn.Conv2d(8, 8, 3, groups=8, bias=False), nn.BatchNorm2d(8, affine=False)
+        self.c, self.nc = nn.Conv2d(8, 4, 1, bias=False), nn.BatchNorm2d(4)
+        self.first, self.head = nn.BatchNorm2d(3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu_(self.na(self.a(self.first(x))))
+        x = F.relu(self.nb(self.b(x)), inplace=True)
+        y = F.conv2d(x, self.c.weight, None, stride=1)
+        x = F.batch_norm(y, self.nc.running_mean, self.nc.running_var, self.nc.weight, self.nc.bias, False, 0.1, 0.01)
+        return self.head(x.mean((2, 3)))
+
+
+class Count(torch.overrides.TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.norms += func is F.batch_norm
+        return func(*args, **(kwargs or {}))
+
+
+def norms_run(module: nn.Module, x: Tensor, folded) -> int:
+    """How many normalisations are left when folded. The outer mode sees what the inner one lets through."""
+    with Count() as count, folded:
+        module(x)
+    return count.norms
+
+
+def pictures(size: int = 12) -> Tensor:
+    return torch.randn(4, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def test_folded_logits_are_the_logits():
+    net, x = settled(Plain()), pictures()
+    want = net(x)
+    folded = fold(net, x[:1])
+    with folded:
+        torch.testing.assert_close(net(x), want, rtol=0, atol=1e-12)
+    assert norms_run(net, x, folded) == 1, "only the one without a convolution is left"
+    assert torch.equal(net(x), want), "outside nothing is folded"
+
+
+def test_nothing_of_the_module_is_changed():
+    net = settled(Plain())
+    state = {k: (v, v.clone(), v._version) for k, v in net.state_dict(keep_vars=True).items()}
+    children = list(net.modules())
+    folded = fold(net, pictures())
+    assert folded and norms_run(net, pictures(), folded) == 1
+    assert all(v is state[k][0] and torch.equal(v, state[k][1]) for k, v in net.state_dict(keep_vars=True).items())
+    assert [m is c for m, c in zip(net.modules(), children, strict=True)] and not net.a._forward_hooks
+
+
+class Shared(nn.Module):
+    """One convolution twice, a normalisation twice, a convolution that is read beside its normalisation, batch statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.n1, self.n2 = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+        self.c3, self.c4, self.n3 = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+        self.c5, self.n5 = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+        self.c6, self.n6 = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, track_running_stats=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.n2(self.conv(self.n1(self.conv(x))))
+        x = self.n3(self.c4(self.n3(self.c3(x))))
+        y = self.c5(x)
+        x = torch.cat([y, self.n5(y)], 1)[:, :3]
+        return self.n6(self.c6(x)).mean((2, 3))
+
+
+def test_what_is_shared_or_read_elsewhere_is_not_folded():
+    net, x = settled(Shared()), pictures()
+    want = net(x)
+    folded = fold(net, x)
+    assert not folded and norms_run(net, x, folded) == 6
+    with folded:
+        torch.testing.assert_close(net(x), want, rtol=0, atol=0)
+
+
+def test_batch_statistics_are_not_folded():
+    net = settled(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    net[1].train()
+    assert not fold(net, pictures())
+
+
+def test_a_module_without_convolutions_or_with_a_scripted_part_is_left_alone():
+    assert not fold(nn.Sequential(nn.Flatten(), nn.Linear(432, 3)).double(), pictures())
+    inner = settled(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))
+    assert not fold(nn.Sequential(torch.jit.script(inner), nn.AdaptiveAvgPool2d(1), nn.Flatten()), pictures())
+
+
+class Fresh(nn.Module):
+    """A weight that is made anew in every pass, as a parametrised one is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(F.conv2d(x, self.conv.weight * 1.5, self.conv.bias)).mean((2, 3))
+
+
+def test_a_weight_made_in_the_pass_keeps_its_normalisation():
+    net, x = settled(Fresh()), pictures()
+    want = net(x)
+    with fold(net, x):
+        torch.testing.assert_close(net(x), want, rtol=0, atol=0)
+
+
+def test_a_network_folds_copies_only_where_visx_loaded_the_module_and_again_when_values_change():
+    net, x = settled(Plain()), pictures()
+    free, ours = Network(net), Network(net, foldable=True)
+    with Count() as count:
+        free.scores_of_copies(x)
+        ours.scores_of(x)
+    assert count.norms == 8
+    torch.testing.assert_close(ours.scores_of_copies(x), net(x), rtol=0, atol=1e-12)
+    with torch.no_grad():
+        net.nc.running_mean.add_(3.0)
+        net.a.weight.mul_(2.0)
+    torch.testing.assert_close(ours.scores_of_copies(x), net(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("spec", ["efficientnet_lite0", "resnet18"])
+@torch.no_grad()
+def test_real_networks_fold_whole(spec):
+    from visx.models import load_model
+
+    model = load_model(spec, "default" if spec == "efficientnet_lite0" else "random")
+    network, x = model.network(), pictures(96).float()
+    with network.session():
+        plain, folded = network.scores_of(x), network.scores_of_copies(x)
+        assert (plain.softmax(1) - folded.softmax(1)).abs().max() < 1e-5
+        assert (plain - folded).abs().max() < 1e-5 * (plain.max() - plain.min())
+        with Count() as count:
+            network.scores_of_copies(x)
+    assert count.norms == 0
