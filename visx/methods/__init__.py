@@ -17,6 +17,8 @@ NAMES = (
     "cam",
     "gradcam",
     "guided_gradcam",
+    "lime",
+    "meaningful_perturbation",
 )
 
 
