@@ -67,6 +67,11 @@ class Request:
         std = self.x.new_tensor(self.std or (1.0,) * channels)[:, None, None]
         return (pixels - mean) / std
 
+    def pixels(self) -> Tensor:
+        """The images as pixels in 0..1 again: (B, C, H, W), the inverse of `normalised`."""
+        zero, one = self.normalised(0.0), self.normalised(1.0)
+        return (self.x - zero) / (one - zero)
+
 
 @dataclass
 class Subject:

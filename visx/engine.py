@@ -159,7 +159,8 @@ class _Answers:
         if not all(self.finite[b]):
             return VisxError(
                 f"the {self.job.method.name} map of this image is not finite (NaN or infinity)",
-                hint="; ".join([*self.found.warned(b, self.finite[b].index(False)), "try --precision fp32"]),
+                hint="; ".join(dict.fromkeys(w for t in range(self.maps.shape[1]) for w in self.found.warned(b, t)))
+                or "try --precision fp32",
             )
         return [self.answer(b, t) for t in range(self.maps.shape[1])]
 

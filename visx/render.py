@@ -7,6 +7,8 @@ and dark, because no map speaks about it.
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import cv2
@@ -35,6 +37,9 @@ DIVERGING = {
 }
 COLORMAPS = (*SEQUENTIAL, *DIVERGING)
 UNSEEN_BRIGHTNESS = 0.4
+DIMMED = 0.5  # brightness of what lies outside the shown regions
+BOUNDARY = (255, 255, 0)
+ANIMATION_SIZE, FRAME_MILLISECONDS = 400, 120
 SIGNED_PERCENTILE = 99.5  # a few extreme pixels must not make all others look like zero
 
 
@@ -101,6 +106,44 @@ def gradient_picture(rgb: np.ndarray, channels: np.ndarray, place: Placement) ->
     return canvas
 
 
+def regions(rgb: np.ndarray, numbers: np.ndarray, place: Placement) -> np.ndarray:
+    """The picture with regions outlined and everything else dimmed; `numbers` (h, w) uint8 at input size, 0 is none."""
+    canvas = unseen(rgb)
+    rows, columns = _seen(rgb, place)
+    placed = _back(numbers, place, rows, columns, cv2.INTER_NEAREST)
+    view = np.where(placed[..., None] > 0, rgb[rows, columns], cv2.convertScaleAbs(rgb[rows, columns], alpha=DIMMED))
+    thick = max(1, round(min(placed.shape) / 300))
+    brush = np.ones((2 * thick + 1, 2 * thick + 1), np.uint8)
+    border = cv2.dilate(placed, brush) != cv2.erode(placed, brush)
+    view[border] = BOUNDARY
+    canvas[rows, columns] = view
+    return canvas
+
+
+def animation(rgb: np.ndarray, values: np.ndarray, place: Placement, colormap: str = "turbo") -> bytes:
+    """Maps (n, h, w) in 0..1 over the picture, at most ANIMATION_SIZE pixels wide or high, as an animated GIF."""
+    from PIL import Image
+
+    scale = min(1.0, ANIMATION_SIZE / max(rgb.shape[:2]))
+    width, height = (max(1, round(side * scale)) for side in (rgb.shape[1], rgb.shape[0]))
+    small = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
+    across, down = width / rgb.shape[1], height / rgb.shape[0]
+    left, top, right, bottom = place.box
+    placed = replace(place, box=(left * across, top * down, right * across, bottom * down))
+    rows, columns = _seen(small, placed)
+    frames = []
+    for value in values:
+        colours = _sequential(colormap)[np.rint(np.clip(value, 0, 1) * 255).astype(np.uint8)]
+        canvas = unseen(small)
+        canvas[rows, columns] = cv2.addWeighted(
+            small[rows, columns], 0.5, _back(colours, placed, rows, columns), 0.5, 0
+        )
+        frames.append(Image.fromarray(canvas))
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=FRAME_MILLISECONDS, loop=0)
+    return buffer.getvalue()
+
+
 def unseen(rgb: np.ndarray) -> np.ndarray:
     """The picture in dark grey: what the network did not see."""
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
@@ -132,7 +175,9 @@ def _seen(rgb: np.ndarray, place: Placement) -> tuple[slice, slice]:
     return span(top, bottom, height), span(left, right, width)
 
 
-def _back(picture: np.ndarray, place: Placement, rows: slice, columns: slice) -> np.ndarray:
+def _back(
+    picture: np.ndarray, place: Placement, rows: slice, columns: slice, how: int = cv2.INTER_LINEAR
+) -> np.ndarray:
     """Sample a picture at input size where the centres of the given pixels of the original fall in it."""
     left, top, right, bottom = place.box
     scale_x, scale_y = picture.shape[1] / (right - left), picture.shape[0] / (bottom - top)
@@ -143,7 +188,7 @@ def _back(picture: np.ndarray, place: Placement, rows: slice, columns: slice) ->
         ]
     )
     size = (columns.stop - columns.start, rows.stop - rows.start)
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    flags = how | cv2.WARP_INVERSE_MAP
     return cast(np.ndarray, cv2.warpAffine(picture, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE))
 
 

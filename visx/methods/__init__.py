@@ -18,6 +18,8 @@ NAMES = (
     "gradcam",
     "guided_gradcam",
     "occlusion",
+    "lime",
+    "meaningful_perturbation",
     "rise",
 )
 

@@ -1,0 +1,240 @@
+"""Meaningful perturbation: the smallest smooth region whose blurring makes the score fall, learned by gradient descent.
+
+A mask m in [0, 1], 1 keeps, minimises S(x m + blur(x) (1 - m)) + l1 sum |1 - m| + tv sum |grad m|^tv_beta; the map is
+1 - m (Fong & Vedaldi 2017, arXiv:1704.03296, equations 3 and 4). The mask is coarse and upsampled, Adam moves it, it
+is clamped to [0, 1] after every step, and both sums run over the coarse mask, so their weights go with its size.
+The circular start is the smallest blurred disc that takes the score below 1% of its range (clean to the largest disc).
+
+SAM's program (arXiv:2003.08754) is followed, but for these: its jitter shifts the picture under the mask within a view
+that is `jitter` pixels larger, and ours, which has no more than the network's view, shifts it about the centre and
+repeats the edge; discs are measured at input size (radii 0 to 170 of 224 pixels, blurred by 10) and averaged onto the
+mask, so any mask size has the same ones; the final blur is Gaussian in floats, not 8-bit levels.
+Images and targets are optimised together, each with its own sums, its own Adam moments and its own stream of jitter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from visx.contract import Attachment, Attribution, Request, method
+from visx.errors import usage
+from visx.options import Field, Params
+from visx.seeds import generator
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from visx.images import Placement
+
+RADII = range(0, 175, 5)  # of an input of 224 pixels
+DISC_SIZE, DISC_BLUR, DISC_THRESHOLD = 224, 10.0, 0.01
+WEAK_FALL = 0.5
+
+
+class MeaningfulPerturbationParams(Params):
+    mask_size: int = Field(28, ge=2, description="the mask's side; it is upsampled to the input")
+    init: Literal["circular", "ones", "random"] = Field(
+        "circular", description="start: the smallest disc that hides the class, the whole image kept, or random"
+    )
+    iterations: int = Field(300, ge=1, description="steps of Adam")
+    lr: float = Field(0.1, gt=0, description="step size of Adam")
+    l1: float = Field(1e-4, ge=0, description="weight of the blurred area (summed over the mask)")
+    tv: float = Field(1e-2, ge=0, description="weight of the mask's total variation (summed over the mask)")
+    tv_beta: float = Field(3.0, ge=1, description="exponent of the total variation")
+    jitter: int = Field(4, ge=0, description="the picture shifts under the mask by so many positions a step; 0 stays")
+    blur_radius: float = Field(10.0, gt=0, description="deviation of the blur that hides, in input pixels")
+    upsample: Literal["nearest", "bilinear"] = Field("nearest", description="how the mask grows to the input's size")
+    final_blur: float = Field(1.0, ge=0, description="deviation of the map's own blur, in input pixels")
+    frames: int = Field(0, ge=0, le=1000, description="pictures of the mask's evolution, as an animated GIF; 0: none")
+
+
+@dataclass
+class _Pairs:
+    """Some pairs of image and target: `owners` (n,) is each one's image, `ids` (n,) its class, `masks` (n, s, s)."""
+
+    owners: Tensor
+    ids: Tensor
+    masks: Tensor
+
+    def part(self, start: int, stop: int) -> _Pairs:
+        return _Pairs(self.owners[start:stop], self.ids[start:stop], self.masks[start:stop])
+
+
+@method(
+    "meaningful_perturbation",
+    family="perturbation",
+    title="Meaningful perturbation (learned mask)",
+    source="arXiv:1704.03296",
+    needs={"grad"},
+    score="prob",
+    params=MeaningfulPerturbationParams,
+)
+def meaningful_perturbation(req: Request, p: MeaningfulPerturbationParams) -> Attribution:
+    import torch
+
+    from visx.blur import gaussian_blur
+
+    size = tuple(req.x.shape[-2:])
+    if p.mask_size > min(size):
+        raise usage(
+            f"mask_size={p.mask_size}: the input is {size[0]} x {size[1]}", "mask_size: at most the input's side"
+        )
+    ids = req.score.resolve(req.x, req.targets)
+    batch, count = ids.shape
+    views = _Views(req, gaussian_blur(req.x, p.blur_radius), p)
+    start = torch.cat([views.initial(b, ids[b]) for b in range(batch)])
+    pairs = _Pairs(torch.arange(batch, device=ids.device).repeat_interleave(count), ids.flatten(), start)
+    learned = list(req.score.batches(batch * count, lambda a, b: views.learn(pairs.part(a, b))))
+    masks = torch.cat([masks for masks, _ in learned]).unflatten(0, (batch, count))
+    frames = torch.cat([frames for _, frames in learned]).unflatten(0, (batch, count)).cpu().numpy()
+    maps = gaussian_blur(1 - views.grown(masks), p.final_blur)
+    extras, warnings = [], []
+    for b in range(batch):
+        scores = views.scores(b, ids[b], torch.cat([torch.ones_like(maps[b, :1]), 1 - maps[b]]))
+        ends = scores[1:].diagonal().tolist()
+        found = zip(scores[0].tolist(), ends, maps[b].mean((-2, -1)).tolist(), strict=True)
+        extras.append([{"score_start": first, "score_end": last, "area": area} for first, last, area in found])
+        warnings.append([_remarks(entry, req.kind == "prob") for entry in extras[-1]])
+    attachments = [[_evolution(frames[b, t]) for t in range(count)] for b in range(batch)] if p.frames else None
+    return Attribution(maps, native=1 - masks, extras=extras, warnings=warnings, attachments=attachments)
+
+
+class _Views:
+    """The images and their blurred copies, composed by masks and shifted by jitter."""
+
+    def __init__(self, req: Request, blurred: Tensor, p: MeaningfulPerturbationParams) -> None:
+        import torch
+        import torch.nn.functional as F
+
+        self.req, self.p, self.size = req, p, tuple(req.x.shape[-2:])
+        self.blurred = blurred
+        before, after = p.jitter // 2, p.jitter - p.jitter // 2
+        self.both = F.pad(torch.cat([req.x, blurred], 1), (before, after, before, after), mode="replicate")
+        draws = [
+            torch.randint(0, max(1, p.jitter), (p.iterations, 2), generator=generator(seed, "jitter"))
+            for seed in req.seeds
+        ]
+        self.shifts: list[list[list[int]]] = [draw.tolist() for draw in draws]
+
+    def grown(self, masks: Tensor) -> Tensor:
+        """(..., T, s, s) -> (..., T, H, W)."""
+        import torch.nn.functional as F
+
+        corners = {} if self.p.upsample == "nearest" else {"align_corners": False}
+        return F.interpolate(masks, self.size, mode=self.p.upsample, **corners)
+
+    def shifted(self, owners: list[int], step: int) -> tuple[Tensor, Tensor]:
+        """The pictures and blurred pictures of these images as the network sees them at one step: two (n, C, H, W)."""
+        import torch
+
+        height, width = self.size
+        if self.p.jitter == 0:
+            return self.req.x[owners], self.blurred[owners]
+        places = [(b, *self.shifts[b][step]) for b in owners]
+        views = torch.stack([self.both[b, :, top : top + height, left : left + width] for b, top, left in places])
+        sharp, soft = views.chunk(2, 1)
+        return sharp, soft
+
+    def learn(self, pairs: _Pairs) -> tuple[Tensor, Tensor]:
+        """The masks after all iterations (n, s, s), and (n, F, s, s) of what they were on the way."""
+        import torch
+
+        from visx.targets import Targets
+
+        p, owners, kept = self.p, pairs.owners.tolist(), []
+        fixed = Targets.fixed(pairs.ids[:, None])
+        masks = pairs.masks.clone().requires_grad_()
+        adam = torch.optim.Adam([masks], lr=p.lr)
+        moments = _moments(p)
+        for step in range(p.iterations):
+            if step in moments:
+                kept.append(masks.detach().clone())
+            sharp, soft = self.shifted(owners, step)
+            with torch.enable_grad():
+                copies = torch.lerp(soft, sharp, self.grown(masks[:, None]))
+                costs = p.l1 * (1 - masks).abs().sum() + p.tv * _variation(masks, p.tv_beta)
+            of_copies = self.req.network.input_gradients(copies.detach(), fixed, self.req.kind).grads[:, 0]
+            (masks.grad,) = torch.autograd.grad([copies, costs], masks, [of_copies, torch.ones_like(costs)])
+            adam.step()
+            masks.data.clamp_(0, 1)
+        if p.iterations in moments:
+            kept.append(masks.detach().clone())
+        frames = torch.stack(kept, 1) if kept else masks.detach()[:, None][:, :0]
+        return masks.detach(), frames
+
+    def scores(self, b: int, ids: Tensor, masks: Tensor) -> Tensor:
+        """(n, T) scores of image `b` under masks (n, H, W), without jitter."""
+        import torch
+
+        def copies(start: int, stop: int) -> Tensor:
+            return torch.lerp(self.blurred[b], self.req.x[b], masks[start:stop, None])
+
+        return self.req.score.scores(len(masks), copies, ids, self.req.kind)
+
+    def initial(self, b: int, ids: Tensor) -> Tensor:
+        """The masks that image `b` starts with: (T, s, s)."""
+        import torch
+
+        p, shape = self.p, (1, self.p.mask_size, self.p.mask_size)
+        if p.init == "random":
+            return (
+                torch.rand(shape, generator=generator(self.req.seeds[b], "mask")).to(self.req.x).repeat(len(ids), 1, 1)
+            )
+        if p.init == "ones":
+            return self.req.x.new_ones(shape).repeat(len(ids), 1, 1)
+        discs = 1 - _discs(self.size, p.mask_size).to(self.req.x)
+        masks = torch.cat([torch.ones_like(discs[:1]), discs])
+        scores = self.scores(b, ids, self.grown(masks[:, None])[:, 0])
+        clean, of_discs = scores[0], scores[1:]
+        left = (of_discs - of_discs[-1]) / (clean - of_discs[-1])
+        hidden = left < DISC_THRESHOLD
+        smallest = torch.where(hidden.any(0), hidden.int().argmax(0), len(discs) - 1)
+        return discs[smallest]
+
+
+def _discs(size: tuple[int, ...], mask_size: int) -> Tensor:
+    """Blurred discs about the centre, one a radius, averaged onto the mask: (R, s, s), 1 within."""
+    import torch
+    import torch.nn.functional as F
+
+    from visx.blur import gaussian_blur
+
+    height, width = size
+    unit = min(size) / DISC_SIZE
+    rows, columns = torch.arange(height)[:, None] - height // 2, torch.arange(width)[None] - width // 2
+    radii = torch.tensor([radius * unit for radius in RADII])[:, None, None]
+    discs = ((rows**2 + columns**2) <= radii**2).double()[:, None]
+    return F.adaptive_avg_pool2d(gaussian_blur(discs, DISC_BLUR * unit), mask_size)[:, 0]
+
+
+def _variation(masks: Tensor, beta: float) -> Tensor:
+    """sum over masks (n, s, s) of |vertical differences|^beta + |horizontal differences|^beta."""
+    return masks.diff(dim=-2).abs().pow(beta).sum() + masks.diff(dim=-1).abs().pow(beta).sum()
+
+
+def _moments(p: MeaningfulPerturbationParams) -> set[int]:
+    """The steps whose masks are frames: evenly spread from the start to the end; a single frame is the end."""
+    if p.frames <= 1:
+        return {p.iterations} if p.frames else set()
+    return {round(p.iterations * k / (p.frames - 1)) for k in range(p.frames)}
+
+
+def _remarks(found: dict[str, Any], probability: bool) -> list[str]:
+    start, end = found["score_start"], found["score_end"]
+    weak = end > WEAK_FALL * start if probability else end >= start
+    if weak:
+        return [f"the mask lowers the score from {start:.3g} to {end:.3g} only: try a larger -p blur_radius or a smaller -p l1"]  # fmt: skip
+    return []
+
+
+def _evolution(masks: np.ndarray) -> dict[str, Attachment]:
+    """The animated picture of masks (F, s, s)."""
+
+    def draw(rgb: np.ndarray, place: Placement) -> bytes:
+        from visx import render
+
+        return render.animation(rgb, 1 - masks, place)
+
+    return {"evolution.gif": draw}
