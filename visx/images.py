@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import io
 import stat
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -45,8 +46,10 @@ class Placement:
 class Preprocess:
     """Resize, crop and normalise.
 
-    `resize` is the shorter side (an int) or an exact (height, width); None leaves the size alone. `crop` is the central
-    (height, width) that remains, padded with black where the picture is smaller. `mean` and `std` are of pixels in 0..1.
+    `resize` is the shorter side (an int) or a (height, width); None leaves the size alone. `fit` says how a picture
+    meets a (height, width): stretched to it, or with its proportions kept so that it covers it or lies inside it.
+    `crop` is the central (height, width) that remains, padded with the colour `fill` where the picture is smaller.
+    `mean` and `std` are of pixels in 0..1.
     """
 
     resize: int | tuple[int, int] | None
@@ -54,6 +57,8 @@ class Preprocess:
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] = "bilinear"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    fit: Literal["stretch", "cover", "inside"] = "stretch"
+    fill: tuple[int, int, int] = (0, 0, 0)
 
     def __call__(self, rgb: np.ndarray) -> tuple[np.ndarray, Placement]:
         """(H, W, 3) uint8 -> the network's input (C, h, w) float32, and where it lies in the picture."""
@@ -77,7 +82,7 @@ class Preprocess:
             if (new_w, new_h) != (width, height):
                 picture = picture.resize((new_w, new_h), resample)
             if (left, top, new_w, new_h) != (0, 0, crop_w, crop_h):
-                picture = picture.crop((left, top, left + crop_w, top + crop_h))  # black outside, as torchvision pads
+                picture = _crop(picture, (left, top, left + crop_w, top + crop_h), self.fill)
         x = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
         x = (x - self._channels(self.mean)) / self._channels(self.std)
         return np.ascontiguousarray(x), Placement(box, self.crop)
@@ -86,7 +91,11 @@ class Preprocess:
         if self.resize is None:
             return height, width
         if isinstance(self.resize, tuple):
-            return self.resize
+            if self.fit == "stretch":
+                return self.resize
+            ratios = height / self.resize[0], width / self.resize[1]
+            ratio = min(ratios) if self.fit == "cover" else max(ratios)
+            return max(1, round(height / ratio)), max(1, round(width / ratio))
         if height <= width:
             return self.resize, int(self.resize * width / height)
         return int(self.resize * height / width), self.resize
@@ -98,17 +107,45 @@ class Preprocess:
         return np.asarray(values, dtype=np.float32)[:, None, None]
 
 
+def _crop(picture: Image.Image, box: tuple[int, int, int, int], fill: tuple[int, int, int]) -> Image.Image:
+    """The box of a picture, `fill` where it reaches beyond it (Pillow's own crop pads with black)."""
+    cropped = picture.crop(box)
+    if any(fill) and (box[0] < 0 or box[1] < 0 or box[2] > picture.width or box[3] > picture.height):
+        from PIL import Image
+
+        canvas = Image.new("RGB", cropped.size, fill)
+        canvas.paste(picture, (-box[0], -box[1]))
+        return canvas
+    return cropped
+
+
+def stat_of(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of modification in nanoseconds of an image file; a VisxError where it is none."""
+    with _reading():
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
+            raise VisxError("cannot read the image: not a regular file")
+        return status.st_size, status.st_mtime_ns
+
+
 def read(path: Path) -> bytes:
     """The bytes of an image file; a VisxError where there are none to be had."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise VisxError("not a regular file")  # reading a pipe would wait for ever
+    stat_of(path)
+    with _reading():
         data = path.read_bytes()
-    except OSError as error:
-        raise VisxError(f"cannot read the image: {error.strerror or error}") from None
     if not data:
         raise VisxError("the image file is empty (0 bytes)")
     return data
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise VisxError(f"cannot read the image: {error.strerror or error}") from None
+    except ValueError as error:  # a name that no file system holds, one with a NUL in it
+        raise VisxError(f"cannot read the image: {error}") from None
 
 
 def decode(data: bytes) -> Picture:
@@ -117,11 +154,9 @@ def decode(data: bytes) -> Picture:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's notes on odd EXIF and large sizes; its errors stay errors
-            with Image.open(io.BytesIO(data)) as image:
-                image.load()
-                rgb = np.ascontiguousarray(np.asarray(to_rgb(ImageOps.exif_transpose(image))))
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            rgb = np.ascontiguousarray(np.asarray(to_rgb(ImageOps.exif_transpose(image))))
     except UnidentifiedImageError:
         raise VisxError("not an image that Pillow can read", hint="JPEG, PNG, WebP, TIFF, BMP and GIF are") from None
     except Image.DecompressionBombError as error:
@@ -168,12 +203,12 @@ def _to_8bit(image: Image.Image) -> np.ndarray:
 def as_picture(image: Any) -> Picture:
     """A path, Pillow image or (H, W), (H, W, 3) uint8 array -> Picture, for the Python API."""
     import numpy as np
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     if isinstance(image, (str, Path)):
         return decode(read(Path(image)))
     if isinstance(image, Image.Image):
-        rgb = np.ascontiguousarray(np.asarray(to_rgb(image)))
+        rgb = np.ascontiguousarray(np.asarray(to_rgb(ImageOps.exif_transpose(image))))
     else:
         array = np.asarray(image)
         if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):

@@ -20,7 +20,7 @@ import torch
 from visx.artifacts import SCHEMA_VERSION, to_json
 from visx.engine import Job, explain_batch
 from visx.errors import ExitCode, VisxError
-from visx.images import Picture, Placement, decode, digest_of, read
+from visx.images import Picture, Placement, decode, digest_of, read, stat_of
 from visx.inputs import Item
 from visx.journal import Journal
 from visx.models import Model
@@ -133,11 +133,7 @@ class Run:
         """In a reader's thread: find what is to do, and decode if anything is."""
         spec = self.settings.target.for_image(str(item.path), self.model.labels, self.model.classes)
         image = Loaded(item, spec, list(self.jobs))
-        try:
-            status = item.path.stat()
-        except OSError as error:
-            raise VisxError(f"cannot read the image: {error.strerror or error}") from None
-        image.stat = (status.st_size, status.st_mtime_ns)
+        image.stat = stat_of(item.path)
         data = b""
 
         def digest() -> str:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -176,12 +176,17 @@ class Timm:
         config = timm.data.resolve_data_config({}, pretrained_cfg=pretrained.to_dict() if pretrained else {})
         height, width = config["input_size"][1:]
         scale = config["crop_pct"]
-        resize: int | tuple[int, int]
-        if config["crop_mode"] == "squash" or height != width:
-            resize = (int(height / scale), int(width / scale))
-        else:
+        resize: int | tuple[int, int] = (int(height / scale), int(width / scale))
+        fit: Literal["stretch", "cover", "inside"] = "stretch"
+        fill = (0, 0, 0)
+        mean, std = tuple(config["mean"]), tuple(config["std"])
+        if config["crop_mode"] == "border":
+            fit, fill = "inside", (round(255 * mean[0]), round(255 * mean[1]), round(255 * mean[2]))
+        elif config["crop_mode"] != "squash" and height != width:
+            fit = "cover"
+        elif config["crop_mode"] != "squash":
             resize = int(height / scale)
-        return Preprocess(resize, (height, width), config["interpolation"], tuple(config["mean"]), tuple(config["std"]))
+        return Preprocess(resize, (height, width), config["interpolation"], mean, std, fit, fill)
 
     def labels(self, module: nn.Module) -> tuple[str, ...] | None:
         from timm.data import ImageNetInfo, infer_imagenet_subset
