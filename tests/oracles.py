@@ -27,6 +27,10 @@ from visx.targets import Targets, parse_target
 CHEAP: dict[str, dict[str, Any]] = {
     "integrated_gradients": {"steps": 8},
     "smoothgrad": {"samples": 6},
+    "occlusion": {"patch": 4, "stride": 3},
+    "rise": {"masks": 20, "cells": 3},
+    "lime": {"samples": 24, "segments": 6},
+    "meaningful_perturbation": {"mask_size": 6, "iterations": 4, "blur_radius": 2.0, "jitter": 1},
 }
 
 

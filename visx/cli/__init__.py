@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from types import FrameType
 from typing import NoReturn
 
@@ -23,6 +24,8 @@ def main() -> NoReturn:
     """Entry point of the `visx` script."""
     from visx.cli.app import app, usage_error
 
+    if os.environ.get("VISX_DEBUG") != "1":
+        warnings.simplefilter("ignore")  # libraries' notes to programmers: what a user must know, we say ourselves
     try:
         signal.signal(signal.SIGTERM, _on_terminate)
         code = app(standalone_mode=False)

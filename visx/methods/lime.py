@@ -194,7 +194,7 @@ def _pixels(req: Request, b: int) -> np.ndarray:
     levels = np.rint(
         req.pixels()[b].permute(1, 2, 0).double().cpu().numpy() * 255
     )  # a device's rounding must not matter
-    pixels = np.clip(levels, 0, 255) / 255
+    pixels = np.clip(np.nan_to_num(levels), 0, 255) / 255
     return pixels if pixels.shape[2] == 3 else np.repeat(pixels.mean(2, keepdims=True), 3, axis=2)
 
 
