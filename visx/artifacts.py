@@ -40,7 +40,8 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         for stale in path.glob(f"{_TEMPORARY}*"):
-            stale.unlink(missing_ok=True)
+            if not stale.name.startswith(f"{_TEMPORARY}{os.getpid()}-"):  # our other threads are still at theirs
+                stale.unlink(missing_ok=True)
     except OSError as error:
         raise VisxError(f"cannot write to {path}: {error.strerror or error}") from None
 

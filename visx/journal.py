@@ -8,10 +8,11 @@ found in seconds and do not fill the memory.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -60,19 +61,20 @@ class Journal:
             file.close()
         self._file, self._locks = None, []
 
-    def append(self, record: dict[str, Any]) -> str:
-        """Append one record in a single write and return its line; a write that fails leaves no torn line."""
+    def append(self, records: Sequence[dict[str, Any]]) -> list[str]:
+        """Append the records of one job on one image in a single write, so that a kill leaves all of them or none.
+        Returns their lines. A write that fails leaves no torn line."""
         assert self._file is not None, "the journal is not open"
-        line = to_json(record)
-        data = line.encode() + b"\n"
+        lines = [to_json(record) for record in records]
+        data = "".join(line + "\n" for line in lines).encode()
         end = self._file.seek(0, os.SEEK_END)
         try:
             if self._file.write(data) != len(data):
-                raise OSError(28, "no space left on device")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             self._file.truncate(end)
             raise VisxError(f"cannot write {self.path}: {error.strerror or error}") from None
-        return line
+        return lines
 
     def read(self) -> None:
         """Index the results of every journal in the folder; later lines win."""

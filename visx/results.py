@@ -53,9 +53,13 @@ class Recorder:
     def __init__(self, model: Model, network: Network, settings: Settings) -> None:
         self.model, self.network, self.settings = model, network, settings
 
-    def write(self, image: Loaded, job: Job, answers: Sequence[Answer], rank: int, seconds: float) -> dict[str, Any]:
-        """Write the files of answer `rank` of a job on an image; returns the record for the manifest."""
-        s, answer = self.settings, answers[rank]
+    def write(self, image: Loaded, job: Job, answers: Sequence[Answer], seconds: float) -> list[dict[str, Any]]:
+        """Write the files of a job's answers on an image; returns their records for the manifest."""
+        common = {"seconds": round(seconds / len(answers), 4), "targets": len(answers)}
+        return [{**self._write(image, job, answer), **common, "rank": rank} for rank, answer in enumerate(answers)]
+
+    def _write(self, image: Loaded, job: Job, answer: Answer) -> dict[str, Any]:
+        s = self.settings
         assert image.picture is not None and image.place is not None
         folder = s.out / image.item.name
         make_folder(folder)
@@ -79,11 +83,8 @@ class Recorder:
         asked = self._settings_of(job, image.spec)
         return {
             **self._described(job, answer, image),
-            "seconds": round(seconds / len(answers), 4),
             "files": files,
             "name": image.item.name,
-            "rank": rank,
-            "targets": len(answers),
             "rendering": s.rendering,
             "raw_channels": s.raw_channels,
             "image_sha256": image.digest,

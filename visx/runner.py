@@ -95,7 +95,7 @@ class Run:
         is kept and the exception goes on."""
         size = min(self.settings.batch_size or AUTO_BATCH, total or len(items))
         pool = ThreadPoolExecutor(2, thread_name_prefix="visx-io")
-        writing: deque[Future[dict[str, Any]]] = deque()
+        writing: deque[Future[list[dict[str, Any]]]] = deque()
         with self.journal:
             if self.settings.resume:
                 self.journal.read()
@@ -175,7 +175,7 @@ class Run:
         yield from groups.values()
 
     def _explain(
-        self, batch: list[Loaded], size: int, pool: ThreadPoolExecutor, writing: deque[Future[dict[str, Any]]]
+        self, batch: list[Loaded], size: int, pool: ThreadPoolExecutor, writing: deque[Future[list[dict[str, Any]]]]
     ) -> None:
         """One batch through its jobs; every image's results go to the writers."""
         targets: dict[tuple[int, int], Targets] = {}
@@ -189,8 +189,7 @@ class Run:
                     self._fail(image.item, found, job, count=number not in failed)
                     failed.add(number)
                     continue
-                for rank in range(len(found)):
-                    writing.append(pool.submit(self.recorder.write, image, job, found, rank, seconds))
+                writing.append(pool.submit(self.recorder.write, image, job, found, seconds))
         for _ in range(len(batch) - len(failed)):
             self._count_image()
 
@@ -224,12 +223,12 @@ class Run:
             self.model, self.network, job, x, targets.specs, seeds, targets=targets, copies=copies, said=self.said
         )
 
-    def _settle(self, future: Future[dict[str, Any]]) -> None:
-        """Wait for one result's files, then let the manifest and the listeners know."""
-        record = future.result()
-        line = self.journal.append(record)
-        self.summary.written += 1
-        self.on_record(record, line)
+    def _settle(self, future: Future[list[dict[str, Any]]]) -> None:
+        """Wait for the files of one job on one image, then let the manifest and the listeners know."""
+        records = future.result()
+        for record, line in zip(records, self.journal.append(records), strict=True):
+            self.summary.written += 1
+            self.on_record(record, line)
 
     def _fail(self, item: Item, error: VisxError, job: Job | None = None, count: bool = True) -> None:
         record = {
@@ -241,7 +240,7 @@ class Run:
         if count:
             self.summary.failed[error.message] += 1
             self._count_image()
-        self.on_record(record, self.journal.append(record))
+        self.on_record(record, *self.journal.append([record]))
         if self.settings.fail_fast:
             raise VisxError("stopped at the first failure, as --fail-fast asks")
 
