@@ -26,7 +26,7 @@ def build():
 # One process that has imported everything forks a child for each attempt and kills it after a random part of the time
 # that an undisturbed run takes; then it lets one finish.
 KILLER = """
-import json, os, random, signal, sys, time
+import json, os, random, shutil, signal, sys, time
 import torch
 import visx.api, visx.render, visx.cli.app
 import visx.models.sources, visx.runner
@@ -46,14 +46,17 @@ _, status = os.waitpid(start("calm"), 0)
 assert os.waitstatus_to_exitcode(status) == 3, status  # one image of the folder is broken
 whole = time.monotonic() - begun
 dice, killed = random.Random(seed), 0
-for _ in range(kills):
+while killed < kills:
     pid = start("disturbed")
     time.sleep(dice.random() * whole)
     os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
-    killed += os.WIFSIGNALED(status)
+    if os.WIFSIGNALED(status):
+        killed += 1
+    else:  # it had finished before: begin anew
+        shutil.rmtree("disturbed")
 _, status = os.waitpid(start("disturbed"), 0)
-print(json.dumps({"killed": killed, "status": status}))
+print(os.waitstatus_to_exitcode(status))
 """
 
 
@@ -85,12 +88,10 @@ def test_twenty_kills_and_a_clean_finish_leave_the_same_bytes(folder: Path) -> N
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     calm, disturbed = folder / "calm", folder / "disturbed"
-    report = json.loads(done.stdout.splitlines()[-1])
-    assert report["killed"] >= 10, "hardly any attempt was killed while it ran"
-    assert os.waitstatus_to_exitcode(report["status"]) == 3
+    assert int(done.stdout.splitlines()[-1]) == 3
     assert files(disturbed) == files(calm)
     assert lines(disturbed) == lines(calm)
-    assert len(files(calm)) == 40 * 2 * (3 + 2)
+    assert len(lines(calm)) == 40 * 2 * 2 + 1
     assert not [p for p in disturbed.rglob("*") if "tmp" in p.name or "lock" in p.name]
 
 
@@ -144,9 +145,9 @@ def test_two_runs_into_one_folder_the_second_refuses(folder: Path) -> None:
             pass
         with pytest.raises(VisxError, match="another run"), Journal(out, (1, 2)):
             pass
-    with Journal(out, (1, 2)), Journal(out, (2, 2)):
-        with pytest.raises(VisxError, match="another run"), Journal(out, (2, 2)):
-            pass
+    beside = Journal(out, (2, 2))
+    with Journal(out, (1, 2)), Journal(out, (2, 2)), pytest.raises(VisxError, match="another run"), beside:
+        pass
     with Journal(out):
         pass
     assert sorted(p.name for p in out.iterdir()) == ["manifest.1-of-2.jsonl", "manifest.2-of-2.jsonl", "manifest.jsonl"]
