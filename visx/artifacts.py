@@ -38,13 +38,33 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and its parents; clear what an interrupted run left half-written in it."""
+    """Create a folder and its parents; clear what a run that died left half-written in it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        for stale in path.glob(f"{_TEMPORARY}*"):
-            stale.unlink(missing_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise VisxError(f"cannot write to {path}: a file is in the way, where a folder is needed") from None
     except OSError as error:
         raise VisxError(f"cannot write to {path}: {error.strerror or error}") from None
+    try:
+        for temporary in path.glob(f"{_TEMPORARY}*"):
+            if _abandoned(temporary):
+                temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise VisxError(f"cannot write to {path}: {error.strerror or error}") from None
+
+
+def _abandoned(temporary: Path) -> bool:
+    """Whether the process that began this file is gone; another thread or a second run may be about to rename it."""
+    writer = temporary.name[len(_TEMPORARY) :].split("-")[0]
+    if not writer.isdigit() or int(writer) == os.getpid() or os.name != "posix":
+        return False
+    try:
+        os.kill(int(writer), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
 
 
 def npy_bytes(array: np.ndarray) -> bytes:

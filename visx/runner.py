@@ -20,7 +20,7 @@ import torch
 from visx.artifacts import SCHEMA_VERSION, Manifest, digest, make_folder, npy_bytes, to_json, write_whole
 from visx.engine import Answer, Job, explain_batch
 from visx.errors import ExitCode, VisxError
-from visx.images import Picture, Placement, decode
+from visx.images import Picture, Placement
 from visx.inputs import Item
 from visx.models import Model
 from visx.render import encode_png
@@ -85,6 +85,9 @@ class _Loaded:
     jobs: list[Job] = field(default_factory=list)
 
 
+_Writing = tuple[Item, Job, "Future[dict[str, Any]]"]  # a result on its way to the disk
+
+
 class Run:
     """One run of jobs over images into a folder.
 
@@ -108,6 +111,7 @@ class Run:
         self.manifest = Manifest(settings.out)
         self.summary = Summary()
         self._done: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        self._failed: set[str] = set()
         self._halved: int | None = None
 
     def __call__(self, items: Sequence[Item]) -> Summary:
@@ -116,12 +120,13 @@ class Run:
         self.manifest.open()
         if self.settings.resume:
             for record in self.manifest.records():
-                if record.get("schema_version") == SCHEMA_VERSION and "recipe" in record:
-                    self._done.setdefault((_folder(record), record["recipe"]), []).append(record)
+                folder = _folder(record)
+                if folder is not None:
+                    self._done.setdefault((folder, record["recipe"]), []).append(record)
         pool = ThreadPoolExecutor(2, thread_name_prefix="visx-io")
         try:
             with self.network.session():
-                writing: deque[Future[dict[str, Any]]] = deque()
+                writing: deque[_Writing] = deque()
                 try:
                     for batch in self._batches(self._ahead(pool, items, AHEAD * batch_size), batch_size):
                         self._explain(batch, batch_size, pool, writing)
@@ -147,7 +152,7 @@ class Run:
         yield from begun
 
     def _load(self, item: Item) -> _Loaded:
-        picture = decode(item.path)
+        picture = item.read()
         x, place = self.model.preprocess(picture.rgb)
         spec = self.settings.target.for_image(str(item.path), self.model.labels, self.model.classes)
         return _Loaded(item, picture, x, place, spec)
@@ -160,6 +165,7 @@ class Run:
                 image = future.result()
             except VisxError as error:
                 self._fail(item, error)
+                self._count_image()
                 continue
             image.jobs = [job for job in self.jobs if not self._already(image, job)]
             if not image.jobs:
@@ -173,10 +179,11 @@ class Run:
 
     def _already(self, image: _Loaded, job: Job) -> bool:
         """Whether this job's results lie in OUT, whole and drawn as asked; if so they are reported as done."""
-        found = self._done.get((image.item.name, self._recipe(image, job)))
-        if not found:
+        found = self._done.get((image.item.name, self._recipe(image, job)), [])
+        # an interrupted run may have written some of the targets, and others twice: each file's last record counts
+        last = list({record["files"]["npy"]: record for record in found}.values())
+        if not last or len(last) < (last[-1].get("targets") or 1):
             return False
-        last = found[-(found[-1].get("targets") or 1) :]
         for record in last:
             files = record["files"]
             wanted = [name for kind, name in files.items() if name and kind != "overlay"]
@@ -214,21 +221,21 @@ class Run:
         parts = [job.method.name, layer, answer.slug, "" if default else digest(self._variant(job))[:8]]
         return ".".join(part for part in parts if part)
 
-    def _explain(self, batch: list[_Loaded], size: int, pool: ThreadPoolExecutor, writing: deque[Future[Any]]) -> None:
+    def _explain(self, batch: list[_Loaded], size: int, pool: ThreadPoolExecutor, writing: deque[_Writing]) -> None:
         """One batch through its jobs; every image's results go to the writers."""
         targets: dict[int, Targets] = {}
-        failed: set[int] = set()
         for job in batch[0].jobs:
             begun = time.perf_counter()
             answers = self._with_less_memory(batch, job, size, targets)
             seconds = (time.perf_counter() - begun) / len(batch)
-            for number, (image, found) in enumerate(zip(batch, answers, strict=True)):
+            for image, found in zip(batch, answers, strict=True):
                 if isinstance(found, VisxError):
-                    self._fail(image.item, found, job, count=number not in failed)
-                    failed.add(number)
+                    self._fail(image.item, found, job)
                     continue
-                writing.extend(pool.submit(self._write, image, job, answer, len(found), seconds) for answer in found)
-        for _ in range(len(batch) - len(failed)):
+                for answer in found:
+                    done = pool.submit(self._write, image, job, answer, len(found), seconds)
+                    writing.append((image.item, job, done))
+        for _ in batch:
             self._count_image()
 
     def _with_less_memory(self, batch: list[_Loaded], job: Job, size: int, targets: dict[int, Targets]) -> list[Any]:
@@ -284,18 +291,22 @@ class Run:
                 "recipe": self._recipe(image, job), "targets": targets, "rendering": s.rendering if s.overlay else None,
                 "seconds": round(seconds / targets, 4), "files": files}  # fmt: skip
 
-    def _settle(self, future: Future[dict[str, Any]]) -> None:
+    def _settle(self, result: _Writing) -> None:
         """Wait for one result's files, then let the manifest and the listeners know."""
-        record = future.result()
+        item, job, future = result
+        try:
+            record = future.result()
+        except VisxError as error:  # what cannot be written for one image does not stop the others
+            self._fail(item, error, job)
+            return
         line = to_json(record)
         self.manifest.append(line)
         self.summary.written += 1
         self.on_record(record, line)
 
-    def _fail(self, item: Item, error: VisxError, job: Job | None = None, count: bool = True) -> None:
-        if count:
-            self.summary.failed += 1
-            self._count_image()
+    def _fail(self, item: Item, error: VisxError, job: Job | None = None) -> None:
+        self._failed.add(item.name)
+        self.summary.failed = len(self._failed)
         record = {
             "schema_version": SCHEMA_VERSION,
             "image": str(item.path),
@@ -315,5 +326,11 @@ def _padded(images: list[_Loaded], size: int) -> list[_Loaded]:
     return images + [images[-1]] * (size - len(images))
 
 
-def _folder(record: dict[str, Any]) -> str:
-    return str(PurePosixPath(record["files"]["npy"]).parent)
+def _folder(record: dict[str, Any]) -> str | None:
+    """The folder of a result in the manifest; None for an error, another schema, or a line that somebody has edited."""
+    if record.get("schema_version") != SCHEMA_VERSION or not isinstance(record.get("recipe"), str):
+        return None
+    files = record.get("files")
+    if not isinstance(files, dict) or not isinstance(files.get("npy"), str) or "warnings" not in record:
+        return None
+    return str(PurePosixPath(files["npy"]).parent)
