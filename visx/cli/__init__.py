@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from types import FrameType
 from typing import NoReturn
 
@@ -25,7 +26,9 @@ def main() -> NoReturn:
 
     try:
         signal.signal(signal.SIGTERM, _on_terminate)
-        code = app(standalone_mode=False)
+        if os.environ.get("VISX_DEBUG") != "1" and not sys.warnoptions:
+            warnings.simplefilter("ignore")  # other libraries' notes to programmers, here and in the reader threads
+        code = app(standalone_mode=False, prog_name="visx")
         sys.stdout.flush()
     except VisxError as error:
         code = _say(error.message, error.hint, error.code)
@@ -39,7 +42,7 @@ def main() -> NoReturn:
     except Exception as error:
         shown = usage_error(error)
         if shown is not None:
-            code = _say(*shown, ExitCode.USAGE)
+            code = int(ExitCode.USAGE) if not shown[0] else _say(*shown, ExitCode.USAGE)
         elif type(error).__name__ == "Abort":
             code = _say("interrupted; what was finished is kept", "", ExitCode.INTERRUPTED)
         else:

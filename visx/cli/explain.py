@@ -42,7 +42,7 @@ def explain(
             "-m",
             "--method",
             metavar="NAME[,NAME]",
-            help="Methods, or all for every one that fits. Repeatable.",
+            help="Methods (`visx methods` lists them), or all for every one that fits the model. Repeatable.",
             show_default="gradcam",
         ),
     ] = None,
@@ -54,12 +54,18 @@ def explain(
             "-l",
             "--layer",
             metavar="NAME",
-            help="Module path; one map a layer. Repeatable.",
+            help="Module path (`visx layers MODEL` lists them); one map a layer. Repeatable.",
             show_default="the last spatial feature map",
         ),
     ] = None,
     target: Annotated[
-        str, typer.Option("-t", "--target", help="top1, topK, a class index, a label, or FILE.csv (image,target).")
+        str,
+        typer.Option(
+            "-t",
+            "--target",
+            metavar="TARGET",
+            help="top1, topK (top3: three maps), a class index, a label or a unique part of one, or FILE.csv with rows image,target.",
+        ),
     ] = "top1",
     score: Annotated[
         Literal["logit", "prob", "logprob"] | None,
@@ -74,7 +80,12 @@ def explain(
     out: Out = DEFAULT_OUT,
     null: Nul = False,
     colormap: Annotated[
-        str, typer.Option("--colormap", help="Colours of the overlay; a signed map gets a diverging one.")
+        str,
+        typer.Option(
+            "--colormap",
+            metavar="NAME",
+            help="Colours of the overlay, for instance viridis; a signed map gets a diverging one: bluered or purplegreen.",
+        ),
     ] = "turbo",
     alpha: Annotated[float, typer.Option("--alpha", min=0, max=1, help="Opacity of the map in the overlay.")] = 0.5,
     overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Write the picture.")] = True,
@@ -99,19 +110,24 @@ def explain(
     size = common.batch_size(batch_size)
 
     from visx import inputs as finding
+    from visx.methods import all_methods
 
     items = finding.find(inputs, out, sys.stdin.buffer, null)
 
-    from visx import render
+    from visx.options import assign, parse
+    from visx.render import check_colormap
+
+    # a typo is told before torch is imported and a model loaded
+    check_colormap(colormap)
+    listed = all_methods() if "all" in names else methods
+    for m in listed:
+        parse(m.params, assign(param or [], {m.name: m.params for m in listed})[m.name], m.name)
+
     from visx.engine import plan
     from visx.models import load_model
-    from visx.options import assign
     from visx.runner import Run, Settings
     from visx.targets import parse_target
 
-    render.check_colormap(colormap)
-    if "all" not in names:
-        assign(param or [], {m.name: m.params for m in methods})  # a typo is told before a model is loaded
     loaded = load_model(model, weights, labels=labels, device=common.pick_device(device))
     methods = common.pick_methods(names, loaded)
     dealt = assign(param or [], {m.name: m.params for m in methods})
@@ -164,5 +180,5 @@ def _line(record: dict[str, Any], out: Any) -> str:
 def _sum(summary: Summary, out: Any) -> str:
     parts = [f"{summary.written} written"]
     parts += [f"{summary.skipped} already there"] if summary.skipped else []
-    parts += [f"{summary.failed} images failed"] if summary.failed else []
+    parts += [f"{summary.failed} image{'s' * (summary.failed > 1)} failed"] if summary.failed else []
     return f"{', '.join(parts)}: {out}/"
