@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -19,11 +20,20 @@ SCHEMA_VERSION = 1
 _TEMPORARY = ".visx-tmp-"
 
 
+class DiskFull(VisxError):  # noqa: N818 (a VisxError, as its kin)
+    """There is no room for results: no use in going on with the next image."""
+
+
+def unwritable(path: Path, error: OSError) -> VisxError:
+    """What to raise where `path` cannot be written."""
+    kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else VisxError
+    return kind(f"cannot write {path}: {error.strerror or error}")
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write `data` beside `path` and rename: a reader sees all of it or none."""
-    temporary = path.with_name(
-        f"{_TEMPORARY}{os.getpid()}-{hashlib.blake2b(os.fsencode(path.name), digest_size=6).hexdigest()}"
-    )
+    name = hashlib.blake2b(os.fsencode(path.name), digest_size=6).hexdigest()
+    temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{name}")
     try:
         try:
             temporary.write_bytes(data)
@@ -32,18 +42,23 @@ def write_whole(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise VisxError(f"cannot write {path}: {error.strerror or error}") from None
+        raise unwritable(path, error) from None
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and its parents; clear what an interrupted run left half-written in it."""
+    """Create a folder and its parents; clear what a run that died left half-written in it.
+
+    Only one run at a time writes to a folder (the journal's lock), so whatever is not this process's is left over.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        for stale in path.glob(f"{_TEMPORARY}*"):
-            if not stale.name.startswith(f"{_TEMPORARY}{os.getpid()}-"):  # our other threads are still at theirs
-                stale.unlink(missing_ok=True)
+        for temporary in path.glob(f"{_TEMPORARY}*"):
+            if not temporary.name.startswith(f"{_TEMPORARY}{os.getpid()}-"):  # our other threads are still at theirs
+                temporary.unlink(missing_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise VisxError(f"cannot write to {path}: a file is in the way, where a folder is needed") from None
     except OSError as error:
-        raise VisxError(f"cannot write to {path}: {error.strerror or error}") from None
+        raise unwritable(path, error) from None
 
 
 def npy_bytes(array: np.ndarray) -> bytes:

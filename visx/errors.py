@@ -33,6 +33,12 @@ class VisxError(Exception):
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
 
+def said_by(error: BaseException) -> str:
+    """Somebody else's exception in one line: its type and the first line of what it says, shortened."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first[:200]}" if first else type(error).__name__
+
+
 def usage(message: str, hint: str = "") -> VisxError:
     """A mistake in how visx was called (exit 2)."""
     return VisxError(message, hint=hint, code=ExitCode.USAGE)

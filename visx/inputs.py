@@ -14,16 +14,36 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from visx.errors import VisxError, usage
+from visx.images import read, stat_of
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image file: where it is, and `name`, its results' folder relative to OUT (POSIX, never leading out)."""
+    """One image file: where it is, and `name`, its results' folder relative to OUT (POSIX, never leading out).
+
+    `trouble` says why there is nothing to read: a directory that cannot be listed is one item that fails, so that the
+    others are done.
+    """
 
     path: Path
     name: str
+    trouble: str = ""
+
+    def stat(self) -> tuple[int, int]:
+        """Size in bytes and time of modification in nanoseconds; a VisxError says why there is none."""
+        self._check()
+        return stat_of(self.path)
+
+    def read(self) -> bytes:
+        """The file's bytes; a VisxError says why there are none."""
+        self._check()
+        return read(self.path)
+
+    def _check(self) -> None:
+        if self.trouble:
+            raise VisxError(self.trouble)
 
 
 def find(
@@ -35,16 +55,19 @@ def find(
     items: list[Item] = []
     for root in roots:
         if root == "-":
-            items += _from_stdin(stdin, nul)
+            items += _from_stdin(stdin, nul, out)
             continue
         path = Path(root)
-        if path.is_dir():
+        if _is_dir(path):
             prefix = _name_of(path) if several else ""
-            found = [Item(file, _join(prefix, file.relative_to(path).as_posix())) for file in _walk(path, out)]
+            found = [
+                Item(file, _join(prefix, file.relative_to(path).as_posix()), trouble)
+                for file, trouble in _walk(path, out)
+            ]
             if not found:
                 raise usage(f"no images in {root}", f"looked for {', '.join(sorted(SUFFIXES))}")
             items += found
-        elif path.exists():
+        elif os.path.lexists(path):
             items.append(Item(path, path.name))
         else:
             raise usage(f"no such file or directory: {root}")
@@ -60,15 +83,15 @@ def shard(items: Sequence[Item], number: int, count: int) -> list[Item]:
     return [item for item in items if place(item) % count == number - 1]
 
 
-def _walk(root: Path, out: Path | None) -> Iterator[Path]:
-    """Image files below `root`, sorted; each real directory is entered once, so symlink loops end."""
+def _walk(root: Path, out: Path | None) -> Iterator[tuple[Path, str]]:
+    """Image files below `root`, sorted, and directories that cannot be listed with the reason.
+
+    Each real directory is entered once, so symlink loops end.
+    """
     skip = out.resolve() if out else None
     seen: set[Path] = set()
-
-    def refuse(error: OSError) -> None:
-        raise VisxError(f"cannot read the directory {error.filename}: {error.strerror}")
-
-    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=refuse):
+    refused: list[OSError] = []
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=refused.append):
         real = Path(folder).resolve()
         if real in seen or real == skip:
             subfolders.clear()
@@ -77,24 +100,36 @@ def _walk(root: Path, out: Path | None) -> Iterator[Path]:
         subfolders.sort()
         for name in sorted(files):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
-                yield Path(folder, name)
+                yield Path(folder, name), ""
+    for error in refused:
+        yield Path(error.filename), f"cannot read the directory: {error.strerror}"
 
 
-def _from_stdin(stdin: BinaryIO | None, nul: bool) -> list[Item]:
+def _from_stdin(stdin: BinaryIO | None, nul: bool, out: Path | None) -> list[Item]:
     if stdin is None:
         raise usage("'-' reads paths from standard input, and there is none here")
-    separator = b"\0" if nul else b"\n"
-    lines = stdin.read().split(separator)
-    paths = [Path(os.fsdecode(line if nul else line.rstrip(b"\r"))) for line in lines if line.strip()]
+    data = stdin.read()
+    if not nul and b"\0" in data:
+        raise usage("the paths on standard input are separated by NUL", "add -0")
+    lines = data.split(b"\0") if nul else [line.rstrip(b"\r") for line in data.split(b"\n")]
+    paths = [Path(os.fsdecode(line)) for line in lines if (line if nul else line.strip())]
     if not paths:
         raise usage("no paths on standard input")
     items = []
     for path in paths:
-        if path.is_dir():
-            items += [Item(file, _contained(file)) for file in _walk(path, None)]
+        if _is_dir(path):
+            items += [Item(file, _contained(file), trouble) for file, trouble in _walk(path, out)]
         else:
             items.append(Item(path, _contained(path)))
     return items
+
+
+def _is_dir(path: Path) -> bool:
+    """Whether a path is a directory; False for a name that no file can have."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def _contained(path: Path) -> str:

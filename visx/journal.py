@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from visx.artifacts import SCHEMA_VERSION, make_folder, to_json
+from visx.artifacts import SCHEMA_VERSION, make_folder, to_json, unwritable
 from visx.errors import VisxError
 
 try:
@@ -45,7 +45,7 @@ class Journal:
             self._file = self.path.open("ab", buffering=0)
         except OSError as error:
             self.__exit__()
-            raise VisxError(f"cannot write {self.path}: {error.strerror or error}") from None
+            raise unwritable(self.path, error) from None
         except BaseException:
             self.__exit__()
             raise
@@ -73,7 +73,7 @@ class Journal:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             self._file.truncate(end)
-            raise VisxError(f"cannot write {self.path}: {error.strerror or error}") from None
+            raise unwritable(self.path, error) from None
         return lines
 
     def read(self) -> None:
@@ -81,7 +81,7 @@ class Journal:
         for path in sorted(self.out.glob("manifest*.jsonl")):
             for offset, line in _lines(path):
                 record = _parse(line)
-                if record is not None and record.get("schema_version") == SCHEMA_VERSION and "settings" in record:
+                if record is not None and _sound(record):
                     self._index[_key(record["name"], record["settings"], record["rank"])] = (path, offset)
 
     def find(self, name: str, settings: str) -> list[dict[str, Any]]:
@@ -168,6 +168,25 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
+
+
+def _sound(record: dict[str, Any]) -> bool:
+    """Whether a record is a result of this schema that somebody has not taken apart."""
+    kinds = {
+        "name": str,
+        "settings": str,
+        "rank": int,
+        "targets": int,
+        "files": dict,
+        "input_size": list,
+        "warnings": list,
+    }
+    whole = record.get("schema_version") == SCHEMA_VERSION and all(
+        isinstance(record.get(k), t) for k, t in kinds.items()
+    )
+    named = whole and all(name is None or isinstance(name, str) for name in record["files"].values())
+    sized = named and len(record["input_size"]) == 2 and all(isinstance(n, int) for n in record["input_size"])
+    return sized and {"image_stat", "image_sha256", "rendering", "raw_channels"} <= record.keys()
 
 
 def _key(name: str, settings: str, rank: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from visx.artifacts import SCHEMA_VERSION, to_json
+from visx.artifacts import SCHEMA_VERSION, DiskFull, to_json
 from visx.engine import Job, explain_batch
 from visx.errors import ExitCode, VisxError
-from visx.images import Picture, Placement, decode, digest_of, read, stat_of
+from visx.images import Picture, Placement, decode, digest_of
 from visx.inputs import Item
 from visx.journal import Journal
 from visx.models import Model
@@ -35,12 +35,13 @@ AHEAD = 2  # batches decoded ahead and written behind
 
 @dataclass
 class Summary:
-    """What became of a run: results written, results found done, and images that failed, by reason."""
+    """What became of a run: results written, results found done, images gone through, and the reasons of those that
+    failed, by name."""
 
     written: int = 0
     skipped: int = 0
     images: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
+    failed: dict[str, str] = field(default_factory=dict)
 
     @property
     def code(self) -> ExitCode:
@@ -63,6 +64,9 @@ class Loaded:
     x: np.ndarray | None = None
     place: Placement | None = None
     done: list[dict[str, Any]] = field(default_factory=list)
+
+
+_Writing = tuple[Item, Job, "Future[list[dict[str, Any]]]"]  # results on their way to the disk
 
 
 class Run:
@@ -95,7 +99,7 @@ class Run:
         is kept and the exception goes on."""
         size = min(self.settings.batch_size or AUTO_BATCH, total or len(items))
         pool = ThreadPoolExecutor(2, thread_name_prefix="visx-io")
-        writing: deque[Future[list[dict[str, Any]]]] = deque()
+        writing: deque[_Writing] = deque()
         with self.journal:
             if self.settings.resume:
                 self.journal.read()
@@ -109,10 +113,10 @@ class Run:
                     self._settle(writing.popleft())
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
-                for future in writing:  # a full disk or a second interrupt must not hide the first reason
-                    if not future.cancelled():
+                for writer in writing:  # a full disk or a second interrupt must not hide the first reason
+                    if not writer[2].cancelled():
                         with contextlib.suppress(VisxError):
-                            self._settle(future)
+                            self._settle(writer)
                 raise
             pool.shutdown()
         return self.summary
@@ -133,12 +137,12 @@ class Run:
         """In a reader's thread: find what is to do, and decode if anything is."""
         spec = self.settings.target.for_image(str(item.path), self.model.labels, self.model.classes)
         image = Loaded(item, spec, list(self.jobs))
-        image.stat = stat_of(item.path)
+        image.stat = item.stat()
         data = b""
 
         def digest() -> str:
             nonlocal data
-            data = data or read(item.path)
+            data = data or item.read()
             return digest_of(data)
 
         if self.settings.resume:
@@ -148,7 +152,7 @@ class Run:
                 image.done += found
                 image.jobs += [] if found else [job]
         if image.jobs:
-            image.picture = decode(data or read(item.path))
+            image.picture = decode(data or item.read())
             image.digest = image.picture.digest
             image.x, image.place = self.model.preprocess(image.picture.rgb)
         return image
@@ -161,6 +165,7 @@ class Run:
                 image = future.result()
             except VisxError as error:
                 self._fail(item, error)
+                self._count_image()
                 continue
             for record in image.done:
                 self.summary.skipped += 1
@@ -174,23 +179,19 @@ class Run:
                 yield groups.pop(key)
         yield from groups.values()
 
-    def _explain(
-        self, batch: list[Loaded], size: int, pool: ThreadPoolExecutor, writing: deque[Future[list[dict[str, Any]]]]
-    ) -> None:
+    def _explain(self, batch: list[Loaded], size: int, pool: ThreadPoolExecutor, writing: deque[_Writing]) -> None:
         """One batch through its jobs; every image's results go to the writers."""
         targets: dict[tuple[int, int], Targets] = {}
-        failed: set[int] = set()
         for job in batch[0].jobs:
             begun = time.perf_counter()
             answers = self._with_less_memory(batch, job, size, targets)
             seconds = (time.perf_counter() - begun) / len(batch)
-            for number, (image, found) in enumerate(zip(batch, answers, strict=True)):
+            for image, found in zip(batch, answers, strict=True):
                 if isinstance(found, VisxError):
-                    self._fail(image.item, found, job, count=number not in failed)
-                    failed.add(number)
+                    self._fail(image.item, found, job)
                     continue
-                writing.append(pool.submit(self.recorder.write, image, job, found, seconds))
-        for _ in range(len(batch) - len(failed)):
+                writing.append((image.item, job, pool.submit(self.recorder.write, image, job, found, seconds)))
+        for _ in batch:
             self._count_image()
 
     def _with_less_memory(
@@ -223,23 +224,28 @@ class Run:
             self.model, self.network, job, x, targets.specs, seeds, targets=targets, copies=copies, said=self.said
         )
 
-    def _settle(self, future: Future[list[dict[str, Any]]]) -> None:
+    def _settle(self, writer: _Writing) -> None:
         """Wait for the files of one job on one image, then let the manifest and the listeners know."""
-        records = future.result()
+        item, job, future = writer
+        try:
+            records = future.result()
+        except DiskFull:
+            raise
+        except VisxError as error:  # what cannot be written for one image does not stop the others
+            self._fail(item, error, job)
+            return
         for record, line in zip(records, self.journal.append(records), strict=True):
             self.summary.written += 1
             self.on_record(record, line)
 
-    def _fail(self, item: Item, error: VisxError, job: Job | None = None, count: bool = True) -> None:
+    def _fail(self, item: Item, error: VisxError, job: Job | None = None) -> None:
+        self.summary.failed.setdefault(item.name, error.message)
         record = {
             "schema_version": SCHEMA_VERSION,
             "image": str(item.path),
             "method": job.method.name if job else None,
             "error": {"code": int(error.code), "message": error.message, "hint": error.hint},
         }
-        if count:
-            self.summary.failed[error.message] += 1
-            self._count_image()
         self.on_record(record, *self.journal.append([record]))
         if self.settings.fail_fast:
             raise VisxError("stopped at the first failure, as --fail-fast asks")

@@ -76,7 +76,7 @@ def _read_table(path: Path) -> dict[str, str]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise usage(f"cannot read the targets {path}: {error}") from None
+        raise usage(f"cannot read the targets {path}: {getattr(error, 'strerror', None) or error}") from None
     if rows and [cell.strip().lower() for cell in rows[0][:2]] == ["image", "target"]:
         rows = rows[1:]
     bad = next((row for row in rows if len(row) < 2), None)

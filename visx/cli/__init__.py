@@ -6,10 +6,13 @@ import os
 import signal
 import sys
 import warnings
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
-from visx.errors import ExitCode, VisxError
+from visx.errors import ExitCode, VisxError, said_by
+
+_INTERRUPTED = "interrupted; what was finished is kept"
 
 
 class Terminated(BaseException):
@@ -22,35 +25,50 @@ def _on_terminate(signum: int, frame: FrameType | None) -> NoReturn:
 
 def main() -> NoReturn:
     """Entry point of the `visx` script."""
-    from visx.cli.app import app, usage_error
-
-    if os.environ.get("VISX_DEBUG") != "1":
-        warnings.simplefilter("ignore")  # libraries' notes to programmers: what a user must know, we say ourselves
     try:
         signal.signal(signal.SIGTERM, _on_terminate)
-        code = app(standalone_mode=False)
+        if os.environ.get("VISX_DEBUG") != "1" and not sys.warnoptions:
+            warnings.simplefilter("ignore")  # other libraries' notes to programmers, here and in the reader threads
+        code = _run()
         sys.stdout.flush()
-    except VisxError as error:
-        code = _say(error.message, error.hint, error.code)
-    except (KeyboardInterrupt, EOFError):
-        code = _say("interrupted; what was finished is kept", "", ExitCode.INTERRUPTED)
+    except KeyboardInterrupt:
+        code = _say(_INTERRUPTED, "", ExitCode.INTERRUPTED)
     except Terminated:
         code = _say("terminated; what was finished is kept", "", ExitCode.TERMINATED)
     except BrokenPipeError:  # the reader of our output has gone: no one is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = int(ExitCode.FAILURE)
+    except OSError as error:  # the file system, where no one nearer could say it better
+        where = f"{error.filename}: " if error.filename else ""
+        code = _say(f"{where}{error.strerror or error}", "", ExitCode.FAILURE)
     except Exception as error:
-        shown = usage_error(error)
-        if shown is not None:
-            code = _say(*shown, ExitCode.USAGE)
-        elif type(error).__name__ == "Abort":
-            code = _say("interrupted; what was finished is kept", "", ExitCode.INTERRUPTED)
-        else:
-            code = _unexpected(error)
+        hint = "this is a bug in visx or in the model: VISX_DEBUG=1 shows where"
+        code = _say(said_by(error), hint, ExitCode.FAILURE)
     # Everything is written and closed. Leaving at once spares the second that torch takes to be taken apart.
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):
+        sys.stdout.flush()
+    with suppress(OSError):
+        sys.stderr.flush()
     os._exit(int(code or 0))
+
+
+def _run() -> int:
+    from visx.cli.app import app, usage_error
+
+    try:
+        code = app(standalone_mode=False, prog_name="visx")
+    except VisxError as error:
+        return _say(error.message, error.hint, error.code)
+    except Exception as error:
+        if type(error).__name__ == "Abort":  # Ctrl-C in older versions of the option parser
+            return _say(_INTERRUPTED, "", ExitCode.INTERRUPTED)
+        shown = usage_error(error)
+        if shown is None:
+            raise
+        return _say(*shown, ExitCode.USAGE) if shown[0] else int(ExitCode.USAGE)
+    if code == ExitCode.INTERRUPTED:  # the option parser has made Ctrl-C an exit of its own
+        _say(_INTERRUPTED, "", ExitCode.INTERRUPTED)
+    return int(code or 0)
 
 
 def _say(message: str, hint: str, code: ExitCode) -> int:
@@ -60,12 +78,3 @@ def _say(message: str, hint: str, code: ExitCode) -> int:
 
         traceback.print_exc()
     return int(code)
-
-
-def _unexpected(error: Exception) -> int:
-    first = (str(error).splitlines() or [""])[0][:300]
-    return _say(
-        f"{type(error).__name__}: {first}",
-        "this is a bug in visx or in the model: VISX_DEBUG=1 shows where",
-        ExitCode.FAILURE,
-    )

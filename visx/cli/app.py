@@ -43,8 +43,11 @@ app.command("predict")(predict.predict)
 
 
 def usage_error(error: Exception) -> tuple[str, str] | None:
-    """(message, hint) if this is the option parser's own usage error, else None."""
+    """(message, hint) if this is the option parser's own usage error, else None; an empty message needs no saying."""
     if not hasattr(error, "format_message"):
         return None
     context = getattr(error, "ctx", None)
-    return str(error.format_message()).rstrip("."), f"try: {context.command_path} --help" if context else ""
+    message = str(error.format_message()).rstrip(".").replace("Value error, ", "")
+    if not message.strip():  # no command given: the help has been shown
+        return "", ""
+    return message, f"try: {context.command_path} --help" if context else ""

@@ -47,11 +47,14 @@ WeightsSpec = Annotated[
     ),
 ]
 Labels = Annotated[
-    Path | None, typer.Option("--labels", metavar="FILE", help="Class names: one a line, or JSON.", show_default=False)
+    Path | None,
+    typer.Option(
+        "--labels", metavar="FILE", help="Class names of a custom model: one a line, or JSON.", show_default=False
+    ),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")]
 Precision = Annotated[
-    Literal["fp32", "bf16", "fp16"], typer.Option("--precision", help="Number format of the network.")
+    Literal["fp32", "bf16", "fp16"], typer.Option("--precision", help="The numbers the network computes with.")
 ]
 BatchSize = Annotated[
     str,
@@ -61,14 +64,14 @@ BatchSize = Annotated[
         help="Images or perturbed copies at a time; halves itself when memory runs out.",
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Everything random derives from it and the image.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Everything random derives from it and the image.")]
 Param = Annotated[
     list[str] | None,
     typer.Option(
         "-p",
         "--param",
         metavar="KEY=VALUE",
-        help="A method's parameter, or METHOD.KEY=VALUE. Repeatable.",
+        help="A method's parameter, or METHOD.KEY=VALUE (`visx methods NAME` lists them). Repeatable.",
         show_default=False,
     ),
 ]

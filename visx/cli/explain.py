@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -42,7 +43,7 @@ def explain(
             "-m",
             "--method",
             metavar="NAME[,NAME]",
-            help="Methods, or all for every one that fits. Repeatable.",
+            help="Methods (`visx methods` lists them), or all for every one that fits the model. Repeatable.",
             show_default="gradcam",
         ),
     ] = None,
@@ -54,12 +55,18 @@ def explain(
             "-l",
             "--layer",
             metavar="NAME",
-            help="Module path; one map a layer. Repeatable.",
+            help="Module path (`visx layers MODEL` lists them); one map a layer. Repeatable.",
             show_default="the last spatial feature map",
         ),
     ] = None,
     target: Annotated[
-        str, typer.Option("-t", "--target", help="top1, topK, a class index, a label, or FILE.csv (image,target).")
+        str,
+        typer.Option(
+            "-t",
+            "--target",
+            metavar="TARGET",
+            help="top1, topK (top3: three maps), a class index, a label or a unique part of one, or FILE.csv with rows image,target.",
+        ),
     ] = "top1",
     score: Annotated[
         Literal["logit", "prob", "logprob"] | None,
@@ -74,7 +81,12 @@ def explain(
     out: Out = DEFAULT_OUT,
     null: Nul = False,
     colormap: Annotated[
-        str, typer.Option("--colormap", help="Colours of the overlay; a signed map gets a diverging one.")
+        str,
+        typer.Option(
+            "--colormap",
+            metavar="NAME",
+            help="Colours of the overlay, for instance viridis; a signed map gets a diverging one: bluered or purplegreen.",
+        ),
     ] = "turbo",
     alpha: Annotated[float, typer.Option("--alpha", min=0, max=1, help="Opacity of the map in the overlay.")] = 0.5,
     overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Write the picture.")] = True,
@@ -104,6 +116,7 @@ def explain(
     size = common.batch_size(batch_size)
 
     from visx import inputs as finding
+    from visx.methods import all_methods, get_method
 
     part = common.shard(shard)
     listed = finding.find(inputs, out, sys.stdin.buffer, null)
@@ -112,17 +125,21 @@ def explain(
         talk.say(f"shard {shard} has none of the {len(listed)} images")
         return 0
 
-    from visx import render
+    from visx.options import assign, parse
+    from visx.render import check_colormap
+
+    # a typo is told before torch is imported and a model loaded
+    check_colormap(colormap)
+    possible = all_methods() if "all" in names else methods
+    for name, values in assign(param or [], {m.name: m.params for m in possible}).items():
+        parse(get_method(name).params, values, name)
+
     from visx.engine import plan
     from visx.models import load_model
-    from visx.options import assign
     from visx.results import Settings
     from visx.runner import Run
     from visx.targets import parse_target
 
-    render.check_colormap(colormap)
-    if "all" not in names:
-        assign(param or [], {m.name: m.params for m in methods})  # a typo is told before a model is loaded
     loaded = load_model(model, weights, labels=labels, device=common.pick_device(device))
     methods = common.pick_methods(names, loaded)
     dealt = assign(param or [], {m.name: m.params for m in methods})
@@ -187,10 +204,10 @@ def _line(record: dict[str, Any], out: Path) -> str:
 
 
 def _sum(summary: Summary, total: int, out: Path) -> str:
-    failures = sum(summary.failed.values())
+    failures = len(summary.failed)
     parts = [f"{summary.written} written"]
     parts += [f"{summary.skipped} already there"] if summary.skipped else []
-    parts += [f"{failures} images failed"] if failures else []
+    parts += [f"{failures} image{'s' * (failures > 1)} failed"] if failures else []
     parts += [f"{total - summary.images} images left"] if total > summary.images else []
-    reasons = [f"  {count} x {reason}" for reason, count in summary.failed.most_common(5)] if failures > 1 else []
-    return "\n".join([f"{', '.join(parts)}: {printable(str(out))}/", *reasons])
+    reasons = Counter(summary.failed.values()).most_common(5) if failures > 1 else []
+    return "\n".join([f"{', '.join(parts)}: {printable(str(out))}/", *(f"  {n} x {reason}" for reason, n in reasons)])

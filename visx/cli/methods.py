@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import textwrap
 from typing import Annotated, Any
 
 import typer
@@ -68,13 +69,18 @@ def _full(method: Method) -> str:
 
 
 def _table(chosen: list[Method]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    """A line a method, and its parameters with their defaults below it: legible at 80 columns, greppable anywhere."""
+    rows = [("method", "family", "needs", "score", "source")]
+    rows += [(m.name, m.family, ", ".join(sorted(m.needs)) or "scores alone", m.score, m.source) for m in chosen]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    print(_columns(rows[0], widths))
+    for method, row in zip(chosen, rows[1:], strict=True):
+        print(_columns(row, widths))
+        defaults = "  ".join(f"{o.name}={o.default}" for o in describe(method.params))
+        if defaults:
+            print(textwrap.fill(defaults, 80, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False))
+    print("\n`visx methods NAME` shows one in full: parameters, bounds, theory, source.")
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("method", "family", "needs", "explains", "parameters", "source"):
-        table.add_column(title, no_wrap=title in ("method", "source"))
-    for m in chosen:
-        defaults = ", ".join(f"{o.name}={o.default}" for o in describe(m.params))
-        table.add_row(m.name, m.family, ", ".join(sorted(m.needs)) or "scores", m.score, defaults, m.source)
-    Console().print(table)
+
+def _columns(row: tuple[str, ...], widths: list[int]) -> str:
+    return "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()

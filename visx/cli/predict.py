@@ -16,7 +16,7 @@ def predict(
     inputs: Inputs,
     model: ModelSpec = "efficientnet_lite0",
     weights: WeightsSpec = "default",
-    top: Annotated[int, typer.Option("-k", "--top", min=1, help="How many classes.")] = 5,
+    top: Annotated[int, typer.Option("-k", "--top", metavar="K", min=1, help="How many classes.")] = 5,
     labels: Labels = None,
     device: Device = "auto",
     precision: Precision = "fp32",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from visx.errors import VisxError, usage
+from visx.errors import VisxError, said_by, usage
 
 # Where training scripts keep the weights, outermost first
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "module", "weights")
+SAVE = "save the weights alone: torch.save(model.state_dict(), FILE), or as .safetensors"
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
 
@@ -30,14 +32,21 @@ def read(path: Path) -> dict[str, Tensor]:
     except MemoryError:
         raise VisxError(f"{path} does not fit into memory") from None
     except Exception as error:  # the unpickler meets damaged bytes with any exception; each means the same to a user
-        if "weights only" in str(error).lower() or "unsupported global" in str(error).lower():
-            raise VisxError(
-                f"{path} holds more than tensors, and visx runs no code from a checkpoint",
-                hint="save the weights alone: torch.save(model.state_dict(), FILE), or as .safetensors",
-            ) from None
-        first = (str(error).splitlines() or [""])[0][:160]
-        raise VisxError(f"{path} is damaged or not a checkpoint: {type(error).__name__}: {first}") from None
+        raise _refused(path, error) from None
     return unwrap(content, path)
+
+
+def _refused(path: Path, error: Exception) -> VisxError:
+    if path.stat().st_size == 0:
+        return VisxError(f"{path} is empty (0 bytes)")
+    wanted = re.search(r"GLOBAL (\S+)", str(error))
+    if wanted:
+        return VisxError(
+            f"{path} holds more than tensors ({wanted[1]}), and visx runs no code from a checkpoint", hint=SAVE
+        )
+    if "weights only" in str(error).lower():
+        return VisxError(f"{path} is damaged or not a checkpoint of tensors alone", hint=SAVE)
+    return VisxError(f"{path} is damaged or not a checkpoint: {said_by(error)}", hint=SAVE)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -64,12 +73,10 @@ def unwrap(content: object, path: Path) -> dict[str, Tensor]:
             break
         content = inner
     if not isinstance(content, Mapping):
-        raise VisxError(
-            f"{path} holds a {type(content).__name__}, not a state dict", hint="torch.save(model.state_dict(), FILE)"
-        )
+        raise VisxError(f"{path} holds a {type(content).__name__}, not a state dict", hint=SAVE)
     state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
     if not state:
-        raise VisxError(f"{path} holds no tensors", hint="torch.save(model.state_dict(), FILE)")
+        raise VisxError(f"{path} holds no tensors", hint=SAVE)
     return state
 
 

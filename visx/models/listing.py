@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from visx.models.sources import BuiltIn
+from visx.models.sources import BuiltIn, cached_by_timm
 
 
 def list_models(pattern: str | None = None) -> list[dict[str, Any]]:
@@ -44,14 +44,9 @@ def _torchvision() -> list[dict[str, Any]]:
 def _timm() -> list[dict[str, Any]]:
     try:
         import timm
-        from huggingface_hub import try_to_load_from_cache
     except ImportError:
         return []
-    rows = []
-    for name in timm.list_models():
-        config = timm.get_pretrained_cfg(name)
-        hub = config.hf_hub_id if config else None
-        files = ("model.safetensors", "pytorch_model.bin")
-        here = hub is not None and any(isinstance(try_to_load_from_cache(hub, file), str) for file in files)
-        rows.append({"name": f"timm/{name}", "source": "timm", "weights_here": here})
-    return rows
+    return [
+        {"name": f"timm/{name}", "source": "timm", "weights_here": cached_by_timm(name) is not None}
+        for name in timm.list_models()
+    ]

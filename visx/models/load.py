@@ -82,7 +82,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise usage(f"cannot read the labels {path}: {error}") from None
+        raise usage(f"cannot read the labels {path}: {getattr(error, 'strerror', None) or error}") from None
     if text.lstrip()[:1] not in ("[", "{"):
         names = tuple(line.strip() for line in text.splitlines() if line.strip())
     else:

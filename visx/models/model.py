@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from visx.errors import usage
+from visx.errors import VisxError, said_by, usage
 from visx.images import Preprocess
 from visx.models.anatomy import Anatomy, examine
 from visx.state import Network
@@ -53,7 +53,16 @@ class Model:
 
         Raises `VisxError` where the output is not logits (exit 4) or the labels are not as many as the classes (exit 2).
         """
-        found = examine(self.network(), (len(self.preprocess.mean), *self.input_size))
+        shape = (len(self.preprocess.mean), *self.input_size)
+        try:
+            found = examine(self.network(), shape)
+        except VisxError:
+            raise
+        except Exception as error:  # whatever a user's own forward raises
+            raise VisxError(
+                f"{self.name} fails on an input of 1x{'x'.join(map(str, shape))}: {said_by(error)}",
+                hint="another size: visx.wrap(module, size=...); VISX_DEBUG=1 shows the traceback",
+            ) from error
         if self.labels and len(self.labels) != found.classes:
             raise usage(
                 f"{len(self.labels)} labels for a model of {found.classes} classes", "--labels FILE: one name a class"

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from visx.errors import VisxError, unknown, usage
+from visx.errors import VisxError, said_by, unknown, usage
 from visx.images import Preprocess
 from visx.models import checkpoint
 from visx.models.model import Model, Weights
@@ -135,7 +135,7 @@ class Torchvision:
         from torchvision import models
 
         with downloading(f"torchvision's default weights of {self.name}", self._enum.url):
-            module = models.get_model(self.name, weights=self._enum)
+            module = models.get_model(self.name, weights=self._enum, progress=sys.stderr.isatty())
         file = Path(torch.hub.get_dir(), "checkpoints", self._enum.url.rsplit("/", 1)[-1])
         digest = checkpoint.digest_file(file) if file.is_file() else checkpoint.digest_state(module)
         weights = Weights(str(self._enum), digest)
@@ -149,15 +149,18 @@ class Timm:
     resizable = True
 
     def __init__(self, name: str) -> None:
-        # Read by huggingface_hub when it is imported: a dead network must answer within seconds.
+        # Read by huggingface_hub when it is imported: a dead network must answer within seconds, a log stays legible.
         os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(int(NETWORK_TIMEOUT)))
         os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(int(NETWORK_TIMEOUT)))
+        if not sys.stderr.isatty():
+            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         try:
             import timm
         except ImportError:
             raise usage(f"timm/{name} needs timm", "pip install 'visx[timm]'") from None
         if not timm.is_model(name.split(".")[0]):
-            raise unknown("model", name, timm.list_models(), "`visx models timm/PATTERN` lists them")
+            known = (f"timm/{n}" for n in timm.list_models())
+            raise unknown("model", f"timm/{name}", known, "`visx models timm/PATTERN` lists them")
         self.name = name
 
     def build(self, classes: int | None = None) -> nn.Module:
@@ -200,8 +203,16 @@ class Timm:
     def default(self) -> Model:
         import timm
 
-        with downloading(f"timm's default weights of {self.name}", f"timm/{self.name} on its model hub"):
-            module = timm.create_model(self.name, pretrained=True)
+        config = timm.get_pretrained_cfg(self.name)
+        where = str(config.hf_hub_id or config.url) if config else "timm"
+        with downloading(f"timm's default weights of {self.name}", where):
+            file = cached_by_timm(self.name)
+            if file is None and config is not None and config.hf_hub_id:
+                _reach_hub()
+            # A file that is here is loaded as it is: asking the hub whether it is still the newest costs a minute
+            # of retries without a network.
+            overlay = {"file": file} if file else None
+            module = timm.create_model(self.name, pretrained=True, pretrained_cfg_overlay=overlay)
         tag = getattr(module, "pretrained_cfg", {}).get("tag") or "default"
         weights = Weights(f"timm {tag}", checkpoint.digest_state(module))
         return Model(f"timm/{self.name}", module, self.preprocess(), weights, self.labels(module), True)
@@ -243,10 +254,8 @@ class Factory:
             made = factory if isinstance(factory, nn.Module) else seeded(factory)
         except VisxError:
             raise
-        except Exception as error:  # whatever a user's own code raises
-            raise VisxError(
-                f"{self.name} failed: {type(error).__name__}: {error}", hint="VISX_DEBUG=1 shows the traceback"
-            ) from error
+        except (Exception, SystemExit) as error:  # whatever a user's own code raises
+            raise VisxError(f"{self.name} failed: {said_by(error)}", hint="VISX_DEBUG=1 shows the traceback") from error
         finally:
             sys.path.remove(str(path.resolve().parent))
         if not isinstance(made, (nn.Module, Model)):
@@ -273,6 +282,26 @@ class Factory:
         return Model(self.name, module, self.preprocess(), weights, self.labels(module), False)
 
 
+def cached_by_timm(name: str) -> str | None:
+    """The default weights of a timm model, if they lie in the hub's cache on this machine."""
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id or config.custom_load:
+        return None
+    files = (config.hf_hub_filename,) if config.hf_hub_filename else ("model.safetensors", "pytorch_model.bin")
+    found = (try_to_load_from_cache(config.hf_hub_id, file) for file in files)
+    return next((path for path in found if isinstance(path, str)), None)
+
+
+def _reach_hub() -> None:
+    """One request to timm's hub: the hub's own client would try a dead network twelve times over."""
+    from huggingface_hub import constants, get_session
+
+    get_session().head(constants.ENDPOINT, timeout=NETWORK_TIMEOUT)
+
+
 @contextmanager
 def downloading(what: str, where: str) -> Iterator[None]:
     """Turn every way a download can fail into one message with the ways on, and let none of them hang."""
@@ -281,7 +310,6 @@ def downloading(what: str, where: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # URLError, OSError, the hub's own family, a wrong hash: all mean "not to be had"
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise VisxError(f"cannot get {what} from {where}: {type(error).__name__}: {reason}", hint=THREE_WAYS) from None
+        raise VisxError(f"cannot get {what} from {where}: {said_by(error)}", hint=THREE_WAYS) from None
     finally:
         socket.setdefaulttimeout(before)
