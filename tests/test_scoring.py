@@ -114,3 +114,20 @@ def test_copies_take_the_faster_forward_and_the_clean_pass_does_not():
     scorer.resolve(copy_number(0, 2), targets)
     scorer.scores(6, copy_number, ids[0], "logit")
     assert plain.sizes == [2] and fast.sizes == [4, 2]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("count", [1, 3])
+def test_copies_are_ones_own_and_in_the_layout_asked_for(layout, count):
+    image = copy_number(0, 1)[0]
+    for source in (
+        image,
+        image.contiguous().permute(1, 2, 0).contiguous().permute(2, 0, 1),
+        image[:, :1].expand_as(image),
+    ):
+        before = source.clone()
+        copies = Scorer(Linear(), layout=layout).copies(source, count)
+        assert copies.shape == (count, 3, 4, 4) and copies.is_contiguous(memory_format=layout)
+        assert (copies == before).all()
+        copies.zero_()
+        assert torch.equal(source, before)

@@ -242,7 +242,7 @@ class Run:
                     shared = targets.setdefault(
                         start * 100_000 + piece, Targets([i.spec for i in _padded(part, piece)])
                     )
-                    answers += self._compute(_padded(part, piece), job, shared)[: len(part)]
+                    answers += self._compute(_padded(part, piece), len(part), job, shared)
                 return answers
             except Exception as error:
                 if not out_of_memory(error) or piece == 1:
@@ -250,13 +250,15 @@ class Run:
                 self._halved = piece // 2
                 self.said(f"out of memory: going on with batches of {self._halved}")
 
-    def _compute(self, images: list[_Loaded], job: Job, targets: Targets) -> list[Any]:
+    def _compute(self, images: list[_Loaded], count: int, job: Job, targets: Targets) -> list[Any]:
+        """Answers for the first `count` images; the others pad the batch."""
         x = torch.from_numpy(np.stack([image.x for image in images]))
         seeds = [image_seed(self.settings.seed, image.picture.digest) for image in images]
         copies = min(self.settings.batch_size or AUTO_BATCH, self._halved or AUTO_BATCH * 64)
         return explain_batch(
-            self.model, self.network, job, x, targets.specs, seeds, targets=targets, copies=copies, said=self.said
-        )
+            self.model, self.network, job, x, targets.specs, seeds,
+            targets=targets, count=count, copies=copies, said=self.said,
+        )  # fmt: skip
 
     def _write(self, image: _Loaded, job: Job, answer: Answer, targets: int, seconds: float) -> dict[str, Any]:
         """Write one result's files, in a writer's thread; the record is for the manifest."""

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 import visx
 from visx.blur import gaussian_blur
 from visx.contract import Attribution, Request
+from visx.engine import explain_batch, plan
 from visx.errors import ExitCode, VisxError
 from visx.methods import get_method
 from visx.options import parse
 from visx.scoring import Scorer
-from visx.targets import Targets
+from visx.targets import Targets, TargetSpec
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -304,3 +305,38 @@ def test_through_the_api_the_map_has_the_size_of_the_input_and_the_module_is_unt
     assert results[0].score_kind == "prob" and results[0].method == "occlusion"
     assert module.training and all(torch.equal(v, state[k]) for k, v in module.state_dict().items())
     assert not any(m._forward_hooks for m in module.modules())
+
+
+class Viewing(nn.Module):
+    """A forward that only the plain memory layout survives; counts the images it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.seen = nn.Linear(3 * 8 * 8, 4), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += len(x)
+        return self.head(x.view(len(x), -1))
+
+
+@pytest.mark.parametrize("method", ["occlusion", "rise"])
+def test_a_module_handed_in_gets_copies_in_the_plain_layout(method):
+    model = visx.wrap(Viewing(), size=8)
+    picture = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    params = {"patch": 4} if method == "occlusion" else {"masks": 5}
+    assert visx.explain(model, picture, method, **params).map.shape == (8, 8)
+
+
+def test_images_that_pad_a_batch_cost_no_copies():
+    model = visx.wrap(Viewing(), size=8)
+    (job,) = plan(model, [get_method("occlusion")], params={"occlusion": {"patch": 4, "stride": 4}})
+    x, network = image(8, 8, 3).float(), model.network()
+    specs = [TargetSpec("top1", top=1)] * 5
+    with network.session():
+        full = explain_batch(model, network, job, x, specs[:3], (1, 2, 3))
+        padded, model.module.seen = x[[0, 1, 2, 2, 2]], 0
+        answers = explain_batch(model, network, job, padded, specs, (1, 2, 3, 3, 3), count=3)
+    assert model.module.seen == 5 + 3 * 5 and len(answers) == 3
+    for one, other in zip(answers, full, strict=True):
+        np.testing.assert_allclose(one[0].map, other[0].map, rtol=0, atol=1e-6)
+        assert one[0].target == other[0].target
