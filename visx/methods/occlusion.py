@@ -64,7 +64,7 @@ def occlusion(req: Request, p: OcclusionParams) -> Attribution:
     reach = patch // 2 if p.pad else 0
     tops, lefts = (_starts(n, 1 if p.pad else patch, stride) for n in (height, width))
     spread = _between_centres if p.pad else _covering
-    rows, columns = (spread(s, patch, n).to(req.x.device) for s, n in ((tops, height), (lefts, width)))
+    rows, columns = spread(tops, patch, height), spread(lefts, patch, width)
     ids = req.score.resolve(req.x, req.targets)
     maps, grids, extras, warnings = [], [], [], []
     for b in range(len(req.x)):
@@ -74,7 +74,7 @@ def occlusion(req: Request, p: OcclusionParams) -> Attribution:
         scores = (
             req.x.new_zeros(passes, ids.shape[1]) if same else _scores(req, ids[b], image, fill, patch, tops, lefts)
         )
-        drops = (scores[0] - scores[1:]).double().T.reshape(-1, len(tops), len(lefts))  # (T, rows, columns)
+        drops = (scores[0] - scores[1:]).cpu().double().T.reshape(-1, len(tops), len(lefts))  # (T, rows, columns)
         finite = drops.isfinite()
         grid = drops.where(finite, 0.0)
         share = (rows @ finite.double() @ columns.T).clamp_min(torch.finfo(torch.float64).tiny)
@@ -84,7 +84,7 @@ def occlusion(req: Request, p: OcclusionParams) -> Attribution:
         extras.append([{"patch": patch, "stride": stride, "passes": passes} for _ in nothing])
         warnings.append([_remarks(n, passes - 1, same) for n in (~finite).flatten(1).sum(1).tolist()])
     return Attribution(
-        torch.stack(maps).to(req.x.dtype), native=torch.stack(grids).to(req.x.dtype), extras=extras, warnings=warnings
+        torch.stack(maps).to(req.x), native=torch.stack(grids).to(req.x), extras=extras, warnings=warnings
     )
 
 
@@ -106,12 +106,11 @@ def _starts(size: int, patch: int, stride: int) -> list[int]:
 
 
 def _covering(starts: list[int], patch: int, size: int) -> Tensor:
-    """(size, len(starts)) float64: for each pixel the mean over the patches that cover it, along one side."""
+    """(size, len(starts)) float64: which patches cover each pixel, along one side."""
     import torch
 
     pixel, start = torch.arange(size)[:, None], torch.tensor(starts)
-    covers = ((pixel >= start) & (pixel < start + patch)).double()
-    return covers / covers.sum(1, keepdim=True)
+    return ((pixel >= start) & (pixel < start + patch)).double()
 
 
 def _between_centres(starts: list[int], patch: int, size: int) -> Tensor:
