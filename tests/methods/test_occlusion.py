@@ -256,6 +256,15 @@ def test_a_model_of_one_size_cannot_be_padded():
     assert error.value.code == ExitCode.UNSUPPORTED
 
 
+@pytest.mark.parametrize("pad", [False, True])
+def test_a_model_that_fails_for_reasons_of_its_own_says_so_itself(pad):
+    def broken(x: Tensor) -> Tensor:
+        raise RuntimeError("boom") if not pad else MemoryError
+
+    with pytest.raises(VisxError if pad else RuntimeError, match="out of memory" if pad else "boom"):
+        explain(broken, image(8, 8), [0], patch=4, pad=pad)
+
+
 class Blind(nn.Module):
     """NaN for a copy whose first pixel is hidden (all of them, if told so); else a toy."""
 

@@ -26,7 +26,6 @@ from visx.contract import Attribution, Request, method
 from visx.errors import unsupported, usage
 from visx.fills import FILL_HELP, Fill, fill_image
 from visx.options import Field, Params
-from visx.scoring import out_of_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -151,7 +150,7 @@ def _scores(
     try:
         return req.score.scores(1 + len(tops) * len(lefts), copies, ids, req.kind)
     except (RuntimeError, AssertionError, ValueError) as error:
-        if image.shape[-2:] == req.x.shape[-2:] or out_of_memory(error):
+        if image.shape[-2:] == req.x.shape[-2:]:
             raise
         size = " x ".join(map(str, image.shape[-2:]))
         raise unsupported(f"the model does not take the framed image of {size}: {error}", "leave out -p pad") from None
