@@ -8,6 +8,7 @@ from torch import Tensor
 
 from visx.errors import VisxError
 from visx.scoring import Scorer, out_of_memory
+from visx.state import Network
 from visx.targets import Targets, TargetSpec
 
 
@@ -131,3 +132,12 @@ def test_copies_are_ones_own_and_in_the_layout_asked_for(layout, count):
         assert (copies == before).all()
         copies.zero_()
         assert torch.equal(source, before)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_network_brings_every_image_into_its_own_layout(last):
+    network = Network(torch.nn.Linear(3, 2).double(), channels_last=last)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        prepared = network.prepare(copy_number(0, 2).contiguous(memory_format=layout))
+        assert prepared.is_contiguous(memory_format=network.layout)
+    assert network.layout == (torch.channels_last if last else torch.contiguous_format)

@@ -61,7 +61,7 @@ def explain(forward, x: Tensor, ids, batch: int = 7, kind: str = "logit", **para
     """Run without a network: scores are all that the method gets."""
     ids = torch.as_tensor(ids).expand(len(x), -1)
     forward = Counted(forward) if isinstance(forward, nn.Module) else forward
-    method = get_method("occlusion")
+    method, params = get_method("occlusion"), {"fill": "zero", **params}
     req = Request(x, Targets.fixed(ids), (0,) * len(x), Scorer(forward, batch), kind, mean=MEAN, std=STD)
     return method.run(req, parse(method.params, params, "occlusion"))
 
@@ -174,9 +174,9 @@ def test_defaults_follow_the_input_and_sams_settings_are_its_3364_patches():
 
     net = Counted(Cheap())
     found = explain(net, image(224, 224).float(), [0], batch=64)
-    assert found.extras[0][0] == {"patch": 53, "stride": 13, "passes": 226} and net.copies == 226
-    assert found.native.shape == (1, 1, 15, 15)
-    assert explain(net, image(32, 32).float(), [0]).extras[0][0] == {"patch": 8, "stride": 2, "passes": 170}
+    assert found.extras[0][0] == {"patch": 64, "stride": 16, "passes": 122} and net.copies == 122
+    assert found.native.shape == (1, 1, 11, 11)
+    assert explain(net, image(32, 32).float(), [0]).extras[0][0] == {"patch": 9, "stride": 2, "passes": 170}
     assert explain(net, image(3, 5).float(), [0]).extras[0][0]["patch"] == 1
     from visx.methods.occlusion import _starts
 
@@ -211,7 +211,7 @@ def test_running_out_of_memory_changes_nothing():
         return net(batch).detach()
 
     method = get_method("occlusion")
-    p = parse(method.params, {"patch": 4, "stride": 2}, "occlusion")
+    p = parse(method.params, {"patch": 4, "stride": 2, "fill": "zero"}, "occlusion")
     req = Request(x, Targets.fixed(torch.tensor([[1]])), (0,), Scorer(small, 16, said.append), "logit")
     torch.testing.assert_close(method.run(req, p).map, explain(net, x, [1], patch=4, stride=2).map)
     assert len(said) == 3
@@ -294,7 +294,7 @@ def test_no_finite_score_at_all_is_an_error_of_that_image():
     model = visx.wrap(Blind(always=True), size=8)
     picture = np.random.default_rng(0).integers(1, 255, (8, 8, 3), dtype=np.uint8)
     with pytest.raises(VisxError, match=r"not finite.*9 of 9 occluded copies"):
-        visx.explain(model, picture, "occlusion", patch=4, stride=2)
+        visx.explain(model, picture, "occlusion", patch=4, stride=2, fill="zero")
 
 
 def test_a_constant_image_that_is_its_own_fill_is_zero_with_a_reason():

@@ -5,9 +5,10 @@ positive where hiding hurts; the paper draws S itself. Every pixel of the map is
 it. Where the stride does not divide the way, a last row or column of patches is shifted back to the border: all patches
 have one size, so their scores compare (a patch clipped at the border, as captum has it, hides less).
 
-Defaults follow the input's size: a patch of 0.2366 of its shorter side (SAM's 53 of 224, arXiv:2003.08754) and a stride
-of a quarter of the patch, 15 x 15 = 225 passes and three to five patches over every inner pixel each way. SAM's own
-`patch=53 stride=3 fill=zero` is 58 x 58 = 3364 passes.
+Defaults follow the input's size: a patch of 2/7 of its shorter side and a stride of a quarter of the patch, 64 and 16 of 224,
+11 x 11 = 121 passes and up to four patches over a pixel each way; the fill is the image's own colour. On mosaics of
+photographs larger patches (to 64) and this fill put more of the map on the right picture than smaller ones and `zero`.
+SAM's settings (arXiv:2003.08754) are `patch=53 stride=3 fill=zero`, 58 x 58 = 3364 passes.
 
 `pad=true` is kazuto1011/grad-cam-pytorch's demo 3 (patch 35, stride 1, logit): the network sees the image with a frame of
 fill of half a patch around it, so that a patch can be centred on every pixel; the map holds each centre's value,
@@ -30,19 +31,19 @@ from visx.options import Field, Params
 if TYPE_CHECKING:
     from torch import Tensor
 
-PATCH_PART = 53 / 224  # SAM's patch, of the input's shorter side
+PATCH_PART = 2 / 7  # of the input's shorter side
 
 
 class OcclusionParams(Params):
     patch: int | None = Field(
-        None, ge=1, description="side of the patch in pixels; by default 0.2366 of the input's shorter side, 53 of 224"
+        None, ge=1, description="side of the patch in pixels; by default 2/7 of the input's shorter side, 64 of 224"
     )
     stride: int | None = Field(
         None,
         ge=1,
         description="pixels from patch to patch; by default a quarter of the patch. Passes grow with 1/stride²",
     )
-    fill: Fill = Field("zero", description=FILL_HELP)
+    fill: Fill = Field("mean", description=FILL_HELP)
     pad: bool = Field(False, description="centre patches on pixels up to the border, in a frame of fill (kazuto1011)")
 
 
