@@ -302,6 +302,8 @@ def test_a_constant_image_that_is_its_own_fill_is_zero_with_a_reason():
     found = explain(net, torch.full((1, 3, 8, 8), 0.3).double(), [1], fill="mean", patch=4)
     assert (found.map == 0).all() and "is the fill everywhere" in found.warned(0, 0)[0]
     assert net.copies == 0
+    large = torch.tensor([0.1, -1.7, 2.3])[None, :, None, None].expand(1, 3, 64, 64)
+    assert (explain(net, large, [1], fill="mean").map == 0).all(), "though a float32 mean is off by a bit"
     assert explain(net, torch.full((1, 3, 8, 8), 0.3).double(), [1], patch=4).warned(0, 0) == []
 
 
