@@ -60,7 +60,8 @@ def compare(spec: str, precision: str, batch: int, copies: int, repeats: int) ->
 
     def whole(name: str) -> Callable[[], object]:
         side = round(copies**0.5)
-        patches = {"patch": 53, "stride": -(-(model.input_size[0] - 53) // (side - 1))}
+        patch = max(53, model.input_size[0] // side)
+        patches = {"patch": patch, "stride": -(-(model.input_size[0] - patch) // (side - 1))}
         counted = COPIES_OF[name]
         (job,) = plan(model, [get_method(name)], params={name: patches if counted is None else {counted: copies}})
         return lambda: explain_batch(model, network, job, x, [target], [0], copies=batch)

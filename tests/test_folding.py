@@ -110,9 +110,11 @@ def test_what_is_shared_or_read_elsewhere_is_not_folded():
 
 
 def test_batch_statistics_are_not_folded():
-    net = settled(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    layers = [nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)]
+    net, x = settled(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())), pictures()
     net[1].train()
-    assert not fold(net, pictures())
+    folded = fold(net, x)
+    assert norms_run(net, x, folded) == 1, "of two"
 
 
 def test_a_module_without_convolutions_or_with_a_scripted_part_is_left_alone():
@@ -121,22 +123,26 @@ def test_a_module_without_convolutions_or_with_a_scripted_part_is_left_alone():
     assert not fold(nn.Sequential(torch.jit.script(inner), nn.AdaptiveAvgPool2d(1), nn.Flatten()), pictures())
 
 
-class Fresh(nn.Module):
-    """A weight that is made anew in every pass, as a parametrised one is."""
+class Mixed(Shared):
+    """As well: a weight that is made anew in every pass, as a parametrised one is, and one pair that can be folded."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.c7, self.n7 = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+        self.c8, self.n8 = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(F.conv2d(x, self.conv.weight * 1.5, self.conv.bias)).mean((2, 3))
+        x = self.n7(F.conv2d(x, self.c7.weight * 1.5, self.c7.bias))
+        return super().forward(self.n8(self.c8(x)))
 
 
-def test_a_weight_made_in_the_pass_keeps_its_normalisation():
-    net, x = settled(Fresh()), pictures()
+def test_beside_what_cannot_be_folded_the_rest_is():
+    net, x = settled(Mixed()), pictures()
     want = net(x)
-    with fold(net, x):
-        torch.testing.assert_close(net(x), want, rtol=0, atol=0)
+    folded = fold(net, x)
+    assert norms_run(net, x, folded) == 7, "of eight"
+    with folded:
+        torch.testing.assert_close(net(x), want, rtol=0, atol=1e-12)
 
 
 def test_a_network_folds_copies_only_where_visx_loaded_the_module_and_again_when_values_change():

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from visx.errors import VisxError
 from visx.scoring import Scorer, out_of_memory
+from visx.state import Network
 from visx.targets import Targets, TargetSpec
 
 
@@ -114,3 +115,29 @@ def test_copies_take_the_faster_forward_and_the_clean_pass_does_not():
     scorer.resolve(copy_number(0, 2), targets)
     scorer.scores(6, copy_number, ids[0], "logit")
     assert plain.sizes == [2] and fast.sizes == [4, 2]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("count", [1, 3])
+def test_copies_are_ones_own_and_in_the_layout_asked_for(layout, count):
+    image = copy_number(0, 1)[0]
+    for source in (
+        image,
+        image.contiguous().permute(1, 2, 0).contiguous().permute(2, 0, 1),
+        image[:, :1].expand_as(image),
+    ):
+        before = source.clone()
+        copies = Scorer(Linear(), layout=layout).copies(source, count)
+        assert copies.shape == (count, 3, 4, 4) and copies.is_contiguous(memory_format=layout)
+        assert (copies == before).all()
+        copies.zero_()
+        assert torch.equal(source, before)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_network_brings_every_image_into_its_own_layout(last):
+    network = Network(torch.nn.Linear(3, 2).double(), channels_last=last)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        prepared = network.prepare(copy_number(0, 2).contiguous(memory_format=layout))
+        assert prepared.is_contiguous(memory_format=network.layout)
+    assert network.layout == (torch.channels_last if last else torch.contiguous_format)

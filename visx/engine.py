@@ -115,18 +115,24 @@ def explain_batch(
     seeds: Sequence[int],
     *,
     targets: Targets | None = None,
+    count: int | None = None,
     copies: int = 16,
     said: Callable[[str], None] = lambda _: None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> list[list[Answer] | VisxError]:
     """Explain (B, C, H, W) normalised images: for each a list of answers, one a target, or the error it met.
 
-    `targets` may be shared between jobs on the same batch, so that the classes are found once; `copies` is how many
-    perturbed copies go through the network at a time. Call inside `network.session()`.
+    `targets` may be shared between jobs on the same batch, so that the classes are found once; `count` is how many
+    images from the first are wanted (the others pad the batch; None: all), and as many answers come back; `copies` is
+    how many perturbed copies go through the network at a time. Call inside `network.session()`.
     """
     targets = targets if targets is not None else Targets(specs)
     scorer = Scorer(network.scores_of, copies, said, progress, network.scores_of_copies, network.layout)
     x = x.to(network.device, torch.float64 if network.dtype == torch.float64 else torch.float32)
+    count = len(x) if count is None else count
+    if not job.method.needs_with(job.params):
+        scorer.resolve(x, targets)  # padded, as for any other job; behind it images go their way one by one
+        x, targets, seeds = x[:count], targets.first(count), seeds[:count]
     request = Request(
         x, targets, tuple(seeds), scorer, job.kind, network, job.layer, model.preprocess.mean, model.preprocess.std
     )
@@ -134,7 +140,7 @@ def explain_batch(
     scorer.resolve(x, targets)
     assert targets.ids is not None and targets.logits is not None
     batch = _Answers(model, job, found, targets.ids, targets.logits, upsample(found.map, tuple(x.shape[-2:])))
-    return [batch.image(b) for b in range(len(x))]
+    return [batch.image(b) for b in range(count)]
 
 
 class _Answers:

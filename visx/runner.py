@@ -206,7 +206,7 @@ class Run:
                     part = batch[start : start + piece]
                     padded = part + [part[-1]] * (piece - len(part))
                     shared = targets.setdefault((start, piece), Targets([image.spec for image in padded]))
-                    answers += self._compute(padded, job, shared)[: len(part)]
+                    answers += self._compute(padded, len(part), job, shared)
                 return answers
             except Exception as error:
                 if not out_of_memory(error) or piece == 1:
@@ -214,15 +214,17 @@ class Run:
                 self._halved = piece // 2
                 self.said(f"out of memory: going on with batches of {self._halved}")
 
-    def _compute(self, images: list[Loaded], job: Job, targets: Targets) -> list[Any]:
+    def _compute(self, images: list[Loaded], count: int, job: Job, targets: Targets) -> list[Any]:
+        """Answers for the first `count` images; the others pad the batch."""
         x = torch.from_numpy(np.stack([image.x for image in images if image.x is not None]))
         if self.network.device.type == "cuda":
             x = x.pin_memory().to(self.network.device, non_blocking=True)
         seeds = [image_seed(self.settings.seed, image.digest) for image in images]
         copies = self.settings.batch_size or AUTO_BATCH
         return explain_batch(
-            self.model, self.network, job, x, targets.specs, seeds, targets=targets, copies=copies, said=self.said
-        )
+            self.model, self.network, job, x, targets.specs, seeds,
+            targets=targets, count=count, copies=copies, said=self.said,
+        )  # fmt: skip
 
     def _settle(self, writer: _Writing) -> None:
         """Wait for the files of one job on one image, then let the manifest and the listeners know."""

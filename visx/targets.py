@@ -114,6 +114,11 @@ class Targets:
             self.ids = torch.stack(rows)
         return self.ids
 
+    def first(self, count: int) -> Targets:
+        """Those of the first `count` images of a resolved batch."""
+        assert self.ids is not None, "the targets are not resolved yet"
+        return Targets(self.specs[:count], self.ids[:count], None if self.logits is None else self.logits[:count])
+
     @staticmethod
     def fixed(ids: Tensor) -> Targets:
         """Targets that are known beforehand: (B, T) class indices."""

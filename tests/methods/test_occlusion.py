@@ -10,11 +10,12 @@ from torch import Tensor, nn
 import visx
 from visx.blur import gaussian_blur
 from visx.contract import Attribution, Request
+from visx.engine import explain_batch, plan
 from visx.errors import ExitCode, VisxError
 from visx.methods import get_method
 from visx.options import parse
 from visx.scoring import Scorer
-from visx.targets import Targets
+from visx.targets import Targets, TargetSpec
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -60,7 +61,7 @@ def explain(forward, x: Tensor, ids, batch: int = 7, kind: str = "logit", **para
     """Run without a network: scores are all that the method gets."""
     ids = torch.as_tensor(ids).expand(len(x), -1)
     forward = Counted(forward) if isinstance(forward, nn.Module) else forward
-    method = get_method("occlusion")
+    method, params = get_method("occlusion"), {"fill": "zero", **params}
     req = Request(x, Targets.fixed(ids), (0,) * len(x), Scorer(forward, batch), kind, mean=MEAN, std=STD)
     return method.run(req, parse(method.params, params, "occlusion"))
 
@@ -173,9 +174,9 @@ def test_defaults_follow_the_input_and_sams_settings_are_its_3364_patches():
 
     net = Counted(Cheap())
     found = explain(net, image(224, 224).float(), [0], batch=64)
-    assert found.extras[0][0] == {"patch": 53, "stride": 13, "passes": 226} and net.copies == 226
-    assert found.native.shape == (1, 1, 15, 15)
-    assert explain(net, image(32, 32).float(), [0]).extras[0][0] == {"patch": 8, "stride": 2, "passes": 170}
+    assert found.extras[0][0] == {"patch": 64, "stride": 16, "passes": 122} and net.copies == 122
+    assert found.native.shape == (1, 1, 11, 11)
+    assert explain(net, image(32, 32).float(), [0]).extras[0][0] == {"patch": 9, "stride": 2, "passes": 170}
     assert explain(net, image(3, 5).float(), [0]).extras[0][0]["patch"] == 1
     from visx.methods.occlusion import _starts
 
@@ -210,7 +211,7 @@ def test_running_out_of_memory_changes_nothing():
         return net(batch).detach()
 
     method = get_method("occlusion")
-    p = parse(method.params, {"patch": 4, "stride": 2}, "occlusion")
+    p = parse(method.params, {"patch": 4, "stride": 2, "fill": "zero"}, "occlusion")
     req = Request(x, Targets.fixed(torch.tensor([[1]])), (0,), Scorer(small, 16, said.append), "logit")
     torch.testing.assert_close(method.run(req, p).map, explain(net, x, [1], patch=4, stride=2).map)
     assert len(said) == 3
@@ -255,6 +256,15 @@ def test_a_model_of_one_size_cannot_be_padded():
     assert error.value.code == ExitCode.UNSUPPORTED
 
 
+@pytest.mark.parametrize("pad", [False, True])
+def test_a_model_that_fails_for_reasons_of_its_own_says_so_itself(pad):
+    def broken(x: Tensor) -> Tensor:
+        raise RuntimeError("boom") if not pad else MemoryError
+
+    with pytest.raises(VisxError if pad else RuntimeError, match="out of memory" if pad else "boom"):
+        explain(broken, image(8, 8), [0], patch=4, pad=pad)
+
+
 class Blind(nn.Module):
     """NaN for a copy whose first pixel is hidden (all of them, if told so); else a toy."""
 
@@ -284,7 +294,7 @@ def test_no_finite_score_at_all_is_an_error_of_that_image():
     model = visx.wrap(Blind(always=True), size=8)
     picture = np.random.default_rng(0).integers(1, 255, (8, 8, 3), dtype=np.uint8)
     with pytest.raises(VisxError, match=r"not finite.*9 of 9 occluded copies"):
-        visx.explain(model, picture, "occlusion", patch=4, stride=2)
+        visx.explain(model, picture, "occlusion", patch=4, stride=2, fill="zero")
 
 
 def test_a_constant_image_that_is_its_own_fill_is_zero_with_a_reason():
@@ -292,6 +302,8 @@ def test_a_constant_image_that_is_its_own_fill_is_zero_with_a_reason():
     found = explain(net, torch.full((1, 3, 8, 8), 0.3).double(), [1], fill="mean", patch=4)
     assert (found.map == 0).all() and "is the fill everywhere" in found.warned(0, 0)[0]
     assert net.copies == 0
+    large = torch.tensor([0.1, -1.7, 2.3])[None, :, None, None].expand(1, 3, 64, 64)
+    assert (explain(net, large, [1], fill="mean").map == 0).all(), "though a float32 mean is off by a bit"
     assert explain(net, torch.full((1, 3, 8, 8), 0.3).double(), [1], patch=4).warned(0, 0) == []
 
 
@@ -304,3 +316,38 @@ def test_through_the_api_the_map_has_the_size_of_the_input_and_the_module_is_unt
     assert results[0].score_kind == "prob" and results[0].method == "occlusion"
     assert module.training and all(torch.equal(v, state[k]) for k, v in module.state_dict().items())
     assert not any(m._forward_hooks for m in module.modules())
+
+
+class Viewing(nn.Module):
+    """A forward that only the plain memory layout survives; counts the images it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.seen = nn.Linear(3 * 8 * 8, 4), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += len(x)
+        return self.head(x.view(len(x), -1))
+
+
+@pytest.mark.parametrize("method", ["occlusion", "rise"])
+def test_a_module_handed_in_gets_copies_in_the_plain_layout(method):
+    model = visx.wrap(Viewing(), size=8)
+    picture = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    params = {"patch": 4} if method == "occlusion" else {"masks": 5}
+    assert visx.explain(model, picture, method, **params).map.shape == (8, 8)
+
+
+def test_images_that_pad_a_batch_cost_no_copies():
+    model = visx.wrap(Viewing(), size=8)
+    (job,) = plan(model, [get_method("occlusion")], params={"occlusion": {"patch": 4, "stride": 4}})
+    x, network = image(8, 8, 3).float(), model.network()
+    specs = [TargetSpec("top1", top=1)] * 5
+    with network.session():
+        full = explain_batch(model, network, job, x, specs[:3], (1, 2, 3))
+        padded, model.module.seen = x[[0, 1, 2, 2, 2]], 0
+        answers = explain_batch(model, network, job, padded, specs, (1, 2, 3, 3, 3), count=3)
+    assert model.module.seen == 5 + 3 * 5 and len(answers) == 3
+    for one, other in zip(answers, full, strict=True):
+        np.testing.assert_allclose(one[0].map, other[0].map, rtol=0, atol=1e-6)
+        assert one[0].target == other[0].target

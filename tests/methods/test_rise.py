@@ -212,14 +212,15 @@ def test_scores_that_are_not_finite_count_as_not_drawn(normalise):
     assert found.extras[0][0]["masks"] == len(kept) and np.isfinite(found.extras[0][0]["stderr_mean"])
 
 
-def test_no_finite_score_at_all_is_an_error_of_that_image():
+@pytest.mark.parametrize("normalise", ["np", "pixel"])
+def test_no_finite_score_at_all_is_an_error_of_that_image(normalise):
     class Blind(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x.mean((2, 3)).masked_fill((x == 0).flatten(1).any(1, keepdim=True), torch.inf)
 
     picture = np.full((8, 8, 3), 200, np.uint8)
-    with pytest.raises(VisxError, match=r"not finite.*\d of 12 masked copies"):
-        visx.explain(visx.wrap(Blind(), size=8), picture, "rise", masks=12, cells=8, p=0.01)
+    with pytest.raises(VisxError, match=r"not finite.*12 of 12 masked copies"):
+        visx.explain(visx.wrap(Blind(), size=8), picture, "rise", masks=12, cells=8, p=0.01, normalise=normalise)
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def weigh(
         if squares:
             square = flat.square()
             parts += [s.square() @ square, s @ square, kept @ square]
-        return [part.double() for part in parts]
+        return [part.double() if part.device.type != "mps" else part for part in parts]  # which has no float64
 
     total: list[Tensor] = []
     for parts in req.score.batches(count, work):
