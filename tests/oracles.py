@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from nets import TwoConvs
 from torch import Tensor, nn
 
+from nets import TwoConvs
 from visx import Model, VisxError
 from visx.contract import Attribution, Request
 from visx.engine import Answer, explain_batch, plan

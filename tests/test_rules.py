@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import RELU6S, RELUS, TwoConvs, images, seeded, two_convs
-from oracles import Rule, ask, backward_by_hand, deconv, guided, plain, same
 from torch import nn
 
+from nets import RELU6S, RELUS, TwoConvs, images, seeded, two_convs
+from oracles import Rule, ask, backward_by_hand, deconv, guided, plain, same
 from visx.state import Network
 from visx.targets import Targets
 

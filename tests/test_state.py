@@ -8,10 +8,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from nets import GapHead, Wrapped, images, seeded
-from oracles import CHEAP, answers, assert_unchanged, fingerprint, model_of
 from torch import Tensor, nn
 
+from nets import GapHead, Wrapped, images, seeded
+from oracles import CHEAP, answers, assert_unchanged, fingerprint, model_of
 from visx import Model, VisxError
 from visx.contract import Method
 from visx.state import Network, undisturbed

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import CLASSES, DenseLike, GapHead, Probed, SqueezeLike, VGGLike, images, seeded, two_convs
-from oracles import answers, ask, model_of, same
 from torch import Tensor, nn
 
+from nets import CLASSES, DenseLike, GapHead, Probed, SqueezeLike, VGGLike, images, seeded, two_convs
+from oracles import answers, ask, model_of, same
 from visx import VisxError
 
 X = images(2)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from nets import CLASSES, GapHead, images, seeded
 from oracles import CHEAP, answers, fingerprint, maps_of, model_of, same
-
 from visx import Model, VisxError
 from visx.contract import Method
 from visx.methods import NAMES, all_methods

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+
 from nets import Probed, images, seeded, two_convs
 from oracles import answers, ask, backward_by_hand, guided, model_of, same
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from nets import Probe, Steep, images, seeded, smooth, two_convs
-from oracles import answers, ask, backward_by_hand, model_of, plain, same
 from torch import Tensor, nn
 
+from nets import Probe, Steep, images, seeded, smooth, two_convs
+from oracles import answers, ask, backward_by_hand, model_of, plain, same
 from visx import VisxError
 from visx.methods.integrated_gradients import GAP_WARNING
 
