@@ -27,6 +27,10 @@ from visx.targets import Targets, parse_target
 CHEAP: dict[str, dict[str, Any]] = {
     "integrated_gradients": {"steps": 8},
     "smoothgrad": {"samples": 6},
+    "occlusion": {"patch": 4, "stride": 3},
+    "rise": {"masks": 64, "cells": 3},
+    "lime": {"samples": 100, "segments": 9},
+    "meaningful_perturbation": {"iterations": 6, "mask_size": 6},
 }
 
 
