@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from nets import TwoConvs
 from torch import Tensor, nn
 
+from nets import TwoConvs
 from visx import Model, VisxError
 from visx.contract import Attribution, Request
 from visx.engine import Answer, explain_batch, plan
@@ -28,9 +28,9 @@ CHEAP: dict[str, dict[str, Any]] = {
     "integrated_gradients": {"steps": 8},
     "smoothgrad": {"samples": 6},
     "occlusion": {"patch": 4, "stride": 3},
-    "rise": {"masks": 20, "cells": 3},
-    "lime": {"samples": 24, "segments": 6},
-    "meaningful_perturbation": {"mask_size": 6, "iterations": 4, "blur_radius": 2.0, "jitter": 1},
+    "rise": {"masks": 64, "cells": 3},
+    "lime": {"samples": 100, "segments": 9},
+    "meaningful_perturbation": {"iterations": 6, "mask_size": 6},
 }
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nets import CLASSES, GapHead, TwoConvs, Wrapped, seeded
-from oracles import assert_unchanged, fingerprint, same
 from PIL import Image
 from torch import Tensor, nn
 
 import visx
+from nets import CLASSES, GapHead, TwoConvs, Wrapped, seeded
+from oracles import assert_unchanged, fingerprint, same
 from visx import VisxError
 
 LABELS = ["cat", "dog", "espresso", "espresso maker", "rocket"]

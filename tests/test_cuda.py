@@ -10,10 +10,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from nets import GapHead, images, seeded
-from oracles import CHEAP, answers, assert_unchanged, fingerprint, maps_of, model_of, pearson
 
 import visx
+from nets import GapHead, images, seeded
+from oracles import CHEAP, answers, assert_unchanged, fingerprint, maps_of, model_of, pearson
 from visx.contract import Method
 
 pytestmark = pytest.mark.cuda

@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import RELU6S, RELUS, TwoConvs, images, seeded, two_convs
-from oracles import Rule, ask, backward_by_hand, deconv, guided, plain, same
 from torch import nn
 
+from nets import RELU6S, RELUS, Activation, TwoConvs, images, seeded, two_convs
+from oracles import Rule, ask, backward_by_hand, deconv, guided, plain, same
+from visx import VisxError
 from visx.state import Network
 from visx.targets import Targets
 
@@ -63,3 +64,21 @@ def test_view_is_rectified_in_place(rule: str) -> None:
         if channel == 1:  # the rectified half; the seed is positive everywhere, so the deconvnet passes all of it
             g = guided(g, z, math.inf) if rule == "guided" else g
         assert same(found[:, row], F.conv_transpose2d(g, net.conv.weight))
+
+
+@pytest.mark.parametrize(
+    "act",
+    [F.hardtanh, lambda z: z.clamp(-1, 1), lambda z: z.clamp(max=1), lambda z: z.clamp_min(0.1), lambda z: z.clamp(1)],
+)
+def test_other_bounds_are_no_relu(act: Activation) -> None:
+    """A floor other than 0 keeps its plain gradient: alone it is refused, beside a ReLU it is left alone."""
+    fixed, x = Targets.fixed(torch.zeros(2, 1, dtype=torch.int64)), images(2)
+    with pytest.raises(VisxError, match="no ReLU"):
+        Network(seeded(lambda: TwoConvs(act, act))).input_gradients(x, fixed, "logit", "guided")
+    net = seeded(lambda: TwoConvs(act, nn.ReLU()))
+    found = ask("guided_backprop", net, x).channels
+    z1 = net.conv1(x).detach().requires_grad_()
+    z2 = net.conv2(act(z1))
+    g2 = net.fc.weight[0].view(1, -1, 1, 1).expand_as(z2) / (z2.shape[2] * z2.shape[3])
+    (g1,) = torch.autograd.grad(z2, z1, guided(g2, z2, math.inf))
+    assert same(found[:, 0], F.conv_transpose2d(g1, net.conv1.weight, padding=1))

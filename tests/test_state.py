@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import torch
-from nets import GapHead, Wrapped, images, seeded
-from oracles import CHEAP, answers, assert_unchanged, fingerprint, model_of
 from torch import Tensor, nn
 
+from nets import GapHead, Wrapped, images, seeded
+from oracles import CHEAP, answers, assert_unchanged, fingerprint, model_of
 from visx import Model, VisxError
 from visx.contract import Method
 from visx.state import Network, undisturbed
@@ -171,20 +171,30 @@ def test_after_a_projection_of_a_unit() -> None:
     assert_unchanged(before, fingerprint(module))
 
 
-def test_inside_everything_is_eval_frozen_and_full_precision() -> None:
+@pytest.fixture
+def switches() -> Iterator[list[tuple[object, str]]]:
+    """The settings that decide what float32 means on a GPU; as before when the test is over."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    names = [(matmul, "allow_tf32"), (cudnn, "allow_tf32"), (cudnn, "benchmark"), (cudnn, "deterministic")]
+    before = [getattr(backend, name) for backend, name in names]
+    yield names
+    for (backend, name), value in zip(names, before, strict=True):
+        setattr(backend, name, value)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_inside_everything_is_eval_frozen_and_full_precision(on: bool, switches: list[tuple[object, str]]) -> None:
     module = lived_in()
-    torch.backends.cuda.matmul.allow_tf32, tf32 = True, torch.backends.cuda.matmul.allow_tf32
-    try:
-        with undisturbed(module):
-            assert not any(m.training for m in module.modules())
-            assert not any(p.requires_grad for p in module.parameters())
-            assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
-        assert torch.backends.cuda.matmul.allow_tf32
-        assert module.training and not module.net.features[1].training
-        flags = {name: p.requires_grad for name, p in module.named_parameters()}
-        assert not flags.pop("net.fc.bias") and all(flags.values())
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = tf32
+    for backend, name in switches:
+        setattr(backend, name, on)
+    with undisturbed(module):
+        assert not any(m.training for m in module.modules())
+        assert not any(p.requires_grad for p in module.parameters())
+        assert [getattr(backend, name) for backend, name in switches] == [False, False, False, True]
+    assert [getattr(backend, name) for backend, name in switches] == [on] * 4
+    assert module.training and not module.net.features[1].training
+    flags = {name: p.requires_grad for name, p in module.named_parameters()}
+    assert not flags.pop("net.fc.bias") and all(flags.values())
 
 
 def test_the_answer_is_that_of_eval_mode(method: Method) -> None:

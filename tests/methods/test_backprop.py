@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from nets import Probed, images, seeded, smooth, two_convs
 from oracles import answers, ask, backward_by_hand, model_of, plain, same
 

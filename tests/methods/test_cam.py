@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import CLASSES, DenseLike, GapHead, Probed, SqueezeLike, VGGLike, images, seeded, two_convs
-from oracles import answers, ask, model_of, same
 from torch import Tensor, nn
 
+from nets import CLASSES, DenseLike, GapHead, Probed, SqueezeLike, TwoConvs, VGGLike, images, seeded, two_convs
+from oracles import answers, ask, model_of, same
 from visx import VisxError
 
 X = images(2)
@@ -53,6 +53,13 @@ def test_mean_over_space_counts_as_pooling(spelling: str) -> None:
     assert same(ask("cam", net, X, (4,)).map, weighted_sum(features, net.fc.weight, (4,)))
 
 
+@torch.no_grad()
+def test_negative_features_count() -> None:
+    net = seeded(lambda: TwoConvs(nn.ReLU(), nn.Tanh()))
+    features = net.conv2(net.conv1(X).relu()).tanh()
+    assert same(ask("cam", net, X, (4,)).map, weighted_sum(features, net.fc.weight, (4,)))
+
+
 class _Head(nn.Module):
     """A convolution, then whatever `end` does."""
 
@@ -85,8 +92,8 @@ def test_other_spellings_of_the_head(end: str) -> None:
     assert same(ask("cam", net, X, (1,)).map, weighted_sum(net.conv(X).relu(), net.fc.weight, (1,)))
 
 
-@pytest.mark.parametrize("end", ["max", "two by two", "tanh between"])
-def test_heads_that_are_no_global_average_are_refused(end: str) -> None:
+@pytest.mark.parametrize("end", ["max", "two by two", "tanh between", "mean twice"])
+def test_heads_that_are_not_known_as_a_global_average_are_refused(end: str) -> None:
     with pytest.raises(VisxError) as caught:
         answers(model_of(seeded(lambda: _Head(end))), "cam", X)
     assert caught.value.code == 4

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from nets import GapHead, VGGLike, images, seeded
-from oracles import answers, ask, model_of, same
 from torch import Tensor, nn
 
+from nets import GapHead, VGGLike, images, seeded
+from oracles import answers, ask, model_of, same
 from visx import VisxError
 
 X = images(2, 16)

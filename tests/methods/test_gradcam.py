@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from nets import DenseLike, GapHead, Probed, SqueezeLike, VGGLike, images, seeded
-from oracles import answers, ask, maps_of, model_of, same
 from torch import Tensor, nn
 
+from nets import DenseLike, GapHead, Probed, SqueezeLike, VGGLike, images, seeded
+from oracles import answers, ask, maps_of, model_of, same
 from visx import VisxError
 
 X = images(2)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from nets import DenseLike, GapHead, VGGLike, WithoutReLU, images, seeded, two_convs
 from oracles import Rule, answers, ask, backward_by_hand, deconv, guided, model_of, same
-
 from visx import VisxError
 
 X = images(2)

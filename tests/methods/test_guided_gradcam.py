@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import Probed, images, seeded, two_convs
+
+from nets import GapHead, Probed, images, seeded, two_convs
 from oracles import answers, ask, backward_by_hand, guided, model_of, same
 
 X = images(2)
@@ -34,11 +35,15 @@ def test_product_channel_by_channel(rescale: str) -> None:
         assert same(found.map[:, t], product.abs().amax(1))
 
 
+@pytest.mark.parametrize("positive", [False, True])
 @pytest.mark.parametrize("rescale", ["none", "minmax"])
-def test_coarse_map_is_upsampled_before_it_is_scaled_and_multiplied(rescale: str) -> None:
-    from nets import GapHead
-
+def test_coarse_map_is_upsampled_before_it_is_scaled_and_multiplied(rescale: str, positive: bool) -> None:
     net = seeded(GapHead)
+    if positive:  # everywhere, so that the smallest value is not 0 anyway
+        with torch.no_grad():
+            net.features[4].bias += 3
+            net.fc.weight.abs_()
+        assert ask("gradcam", net, X, TARGETS, layer="features").map.min() > 0
     cam = F.interpolate(
         ask("gradcam", net, X, TARGETS, layer="features").map, (12, 12), mode="bilinear", align_corners=False
     )

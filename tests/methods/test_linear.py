@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from nets import Linear, images, seeded
 from oracles import ask, same
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+
 from nets import images
 from oracles import ask, pearson
 from replicas import ARCHITECTURES, DECONV, GUIDED, Architecture, class_activation_map, grad_cam, input_gradient
-from torch import nn
 
 R, SIZE, TARGETS = 0.9999, 96, (3, 500)
 X = images(2, SIZE, seed=1, dtype=torch.float32)

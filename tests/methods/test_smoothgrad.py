@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from nets import images, smooth, two_convs
 from oracles import ask, backward_by_hand, guided, plain, same
-
 from visx.seeds import generator
 
 X = images(2, seed=3)
