@@ -197,11 +197,12 @@ def _scores(req: Request, b: int, ids: Tensor, labels: Tensor, on: Tensor, p: Li
     """(N, T) scores of the image with the superpixels of each row of `on` (N, S) seen and the rest hidden."""
     import torch
 
-    x = req.x[b]
-    hidden = _hidden(req, b, labels, on.shape[1], p)
+    x, flat = req.x[b], labels.flatten()
+    hidden, seen = _hidden(req, b, labels, on.shape[1], p), on.to(x.dtype)
 
     def copies(start: int, stop: int) -> Tensor:
-        return torch.where(on[start:stop, labels].unsqueeze(1), x, hidden)
+        keep = seen[start:stop].index_select(1, flat).view(-1, 1, *labels.shape)
+        return torch.lerp(hidden, x, keep)  # exact at 0 and 1, and far faster than where() with broadcasting
 
     return req.score.scores(len(on), copies, ids, req.kind)
 
