@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -96,6 +96,8 @@ def assign(pairs: Iterable[str], owners: Mapping[str, type[Params]]) -> dict[str
 def _type_name(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return "|".join(str(a) for a in get_args(annotation))
+    if get_origin(annotation) is Annotated:  # a bounded member of a union: its bounds are told in the help
+        return _type_name(get_args(annotation)[0])
     if get_args(annotation):
         return "|".join(_type_name(a) for a in get_args(annotation))
     return "none" if annotation is type(None) else getattr(annotation, "__name__", str(annotation))

@@ -63,7 +63,13 @@ def pictures(count: int = 2) -> Tensor:
 def ask(module: nn.Module, x: Tensor, target="0", seeds=(11, 12), copies=16, score="logit", **params):
     """The engine's answers, `[image][target]`, for pixels as input (mean 0, deviation 1)."""
     model = visx.wrap(module, size=SIZE, mean=(0, 0, 0), std=(1, 1, 1))
-    (job,) = plan(model, [get_method("lime")], (), {"lime": {"segments": 9, "samples": 60, **params}}, score)
+    (job,) = plan(
+        model,
+        [get_method("lime")],
+        (),
+        {"lime": {"segments": 9, "samples": 60, "hide": "mean", "significance": 0, **params}},
+        score,
+    )
     spec = TargetSpec(target, top=3) if target == "top3" else TargetSpec(target, index=int(target))
     network = Network(module)
     if isinstance(module, Counted):
@@ -115,7 +121,7 @@ def test_superpixels_are_found_on_the_pixels_and_not_on_the_normalised_input():
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.1, 0.3)
     normalised = (x - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
     model = visx.wrap(module, size=SIZE, mean=mean, std=std)
-    (job,) = plan(model, [get_method("lime")], (), {"lime": {"segments": 9, "samples": 20}}, "logit")
+    (job,) = plan(model, [get_method("lime")], (), {"lime": {"segments": 9, "significance": 0}}, "logit")
     network = Network(module)
     with network.session():
         ((answer,),) = explain_batch(model, network, job, normalised, [TargetSpec("0", index=0)], [1])
@@ -165,6 +171,35 @@ def test_features_keeps_the_largest_weights_and_fits_them_again():
     w, intercept, r2 = ridge(z.astype(float), y, 1.0, 0.25, [0, 1, 4])
     np.testing.assert_allclose(found.weights, [w[0], w[1], 0, 0, w[2], 0, 0, 0], atol=1e-12)
     assert found.r2 == pytest.approx(r2) and found.local == pytest.approx(intercept + w.sum())
+
+
+def test_standard_errors_are_the_spread_of_the_weights_over_samples():
+    draw = np.random.default_rng(0)
+    truth = np.array([4.0, 0, 0, -3, 0, 0])
+    fits = []
+    for _ in range(300):
+        z = draw.random((150, 6)) < 0.5
+        noise = draw.normal(size=150) * np.where(z[:, 0], 1.0, 0.2)  # more of it where the first is on
+        fits.append(fit(z, z @ truth + noise, LimeParams()))
+    spread = np.std([found.weights for found in fits], axis=0)
+    np.testing.assert_allclose(np.mean([found.errors for found in fits], axis=0), spread, rtol=0.12)
+    chance = np.mean([found.told(2.0)[[1, 2, 4, 5]] != 0 for found in fits])
+    assert 0.02 < chance < 0.08  # two-sided five in a hundred
+    assert all((found.told(4.0)[[0, 3]] == found.weights[[0, 3]]).all() for found in fits)
+    assert np.mean([found.told(4.0)[[1, 2, 4, 5]] != 0 for found in fits]) < 0.005
+
+
+def test_weights_within_their_errors_are_zero_in_the_map():
+    module, x = Curved(), pictures(1)
+    ((all_of_them,),) = ask(module, x, samples=200)
+    ((told,),) = ask(module, x, samples=200, significance=10)
+    kept = told.map != 0
+    assert (told.map[kept] == all_of_them.map[kept]).all() and all_of_them.map.all()
+    assert len(np.unique(all_of_them.map)) > told.extras["significant"] == len(np.unique(told.map[kept])) > 0
+    assert np.abs(all_of_them.map[kept]).min() > np.abs(all_of_them.map[~kept]).min()
+    ((none,),) = ask(module, x, significance=1e6)
+    assert not none.map.any() and "stands out from chance" in none.warnings[-1]
+    assert none.extras["r2"] == pytest.approx(ask(module, x)[0][0].extras["r2"])
 
 
 def test_the_first_sample_is_the_whole_image_and_half_of_the_rest_is_seen():
@@ -268,7 +303,7 @@ def test_needs_scores_alone():
     from visx.targets import Targets
 
     request = Request(x, Targets([TargetSpec("0", index=0)]), (11,), Scorer(lambda c: module(c).detach()), "prob")
-    found = get_method("lime").run(request, LimeParams(segments=9, samples=60))
+    found = get_method("lime").run(request, LimeParams(segments=9, samples=60, hide="mean", significance=0))
     ((expected,),) = ask(module, x, score="prob")
     np.testing.assert_allclose(found.map[0, 0].numpy(), expected.map, atol=1e-6)
 
