@@ -48,7 +48,7 @@ def test_several_roots_get_their_names() -> None:
 
 @pytest.mark.parametrize("inputs", [("p/a.png", "q/a.png"), ("p", "q/s/p")])
 def test_a_collision_names_both(inputs: tuple[str, str]) -> None:
-    with pytest.raises(VisxError, match="p/a.png and q/.*a.png would both write to") as error:
+    with pytest.raises(VisxError, match=r"p/a\.png and q/.*a\.png would both write to") as error:
         names(*inputs)
     assert error.value.code == 2
 
