@@ -21,7 +21,7 @@ def test_a_class_by_label_part_or_index(text: str, index: int) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("at", r"fits 3 labels.*tiger cat \(0\), Cat \(2\), polecat \(3\)"), ("5", "0 to 4"), ("-1", "out of range"), ("dgo", "dog"), ("", "fits 5")],
+    [("at", r"fits 3 labels.*tiger cat \(0\), Cat \(2\), polecat \(3\)"), ("5", "0 to 4"), ("-1", "out of range"), ("dgo", "dog"), ("", "unknown label")],
 )  # fmt: skip
 def test_what_is_no_class(text: str, message: str) -> None:
     with pytest.raises(VisxError) as error:
