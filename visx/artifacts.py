@@ -56,7 +56,7 @@ def make_folder(path: Path) -> None:
 def _abandoned(temporary: Path) -> bool:
     """Whether the process that began this file is gone; another thread or a second run may be about to rename it."""
     writer = temporary.name[len(_TEMPORARY) :].split("-")[0]
-    if not writer.isdigit() or int(writer) == os.getpid() or os.name != "posix":
+    if not writer.isdigit() or os.name != "posix":
         return False
     try:
         os.kill(int(writer), 0)
