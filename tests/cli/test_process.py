@@ -1,0 +1,95 @@
+"""The command as a process: imports, streams, signals and exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+VISX = [sys.executable, "-c", "from visx.cli import main; main()"]
+SLOW_NET = """
+import time, torch, visx
+from torch import nn
+class Slow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head, self.calls = nn.Conv2d(3, 4, 3), nn.Linear(4, 3), 0
+    def forward(self, x):
+        self.calls += 1
+        if self.calls > 3:
+            time.sleep(60)
+        return self.head(self.conv(x).mean((2, 3)))
+def slow(): return visx.wrap(Slow(), size=16)
+"""
+
+
+@pytest.mark.parametrize(
+    "args", [["--help"], ["methods"], ["methods", "gradcam"], ["methods", "--json"], ["explain", "--help"]]
+)
+def test_listing_and_help_import_no_torch(args: list[str]) -> None:
+    code = (
+        "import os, sys\n"
+        "def leave(code):\n"
+        "    heavy = {'torch', 'torchvision', 'timm', 'cv2', 'skimage', 'sklearn', 'PIL'} & set(sys.modules)\n"
+        "    sys.stderr.write(f'{code} {sorted(heavy)}')\n"
+        "    sys.stderr.flush()\n"
+        "    left(code)\n"
+        "left, os._exit = os._exit, leave\n"
+        "from visx.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True)
+    assert done.stderr == "0 []"
+    assert done.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize(
+    ("sent", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_signals_keep_what_was_finished(sent: signal.Signals, code: int, said: str, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(SLOW_NET)
+    for i in range(4):
+        Image.fromarray(np.full((20, 20, 3), i * 50, np.uint8)).save(tmp_path / f"{i}.png")
+    command = [*VISX, "explain", ".", "-M", "net.py:slow", "-m", "backprop", "--batch-size", "1"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline and not list(tmp_path.glob("visx-out/*/*.png")):
+        time.sleep(0.05)
+    process.send_signal(sent)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == code, err
+    assert f"visx: {said}; what was finished is kept" in err
+    assert "Traceback" not in err
+    done = list(tmp_path.glob("visx-out/*/*.png"))
+    assert done
+    assert (tmp_path / "visx-out/manifest.jsonl").read_text().count("\n") == len(done)
+    assert not list(tmp_path.rglob(".visx-tmp-*"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_and_a_closed_pipe_are_no_tracebacks() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*VISX, "methods"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "visx: No space left on device\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([*VISX, "methods"], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    for debug in ("", "1"):
+        done = subprocess.run([*VISX, "explain", "gone.png"], cwd=tmp_path, capture_output=True, text=True,
+                              env={**os.environ, "VISX_DEBUG": debug})  # fmt: skip
+        assert done.returncode == 2
+        assert done.stderr.startswith("visx: no such file")
+        assert ("Traceback" in done.stderr) is bool(debug)
