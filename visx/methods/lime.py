@@ -12,7 +12,7 @@ pixels that the network sees. Samples whose score is not finite are left out, an
 
 Two defaults were chosen by measurement (benchmarks/localisation.py). Hidden superpixels are grey, as the paper has
 them; `hide=mean` is the package's. And a weight that lies within `significance` of its standard errors about zero is
-zero in the map: in 1000 samples most superpixels' weights are noise, which together outweighs what is found.
+zero in the map: most superpixels' weights are small or chance, and together they outweigh what is found.
 `significance=0` keeps every weight, as the paper and the package do. Standard errors are heteroscedasticity-consistent
 (White 1980), for a score is steeper near the whole image.
 """
