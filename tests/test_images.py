@@ -15,7 +15,7 @@ from timm.data import create_transform, resolve_data_config
 from torchvision import models
 
 from visx.errors import VisxError
-from visx.images import Preprocess, as_picture, decode
+from visx.images import Preprocess, as_picture, decode, read
 from visx.models import sources
 
 SIZES = [(300, 451), (451, 300), (17, 23), (1, 1), (333, 333), (255, 257), (229, 640), (500, 3)]
@@ -96,7 +96,7 @@ def test_exif_orientation(orientation: int, tmp_path: Path) -> None:
     exif[0x0112] = orientation
     path = tmp_path / "x.png"
     Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
-    assert np.array_equal(decode(path).rgb, upright)
+    assert np.array_equal(decode(read(path)).rgb, upright)
     with Image.open(path) as image:
         assert np.array_equal(as_picture(image).rgb, upright)
 
@@ -108,7 +108,7 @@ def test_modes_and_formats_look_as_a_viewer_shows_them(tmp_path: Path) -> None:
     def seen(image: Image.Image, suffix: str, **options: object) -> np.ndarray:
         path = tmp_path / f"x.{suffix}"
         image.save(path, **options)  # type: ignore[arg-type]
-        return decode(path).rgb.astype(int)
+        return decode(read(path)).rgb.astype(int)
 
     for suffix in ("png", "bmp", "tiff"):
         assert np.array_equal(seen(Image.fromarray(rgb), suffix), rgb)
@@ -171,19 +171,19 @@ def test_broken_files_say_what_is_wrong(tmp_path: Path) -> None:
     ]:
         path.write_bytes(data)
         with pytest.raises(VisxError, match=message) as error:
-            decode(path)
+            decode(read(path))
         assert error.value.code == 1
         assert "\n" not in error.value.message
     for odd, message in [(tmp_path, "regular"), (tmp_path / "gone", "No such"), (Path("a\0b"), "null")]:
         with pytest.raises(VisxError, match=message):
-            decode(odd)
+            decode(read(odd))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
 def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.jpg")
     with pytest.raises(VisxError, match="regular file"):
-        decode(tmp_path / "x.jpg")
+        decode(read(tmp_path / "x.jpg"))
 
 
 def test_truncation_at_every_length_is_an_explained_error_or_a_picture(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_truncation_at_every_length_is_an_explained_error_or_a_picture(tmp_path:
         for length in range(0, len(data), max(1, len(data) // 25)):
             path.write_bytes(data[:length])
             try:
-                assert decode(path).rgb.shape == (9, 9, 3)
+                assert decode(read(path)).rgb.shape == (9, 9, 3)
             except VisxError as error:
                 assert error.message
 

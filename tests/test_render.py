@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from visx.errors import VisxError
-from visx.images import Preprocess, as_picture, decode
+from visx.images import Preprocess, as_picture, decode, read
 from visx.render import check_colormap, colorize, encode_png, gradient_picture, overlay, to_levels
 
 CASES = {  # picture height and width, marked block (top, left, size), preprocessing
@@ -49,7 +49,7 @@ def test_an_exif_rotated_picture_is_drawn_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.ascontiguousarray(np.rot90(upright))).save(tmp_path / "x.png", exif=exif)
-    picture = decode(tmp_path / "x.png")
+    picture = decode(read(tmp_path / "x.png"))
     x, place = Preprocess((120, 200), (120, 200))(picture.rgb)
     drawn = overlay(picture.rgb, x[0], place, signed=False, colormap="bone", alpha=1.0)
     assert np.array_equal(drawn[..., 0] > 127, upright[..., 0] > 127)

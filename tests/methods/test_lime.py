@@ -15,7 +15,7 @@ from visx.engine import explain_batch, plan
 from visx.errors import ExitCode, VisxError
 from visx.images import Placement
 from visx.methods import get_method
-from visx.methods.lime import LimeParams, fit, on_off, superpixels
+from visx.methods.lime import LimeParams, Surrogate, fit, on_off, superpixels
 from visx.state import Network
 from visx.targets import TargetSpec
 
@@ -183,22 +183,30 @@ def test_standard_errors_are_the_spread_of_the_weights_over_samples():
         fits.append(fit(z, z @ truth + noise, LimeParams()))
     spread = np.std([found.weights for found in fits], axis=0)
     np.testing.assert_allclose(np.mean([found.errors for found in fits], axis=0), spread, rtol=0.12)
-    chance = np.mean([found.told(2.0)[[1, 2, 4, 5]] != 0 for found in fits])
+    whole = [found.told(2.0)[[1, 2, 4, 5]] == found.weights[[1, 2, 4, 5]] for found in fits]
+    chance = np.mean(whole)
     assert 0.02 < chance < 0.08  # two-sided five in a hundred
     assert all((found.told(4.0)[[0, 3]] == found.weights[[0, 3]]).all() for found in fits)
-    assert np.mean([found.told(4.0)[[1, 2, 4, 5]] != 0 for found in fits]) < 0.005
+    assert np.mean([found.told(4.0)[[1, 2, 4, 5]] == found.weights[[1, 2, 4, 5]] for found in fits]) < 0.005
 
 
-def test_weights_within_their_errors_are_zero_in_the_map():
+def test_weights_within_their_errors_shrink_and_keep_their_order():
+    found = Surrogate(np.array([1.0, -1.0, 0.5, 0.25, 0.0]), np.array([0.1, 0.1, 0.5, 0.25, 0.1]), 0.0, 0.0, 1.0)
+    np.testing.assert_allclose(found.told(4.0), [1.0, -1.0, 0.5 / 64, 0.25 / 64, 0.0])
+    assert (found.told(0) == found.weights).all()
+    unknown = Surrogate(found.weights, np.full(5, np.nan), 0.0, 0.0, 1.0)  # too few samples to tell errors from
+    assert (unknown.told(4.0) == found.weights).all()
+
+
+def test_the_map_shrinks_what_does_not_stand_out():
     module, x = Curved(), pictures(1)
-    ((all_of_them,),) = ask(module, x, samples=200)
+    ((fitted,),) = ask(module, x, samples=200)
     ((told,),) = ask(module, x, samples=200, significance=10)
-    kept = told.map != 0
-    assert (told.map[kept] == all_of_them.map[kept]).all() and all_of_them.map.all()
-    assert len(np.unique(all_of_them.map)) > told.extras["significant"] == len(np.unique(told.map[kept])) > 0
-    assert np.abs(all_of_them.map[kept]).min() > np.abs(all_of_them.map[~kept]).min()
+    same = told.map == fitted.map
+    assert 0 < len(np.unique(told.map[same])) == told.extras["significant"] < len(np.unique(fitted.map))
+    assert (np.abs(told.map[~same]) < np.abs(fitted.map[~same])).all()
     ((none,),) = ask(module, x, significance=1e6)
-    assert not none.map.any() and "stands out from chance" in none.warnings[-1]
+    assert none.extras["significant"] == 0 and "stands out from chance" in none.warnings[-1]
     assert none.extras["r2"] == pytest.approx(ask(module, x)[0][0].extras["r2"])
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from visx.errors import VisxError
-from visx.images import decode
+from visx.images import decode, read
 from visx.models import checkpoint, load_model, sources, wrap
 from visx.models.load import read_labels
 
@@ -152,7 +152,7 @@ def test_the_builtins_logits_are_timms() -> None:
     theirs = timm.create_model("tf_efficientnet_lite0").eval()
     state = dict(zip(theirs.state_dict(), ours.module.state_dict().values(), strict=True))
     theirs.load_state_dict(state)
-    coffee = decode(Path(__file__).parents[2] / "samples" / "coffee.png").rgb
+    coffee = decode(read(Path(__file__).parents[2] / "samples" / "coffee.png")).rgb
     x = torch.from_numpy(np.stack([ours.preprocess(coffee)[0], ours.preprocess(coffee[:, :300])[0]]))
     with torch.no_grad():
         assert torch.allclose(ours.module(x), theirs(x), atol=2e-4)

@@ -71,7 +71,7 @@ def _full(method: Method) -> str:
 def _table(chosen: list[Method]) -> None:
     """A line a method, and its parameters with their defaults below it: legible at 80 columns, greppable anywhere."""
     rows = [("method", "family", "needs", "score", "source")]
-    rows += [(m.name, m.family, ", ".join(sorted(m.needs)) or "scores alone", m.score, m.source) for m in chosen]
+    rows += [(m.name, m.family, ",".join(sorted(m.needs)) or "scores", m.score, m.source) for m in chosen]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     print(_columns(rows[0], widths))
     for method, row in zip(chosen, rows[1:], strict=True):

@@ -10,11 +10,11 @@ seed moves the samples and never the superpixels; `features` picks the largest w
 and fits again (the package picks with alpha 0.01, or step by step for six and fewer). Superpixels are found on the
 pixels that the network sees. Samples whose score is not finite are left out, and said so.
 
-Two defaults were chosen by measurement (benchmarks/localisation.py). Hidden superpixels are grey, as the paper has
-them; `hide=mean` is the package's. And a weight that lies within `significance` of its standard errors about zero is
-zero in the map: most superpixels' weights are small or chance, and together they outweigh what is found.
-`significance=0` keeps every weight, as the paper and the package do. Standard errors are heteroscedasticity-consistent
-(White 1980), for a score is steeper near the whole image.
+One default was chosen by measurement (benchmarks/localisation.py): a weight that lies within `significance` of its
+standard errors about zero shrinks by the cube of the part it is of them, because most superpixels' weights are chance
+and together outweigh what is found. Shrinking keeps their order, as cutting them off would not. `significance=0` takes
+every weight as fitted, as the paper and the package do. Standard errors are heteroscedasticity-consistent (White 1980),
+for a score is steeper near the whole image.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ class LimeParams(Params):
     min_size: int = Field(50, ge=1, description="least pixels of a superpixel (felzenszwalb)")
     samples: int = Field(1000, ge=2, description="copies with superpixels hidden, the whole image among them")
     hide: Literal["mean", "grey", "random"] | Annotated[float, Field(ge=0, le=1)] = Field(
-        "grey", description="what hides a superpixel: grey (0.5), its mean colour, random pixels, or a pixel value 0..1"
+        "mean", description="what hides a superpixel: its mean colour, grey (0.5), random pixels, or a pixel value 0..1"
     )
     kernel_width: float = Field(0.25, gt=0, description="how fast samples far from the whole image lose weight")
     alpha: float = Field(1.0, ge=0, description="strength of the ridge penalty")
     features: int | None = Field(None, ge=1, description="fit this many superpixels alone; left out: all")
     significance: float = Field(
-        4.0, ge=0, description="a weight within so many standard errors of zero becomes zero; 0 keeps all weights"
+        4.0, ge=0, description="a weight within so many standard errors of zero shrinks towards it; 0: as fitted"
     )
     show: int = Field(5, ge=1, le=255, description="strongest positive superpixels in the superpixel picture")
 
@@ -73,10 +73,12 @@ class Surrogate:
     r2: float | None
 
     def told(self, significance: float) -> np.ndarray:
-        """The weights (S,), zero where they lie within so many standard errors of zero."""
+        """The weights (S,), shrunk where they lie within so many standard errors of zero; their order stays."""
         import numpy as np
 
-        return np.where(np.abs(self.weights) < significance * self.errors, 0.0, self.weights)
+        doubt = np.nan_to_num(significance * self.errors)
+        part = np.abs(self.weights) / np.maximum(doubt, np.abs(self.weights) + 1e-300)
+        return self.weights * part**3
 
 
 @method(
@@ -105,7 +107,6 @@ def _image(
     req: Request, b: int, ids: Tensor, p: LimeParams
 ) -> tuple[Tensor, list[dict[str, Any]], list[list[str]], list[dict[str, Attachment]]]:
     """One image: maps (T, H, W), and an entry a target of figures, warnings and attachments."""
-    import numpy as np
     import torch
 
     labels = superpixels(_pixels(req, b), p)
@@ -118,9 +119,10 @@ def _image(
         found = fit(z, y, p)
         weights = found.told(p.significance)
         maps.append(torch.from_numpy(weights[labels]).to(req.x))
-        figures = {"r2": found.r2, "superpixels": count, "significant": int(np.count_nonzero(weights))}
+        told = int((weights == found.weights).sum())
+        figures = {"r2": found.r2, "superpixels": count, "significant": told}
         extras.append({**figures, "intercept": found.intercept, "local_prediction": found.local})
-        warnings.append(_remarks(found, weights, y, p))
+        warnings.append(_remarks(found, told, y))
         attachments.append({"superpixels.png": _picture(labels, weights, p.show)})
     return torch.stack(maps), extras, warnings, attachments
 
@@ -233,10 +235,11 @@ def _pixels(req: Request, b: int) -> np.ndarray:
     return pixels if pixels.shape[2] == 3 else np.repeat(pixels.mean(2, keepdims=True), 3, axis=2)
 
 
-def _remarks(found: Surrogate, shown: np.ndarray, scores: np.ndarray, p: LimeParams) -> list[str]:
+def _remarks(found: Surrogate, told: int, scores: np.ndarray) -> list[str]:
+    """The warnings; `told` is how many weights stand out."""
     import numpy as np
 
-    count = len(shown)
+    count = len(found.weights)
     lost = int((~np.isfinite(scores)).sum())
     if lost == len(scores):
         return ["the model's score is not finite (NaN or infinity) for any sample: try another -p hide"]
@@ -251,8 +254,8 @@ def _remarks(found: Surrogate, shown: np.ndarray, scores: np.ndarray, p: LimePar
         remarks.append(f"{len(scores) - lost} samples for {count} superpixels: raise -p samples, or have fewer superpixels")  # fmt: skip
     if found.r2 is None:
         remarks.append("the score does not change when superpixels are hidden")
-    elif not shown.any():
-        remarks.append("no superpixel's weight stands out from chance: raise -p samples; -p significance=0 shows all")
+    elif not told:
+        remarks.append("no superpixel's weight stands out from chance: raise -p samples")
     elif found.r2 < POOR_FIT:
         remarks.append(f"the linear model explains little of the score (R² {found.r2:.2f}): do not rely on this map")
     return remarks
