@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -115,6 +116,21 @@ class Talk:
 def split(values: Sequence[str] | None) -> list[str]:
     """Repeatable, comma-separated options as one list without doubles."""
     return list(dict.fromkeys(part.strip() for value in values or () for part in value.split(",") if part.strip()))
+
+
+def thresholds(option: str, pairs: Sequence[str] | None) -> dict[str, float]:
+    """`METRIC=VALUE` pairs of an option such as `--min`; the metrics' names are checked by who knows them."""
+    found: dict[str, float] = {}
+    for pair in pairs or ():
+        name, _, value = pair.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number) or not name:
+            raise usage(f"{option} {pair!r} is not METRIC=VALUE", f"for instance {option} spearman=0.9")
+        found[name.strip()] = number
+    return found
 
 
 def batch_size(text: str) -> int | None:
