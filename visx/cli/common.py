@@ -118,6 +118,13 @@ def split(values: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(part.strip() for value in values or () for part in value.split(",") if part.strip()))
 
 
+def print_table(lines: Sequence[Sequence[str]]) -> None:
+    """Lines of cells, the first one the titles, in columns that line up; the same on a terminal and in a log."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
 def thresholds(option: str, pairs: Sequence[str] | None) -> dict[str, float]:
     """`METRIC=VALUE` pairs of an option such as `--min`; the metrics' names are checked by who knows them."""
     found: dict[str, float] = {}

@@ -16,6 +16,19 @@ NAMES = (
     "hog",
     "top_k",
     "iou",
+    "localisation",
+    "pointing_game",
+    "energy",
+    "insertion",
+    "deletion",
+    "road",
+    "average_drop",
+    "increase",
+    "completeness",
+    "infidelity",
+    "max_sensitivity",
+    "grid_pointing",
+    "randomization",
 )
 
 

@@ -11,7 +11,7 @@ against annotated boxes: `run(values, boxes, seed, params) -> float`. A `map` me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,9 +32,9 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom: edges, in p
 class Trial:
     """One map and the model that it speaks about.
 
-    `x` is (C, H, W), normalised, on the model's device; `values` (H, W) float, raw; `target` the explained class; `seed` the
-    image's random stream; `kind` the scalar that was explained; `score` scores perturbed copies; `explain` maps
-    (N, C, H, W) to the method's maps (N, H, W) for the same class, without touching the model.
+    `x` is (C, H, W), normalised, on the model's device; `values` (H, W) float64, raw; `target` the explained class; `seed`
+    the image's random stream; `kind` the scalar that was explained; `score` scores perturbed copies; `explain` maps
+    (N, C, h, w) to the method's maps (N, h, w) float64 for the same class and seed.
     """
 
     x: Tensor
@@ -44,7 +44,6 @@ class Trial:
     kind: ScoreKind
     score: Scorer
     explain: Callable[[Tensor], np.ndarray]
-    black: Tensor | None = None
 
     def scores(self, count: int, copies: Callable[[int, int], Tensor], kind: ScoreKind) -> np.ndarray:
         """The target's score (count,) float64 of copies `copies(start, stop)` -> (n, C, H, W), in bounded batches."""
@@ -56,16 +55,19 @@ class Trial:
 
 @dataclass(frozen=True)
 class Survey:
-    """A method over many images: one trial an image, and the model's weights at their true and at random values.
+    """A method over many images.
 
-    `probabilities` holds the target's probability on each clean image. `randomized` yields, stage after stage from the
-    head to the input, the maps (N, H, W) of all trials from a copy of the model whose parameters are random up to there.
+    `trials` holds one a map, loaded when it is asked for; `targets` and `probabilities` each map's class and that class's
+    probability on the clean image. `randomized(count)` yields (stage's name, maps (H, W) of all trials) from a copy of
+    the model whose parameters are random from the head up to that stage, in about `count` stages, the last one reaching
+    every parameter.
     """
 
     trials: Sequence[Trial]
+    targets: Sequence[int]
     probabilities: Sequence[float]
     seed: int
-    randomized: Callable[[int], Any]
+    randomized: Callable[[int], Iterator[tuple[str, Iterable[np.ndarray]]]]
 
 
 @dataclass(frozen=True)
