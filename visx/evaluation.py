@@ -136,7 +136,7 @@ def _measure_maps(
                 else:
                     measured = metric.run(bench.trial(sample), params[metric.name])
             except VisxError as error:
-                found.errors.append(_error(sample, metric, error))
+                found.errors.append(_error(str(sample.item.path), sample.job.method.name, metric, error))
                 continue
             name = names[id(sample.job)]
             found.values.append(Value(name, metric.name, str(sample.item.path), sample.target, measured))
@@ -155,7 +155,11 @@ def _measure_set(
         bench.seed,
         lambda count: _randomized(bench, samples, count),
     )
-    measured = metric.run(survey, params[metric.name])
+    try:
+        measured = metric.run(survey, params[metric.name])
+    except VisxError as error:
+        found.errors.append(_error(None, name, metric, error))
+        return
     whole = len(measured) == len(samples)
     for i, one in enumerate(measured):
         sample = samples[i] if whole else None
@@ -240,10 +244,10 @@ def curves(found: Evaluation) -> dict[str, dict[str, list[tuple[float, float]]]]
     return mean
 
 
-def _error(sample: Sample, metric: Metric, error: VisxError) -> dict[str, Any]:
+def _error(image: str | None, method: str, metric: Metric, error: VisxError) -> dict[str, Any]:
     return {
-        "image": str(sample.item.path),
-        "method": sample.job.method.name,
+        "image": image,
+        "method": method,
         "metric": metric.name,
         "error": {"code": int(error.code), "message": error.message, "hint": error.hint},
     }

@@ -32,12 +32,16 @@ class Preset:
 
 
 NOISE = (("noise=0,0.1",),)
+LIME = {
+    "segmenter": "slic", "segments": "50", "compactness": "30", "sigma": "3", "samples": "1000", "hide": "grey",
+    "significance": "0",
+}  # fmt: skip
 
 PRESETS: dict[str, Preset] = {
     "sam-occlusion": Preset(
         (Experiment("occlusion", (("patch=52,53,54",), ("patch=5,29,53",)), {"stride": "3", "fill": "zero"}),)
     ),
-    "sam-lime": Preset((Experiment("lime", (("seed=0..4",),), {"segments": "50", "samples": "1000"}),)),
+    "sam-lime": Preset((Experiment("lime", (("seed=0..4",),), LIME),)),
     "sam-mp": Preset(
         (Experiment("meaningful_perturbation", (("blur_radius=5,10,30",),)),),
         ("ssim.scale=none", "ssim.data_range=1"),  # its masks lie in 0..1

@@ -157,8 +157,9 @@ def evaluate(
         found = measure(loaded, jobs, items, settings, chosen, params, annotations, talk.say, advance)
     write_evaluation(out, found, loaded.name, loaded.weights.sha256)
     for error in found.errors:
-        what = error["metric"] or error["method"] or "image"
-        talk.error(f"{printable(error['image'])}: {what}: {error['error']['message']}")
+        where = [error["image"] or error["method"], error["metric"] or "", error["error"]["message"]]
+        hint = error["error"]["hint"]
+        talk.error(printable(": ".join(filter(None, where)) + (f" ({hint})" if hint else "")))
     _show(found, json)
     if found.reused:
         talk.say(f"{found.reused} maps were there already")
