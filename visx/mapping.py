@@ -77,7 +77,9 @@ def explain_all(
         found.samples.append(Sample(item, job, record, settings.out / name))
 
     settings = replace(settings, overlay=False)
-    summary = Run(model, jobs, settings, model.device, on_record, progress, said)(items)
+    run = Run(model, jobs, settings, model.device, on_record=on_record, said=said)
+    run.on_progress = progress
+    summary = run(items)
     found.written, found.skipped = summary.written, summary.skipped
     places = {id(job): i for i, job in enumerate(by_key.values())}
     found.samples.sort(key=lambda s: (by_name[s.item.name][0], places[id(s.job)]))

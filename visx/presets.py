@@ -1,7 +1,8 @@
 """Presets: the experiments of SAM (Bansal et al. 2020, arXiv:2003.08754) by name. Imports no torch.
 
 Settings are the paper's, probabilities are explained throughout. What a command line gives with `--param` comes on top:
-occlusion at stride 3 is 3364 passes an image, so a CPU will want `-p stride=19`, or wider.
+occlusion at stride 3 is 3364 passes an image, so a CPU will want `-p stride=5` (no wider: patches of 5
+would leave gaps).
 """
 
 from __future__ import annotations

@@ -6,12 +6,13 @@ it may not lead out of its folder.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from visx.artifacts import MANIFEST, SCHEMA_VERSION, Manifest, digest
+from visx.artifacts import SCHEMA_VERSION, digest
 from visx.errors import VisxError, usage
 
 if TYPE_CHECKING:
@@ -80,20 +81,35 @@ def read_results(folder: Path) -> list[Stored]:
     """
     if not folder.is_dir():
         raise usage(f"no such folder: {folder}")
-    if not (folder / MANIFEST).is_file():
-        raise usage(f"no {MANIFEST} in {folder}", "a folder that `visx explain -o` wrote")
-    found = {stored.record["files"]["npy"]: stored for stored in _results(folder)}
+    if not _manifests(folder):
+        raise usage(f"no manifest.jsonl in {folder}", "a folder that `visx explain -o` wrote")
+    found = {stored.record["files"]["npy"]: stored for path in _manifests(folder) for stored in _results(folder, path)}
     if not found:
-        raise usage(f"no results in {folder / MANIFEST}")
+        raise usage(f"no results in the manifest of {folder}")
     return list(found.values())
 
 
-def _results(folder: Path) -> Iterator[Stored]:
-    for record in Manifest(folder).records():
+def _manifests(folder: Path) -> list[Path]:
+    """A run's manifest, and those of its shards."""
+    return sorted(folder.glob("manifest*.jsonl"))
+
+
+def _results(folder: Path, manifest: Path) -> Iterator[Stored]:
+    try:
+        lines = manifest.read_bytes().splitlines()
+    except OSError as error:
+        raise VisxError(f"cannot read {manifest}: {error.strerror or error}") from None
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            continue  # a torn line is a result that was never finished
+        if not isinstance(record, dict):
+            continue
         version = record.get("schema_version")
         if not isinstance(version, int) or version > SCHEMA_VERSION:
             raise VisxError(
-                f"{folder / MANIFEST} is of schema {version}; this visx knows {SCHEMA_VERSION}",
+                f"{manifest} is of schema {version}; this visx knows {SCHEMA_VERSION}",
                 hint="a newer visx wrote it: update this one",
             )
         if "error" in record:
@@ -101,8 +117,8 @@ def _results(folder: Path) -> Iterator[Stored]:
         files = record.get("files")
         name = files.get("npy") if isinstance(files, dict) else None
         if not isinstance(name, str) or not isinstance(record.get("method"), str):
-            raise VisxError(f"{folder / MANIFEST}: a record has no method or no files.npy")
+            raise VisxError(f"{manifest}: a record has no method or no files.npy")
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name:
-            raise VisxError(f"{folder / MANIFEST}: {name!r} leads out of the folder")
+            raise VisxError(f"{manifest}: {name!r} leads out of the folder")
         yield Stored(folder, record)

@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-
-from visx.errors import VisxError
+from in_process import visx
 
 RUN = "from visx.cli import main; main()"
 
 
 def shell(*args: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", RUN, *map(str, args)], capture_output=True, text=True)
-
-
-def visx(*args: object) -> subprocess.CompletedProcess[str]:
-    """The command in this process, as `main` runs it, without the second that a new process takes."""
-    from visx.cli.app import app
-
-    words, out, err = list(map(str, args)), io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            code = app(words, standalone_mode=False)
-        except VisxError as error:
-            code = int(error.code)
-            print(error, file=err)
-    return subprocess.CompletedProcess(words, int(code or 0), out.getvalue(), err.getvalue())
 
 
 def put(out: Path, image: str, values: np.ndarray, **changed: Any) -> Path:
@@ -67,8 +51,8 @@ def base(tmp_path: Path, maps: dict[str, np.ndarray]) -> Path:
     return tmp_path / "base"
 
 
-def rows(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in done.stdout.splitlines()]
+def rows(done: SimpleNamespace) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done.out.splitlines()]
 
 
 def test_exit_codes_reach_the_shell_and_torch_is_not_imported(base: Path) -> None:
@@ -88,7 +72,7 @@ def test_identical_runs_pass(base: Path, tmp_path: Path, maps: dict[str, np.ndar
     for image, values in maps.items():
         put(tmp_path / "new", image, values)
     done = visx("diff", base, tmp_path / "new", "--min", "spearman=1", "--min", "ssim=1", "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     assert [row["metrics"] for row in rows(done)] == [{"spearman": 1.0, "ssim": 1.0}] * 3
 
 
@@ -98,12 +82,12 @@ def test_a_flipped_map_fails_and_is_named_first(base: Path, tmp_path: Path, maps
     put(tmp_path / "new", "b.jpg", maps["b.jpg"][:, ::-1])
     put(tmp_path / "new", "c.jpg", maps["c.jpg"])
     done = visx("diff", base, tmp_path / "new", "--min", "spearman=0.9", "--json")
-    assert done.returncode == 5
+    assert done.code == 5
     found = rows(done)
     assert [row["image"] for row in found] == ["b.jpg", "a.jpg", "c.jpg"]
     assert [bool(row["misses"]) for row in found] == [True, False, False]
     assert "is below 0.9" in found[0]["misses"][0]
-    assert visx("diff", base, tmp_path / "new", "--min", "spearman=-1").returncode == 0
+    assert visx("diff", base, tmp_path / "new", "--min", "spearman=-1").code == 0
 
 
 def test_another_layer_or_target_is_compared_and_is_a_miss(
@@ -127,7 +111,7 @@ def test_missing_and_extra_results_count_and_are_listed(
     put(tmp_path / "new", "a.jpg", maps["a.jpg"])
     put(tmp_path / "new", "d.jpg", maps["a.jpg"])
     done = visx("diff", base, tmp_path / "new", "--json")
-    assert done.returncode == 5
+    assert done.code == 5
     assert {(row["image"], row["status"]) for row in rows(done)} == {
         ("a.jpg", "compared"), ("b.jpg", "missing"), ("c.jpg", "missing"), ("d.jpg", "extra"),
     }  # fmt: skip
@@ -138,16 +122,16 @@ def test_settings_tell_results_of_one_method_apart(tmp_path: Path, maps: dict[st
     for out in ("base", "new"):
         put(tmp_path / out, "a.jpg", a, params={"samples": 5})
         put(tmp_path / out, "a.jpg", b, params={"samples": 50})
-    assert visx("diff", tmp_path / "base", tmp_path / "new", "--min", "spearman=1").returncode == 0
+    assert visx("diff", tmp_path / "base", tmp_path / "new", "--min", "spearman=1").code == 0
     put(tmp_path / "one", "a.jpg", a, params={"samples": 500})
-    assert visx("diff", tmp_path / "one", tmp_path / "base").returncode == 2  # which of the two is not for us to guess
+    assert visx("diff", tmp_path / "one", tmp_path / "base").code == 2  # which of the two is not for us to guess
 
 
 def test_of_two_records_for_one_file_the_last_counts(base: Path, maps: dict[str, np.ndarray], tmp_path: Path) -> None:
     for image in maps:
         put(tmp_path / "new", image, 1 - maps[image])
         put(tmp_path / "new", image, maps[image])
-    assert visx("diff", base, tmp_path / "new", "--min", "spearman=1").returncode == 0
+    assert visx("diff", base, tmp_path / "new", "--min", "spearman=1").code == 0
 
 
 def test_two_npy_files(tmp_path: Path, maps: dict[str, np.ndarray]) -> None:
@@ -155,11 +139,11 @@ def test_two_npy_files(tmp_path: Path, maps: dict[str, np.ndarray]) -> None:
     np.save(tmp_path / "b.npy", np.exp(maps["a.jpg"]))
     np.save(tmp_path / "small.npy", np.zeros((8, 8)))
     a, b = tmp_path / "a.npy", tmp_path / "b.npy"
-    assert visx("diff", a, b, "--min", "spearman=1").returncode == 0
-    assert visx("diff", a, b, "--min", "pearson=0.9999").returncode == 5
+    assert visx("diff", a, b, "--min", "spearman=1").code == 0
+    assert visx("diff", a, b, "--min", "pearson=0.9999").code == 5
     done = visx("diff", a, tmp_path / "small.npy")
-    assert done.returncode == 2
-    assert "64x64" in done.stderr and "8x8" in done.stderr
+    assert done.code == 2
+    assert "64x64" in done.err and "8x8" in done.err
 
 
 def test_junit_holds_every_pair_and_survives_hostile_names(tmp_path: Path, maps: dict[str, np.ndarray]) -> None:
@@ -170,7 +154,7 @@ def test_junit_holds_every_pair_and_survives_hostile_names(tmp_path: Path, maps:
     put(tmp_path / "base", "gone.jpg", maps["c.jpg"])
     report = tmp_path / "reports" / "drift.xml"
     done = visx("diff", tmp_path / "base", tmp_path / "new", "--min", "spearman=0.5", "--junit", report, "-q")
-    assert done.returncode == 5
+    assert done.code == 5
     suites = ET.parse(report).getroot()
     assert (suites.get("tests"), suites.get("failures"), suites.get("errors")) == ("3", "2", "0")
     cases = {case.get("name"): case for case in suites.iter("testcase")}
@@ -186,7 +170,7 @@ def test_maps_of_other_shapes_are_misses_of_their_own(base: Path, tmp_path: Path
     put(tmp_path / "new", "b.jpg", maps["b.jpg"])
     put(tmp_path / "new", "c.jpg", maps["c.jpg"][:32])
     done = visx("diff", base, tmp_path / "new", "--json")
-    assert done.returncode == 5
+    assert done.code == 5
     assert (rows(done)[0]["image"], rows(done)[0]["misses"]) == ("c.jpg", ["shape changed: 64x64 -> 32x64"])
 
 
@@ -222,21 +206,21 @@ def test_a_bad_npy_is_refused_and_nothing_in_it_runs(
     else:
         np.save(bad, np.ones((8, 8), dtype=complex))
     done = visx("diff", good, bad)
-    assert done.returncode == 1, done.stderr
-    assert "bad.npy" in done.stderr
+    assert done.code == 1, done.err
+    assert "bad.npy" in done.err
     assert not Path("bomb-went-off").exists()
 
 
 def test_a_newer_schema_an_empty_folder_and_a_path_that_leads_out(base: Path, tmp_path: Path) -> None:
     put(tmp_path / "newer", "a.jpg", np.ones((8, 8)), schema_version=99)
     done = visx("diff", base, tmp_path / "newer")
-    assert done.returncode == 1 and "schema 99" in done.stderr
+    assert done.code == 1 and "schema 99" in done.err
     (tmp_path / "empty").mkdir()
     done = visx("diff", base, tmp_path / "empty")
-    assert done.returncode == 2 and "no manifest.jsonl" in done.stderr
+    assert done.code == 2 and "no manifest.jsonl" in done.err
     put(tmp_path / "out", "a.jpg", np.ones((8, 8)), files={"npy": "../base/a.jpg/x.npy"})
     done = visx("diff", base, tmp_path / "out")
-    assert done.returncode == 1 and "leads out of the folder" in done.stderr
+    assert done.code == 1 and "leads out of the folder" in done.err
 
 
 @pytest.mark.parametrize(
@@ -251,11 +235,11 @@ def test_a_newer_schema_an_empty_folder_and_a_path_that_leads_out(base: Path, tm
 )
 def test_usage_errors(base: Path, arguments: list[str], said: str) -> None:
     done = visx("diff", base, base, *arguments)
-    assert done.returncode == 2
-    assert said in done.stderr
+    assert done.code == 2
+    assert said in done.err
 
 
 def test_nothing_to_pair(base: Path, tmp_path: Path) -> None:
     put(tmp_path / "new", "z.jpg", np.ones((64, 64)))
     done = visx("diff", base, tmp_path / "new")
-    assert done.returncode == 2 and "counterpart" in done.stderr
+    assert done.code == 2 and "counterpart" in done.err

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from in_process import TOY, make_work, visx
 from PIL import Image
 
 from visx.errors import VisxError
@@ -20,41 +19,10 @@ from visx.options import parse
 from visx.presets import PRESETS
 from visx.sensitivity import NoisyPreprocess, parse_vary
 
-TOY = """
-import torch
-from torch import nn
-import visx
-
-def make():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 8, 5, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
-    return visx.wrap(net, size=48)
-"""
-
-
-def visx(*args: object) -> SimpleNamespace:
-    """The command in this process, as `main` runs it."""
-    from visx.cli.app import app
-
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            code = app(list(map(str, args)), standalone_mode=False)
-        except VisxError as error:
-            code = int(error.code)
-            print(error, file=err)
-    return SimpleNamespace(code=int(code or 0), out=out.getvalue(), err=err.getvalue())
-
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    random = np.random.default_rng(0)
-    (tmp_path / "photos").mkdir()
-    for name in ("a.png", "b.png", "c.png"):
-        coarse = Image.fromarray(random.integers(0, 255, (6, 6, 3), dtype=np.uint8))
-        coarse.resize((60, 52), Image.Resampling.BICUBIC).save(tmp_path / "photos" / name)
-    (tmp_path / "toy.py").write_text(TOY)
-    return tmp_path / "photos"
+    return make_work(tmp_path, "abc") / "photos"
 
 
 def run(photos: Path, *args: object) -> SimpleNamespace:
@@ -186,6 +154,7 @@ def test_several_models_give_a_row_each(photos: Path) -> None:
     both = f"{toy}:make,{photos.parent / 'other.py'}:make"
     vary = ("--vary", "reduce=sum,l2", "--metrics", "ssim", "--json", "-o", photos.parent / "out")
     done = visx("sensitivity", photos, "-M", both, "-m", "backprop", *vary)
+    assert done.code == 0, done.err
     models = {json.loads(line)["model"] for line in done.out.splitlines()}
     assert len(models) == 2
 

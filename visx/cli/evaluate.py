@@ -152,7 +152,9 @@ def evaluate(
     jobs = plan(loaded, methods, layer or [], assign(rest, {m.name: m.params for m in methods}), score)
     default = model == "efficientnet_lite0" and weights == "default"
     spec = parse_target(target, loaded.labels, loaded.classes)
-    settings = Settings(out, spec, seed, precision, size, default, resume=resume)
+    settings = Settings(
+        out=out, target=spec, seed=seed, precision=precision, batch_size=size, default_model=default, resume=resume
+    )
     with talk.progress(len(items) * len(jobs), "measuring") as advance:
         found = measure(loaded, jobs, items, settings, chosen, params, annotations, talk.say, advance)
     write_evaluation(out, found, loaded.name, loaded.weights.sha256)

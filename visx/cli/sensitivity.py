@@ -111,7 +111,7 @@ def sensitivity(
     scores beneath), and the maps.
 
     [dim]visx sensitivity photos/ -m smoothgrad --vary spread=0.1,0.2,0.3[/dim]
-    [dim]visx sensitivity photos/ --preset sam-occlusion -p stride=19[/dim]
+    [dim]visx sensitivity photos/ --preset sam-occlusion -p stride=5[/dim]
     """
     from visx.metrics import get_metric, split_params
 
@@ -156,8 +156,15 @@ def sensitivity(
                 groups.append(moving.settings_of(loaded, one, values, fixed, scalar, layer, seed, against))
                 texts.append(" ".join(varied))
         default = spec == "efficientnet_lite0" and weights == "default"
+        classes = parse_target(target, loaded.labels, loaded.classes)
         run = Settings(
-            out, parse_target(target, loaded.labels, loaded.classes), seed, precision, size, default, resume=resume
+            out=out,
+            target=classes,
+            seed=seed,
+            precision=precision,
+            batch_size=size,
+            default_model=default,
+            resume=resume,
         )
         runs = len({(s.seed, s.noise) for group in groups for s in group})
         with talk.progress(len(items) * runs, f"explaining with {spec}") as advance:
