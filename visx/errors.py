@@ -56,3 +56,13 @@ def unknown(kind: str, name: str, known: Iterable[str], see: str = "") -> VisxEr
     near += [k for k in known if name and name.lower() in k.lower() and k not in near][: 5 - len(near)]
     hint = f"did you mean {', '.join(near)}?" if near else see or f"known: {', '.join(known[:12])}"
     return usage(f"unknown {kind} {name!r}", hint)
+
+
+def printable(text: str) -> str:
+    """A file name as a line of text shows it: control characters and stray bytes escaped."""
+    return "".join(
+        c
+        if c.isprintable() and not 0xD800 <= ord(c) <= 0xDFFF
+        else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in text
+    )

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from visx import __version__
-from visx.cli import explain, layers, methods, models, predict
+from visx.cli import diff, evaluate, explain, layers, methods, models, predict, sensitivity
 
 app = typer.Typer(
     name="visx",
@@ -40,6 +40,9 @@ app.command("methods")(methods.methods)
 app.command("models")(models.models)
 app.command("layers")(layers.layers)
 app.command("predict")(predict.predict)
+app.command("sensitivity")(sensitivity.sensitivity)
+app.command("evaluate")(evaluate.evaluate)
+app.command("diff")(diff.diff)
 
 
 def usage_error(error: Exception) -> tuple[str, str] | None:

@@ -27,7 +27,7 @@ from visx.cli.common import (
     Verbose,
     WeightsSpec,
 )
-from visx.errors import usage
+from visx.errors import printable, usage
 
 if TYPE_CHECKING:
     from visx.runner import Summary
@@ -184,16 +184,6 @@ def explain(
         if len(items) > 1 or run.summary.skipped:
             talk.say(_sum(run.summary, len(items), out))
     return int(run.summary.code)
-
-
-def printable(text: str) -> str:
-    """A file name as a line of text shows it: control characters and stray bytes escaped."""
-    return "".join(
-        c
-        if c.isprintable() and not 0xD800 <= ord(c) <= 0xDFFF
-        else c.encode("unicode_escape", "surrogatepass").decode()
-        for c in text
-    )
 
 
 def _line(record: dict[str, Any], out: Path) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from visx.cli import common
 from visx.cli.common import BatchSize, Device, Inputs, Json, Labels, ModelSpec, Nul, Precision, Quiet, Talk, WeightsSpec
-from visx.cli.explain import printable
+from visx.errors import printable
 
 
 def predict(

@@ -1,0 +1,203 @@
+"""`visx sensitivity` from the command line's function to its files, on a toy model."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from in_process import TOY, make_work, visx
+from PIL import Image
+
+from visx.errors import VisxError
+from visx.images import Preprocess
+from visx.options import parse
+from visx.presets import PRESETS
+from visx.sensitivity import NoisyPreprocess, parse_vary
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return make_work(tmp_path, "abc") / "photos"
+
+
+def run(photos: Path, *args: object) -> SimpleNamespace:
+    model, out = f"{photos.parent / 'toy.py'}:make", photos.parent / "out"
+    done = visx("sensitivity", photos, "-M", model, "-o", out, "--json", *args)
+    done.rows = [json.loads(line) for line in done.out.splitlines()] if done.code in (0, 3) else []
+    return done
+
+
+def mean(rows: list[dict[str, Any]], metric: str, pair: str = "all") -> float:
+    return next(float(r["mean"]) for r in rows if (r["metric"], r["pair"]) == (metric, pair))
+
+
+def test_every_pair_is_compared_and_summed_up_over_images(photos: Path) -> None:
+    done = run(photos, "-m", "smoothgrad", "--vary", "spread=0.1,0.2,0.4", "-p", "samples=4", "--metrics", "spearman")
+    assert done.code == 0, done.err
+    pairs = [row["pair"] for row in done.rows]
+    assert pairs == ["all", "spread=0.1 | spread=0.2", "spread=0.1 | spread=0.4", "spread=0.2 | spread=0.4"]
+    assert mean(done.rows, "spearman") == pytest.approx(np.mean([row["mean"] for row in done.rows[1:]]))
+    out = photos.parent / "out"
+    with (out / "sensitivity.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 9
+    one = [float(r["value"]) for r in lines if (r["first"], r["second"]) == ("spread=0.1", "spread=0.4")]
+    assert done.rows[2]["mean"] == pytest.approx(np.mean(one))
+    assert done.rows[2]["std"] == pytest.approx(np.std(one))
+    assert json.loads((out / "sensitivity.json").read_text())["table"] == done.rows
+
+
+def test_scores_are_those_of_the_maps_on_disk(photos: Path) -> None:
+    from scipy.stats import spearmanr
+
+    done = run(photos, "-m", "smoothgrad", "--vary", "samples=2,9", "--metrics", "spearman")
+    maps: dict[tuple[str, int], np.ndarray] = {}
+    for line in (photos.parent / "out" / "manifest.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        maps[record["image"], record["params"]["samples"]] = np.load(photos.parent / "out" / record["files"]["npy"])
+    images = sorted({image for image, _ in maps})
+    expected = [spearmanr(maps[i, 2].ravel(), maps[i, 9].ravel()).statistic for i in images]
+    assert len(images) == 3
+    assert mean(done.rows, "spearman") == pytest.approx(np.mean(expected), abs=1e-6)
+
+
+def test_a_method_without_chance_does_not_move_with_the_seed_and_one_with_it_does(photos: Path) -> None:
+    still = run(photos, "-m", "backprop", "--vary", "seed=0..2", "--metrics", "ssim")
+    assert [row["mean"] for row in still.rows] == [1.0] * 4
+    moved = run(photos, "-m", "smoothgrad", "--vary", "seed=0..2", "-p", "samples=3", "--metrics", "ssim")
+    assert mean(moved.rows, "ssim") < 0.99
+
+
+def test_noise_moves_the_map_and_not_the_class(photos: Path) -> None:
+    done = run(photos, "-m", "backprop", "--vary", "noise=0,0.1", "--metrics", "spearman", "-p", "reduce=sum")
+    assert mean(done.rows, "spearman") < 0.99
+    records = [json.loads(line) for line in (photos.parent / "out" / "manifest.jsonl").read_text().splitlines()]
+    targets: dict[str, set[int]] = {}
+    for record in records:
+        targets.setdefault(record["image"], set()).add(record["target"])
+    assert len(records) == 6
+    assert all(len(found) == 1 for found in targets.values())
+    assert {record["model"].partition("+")[2] for record in records} == {"", "noise0.1"}
+
+
+def test_noise_has_its_variance_on_the_pixels_and_follows_from_seed_and_picture() -> None:
+    grey = np.full((80, 80, 3), 128, dtype=np.uint8)
+    noisy = {s: NoisyPreprocess(None, (80, 80), variance=0.01, seed=s) for s in (0, 1)}
+    clean, place = Preprocess(None, (80, 80))(grey)
+    x, where = noisy[0](grey)
+    std = np.array(noisy[0].std)[:, None, None]
+    assert where == place
+    assert float(np.var((x - clean) * std)) == pytest.approx(0.01, rel=0.05)
+    assert (noisy[0](grey)[0] == x).all()
+    assert (noisy[1](grey)[0] != x).any()
+    wild, _ = NoisyPreprocess(None, (80, 80), variance=4.0)(grey)
+    pixels = wild * std + np.array(noisy[0].mean)[:, None, None]
+    assert float(pixels.min()) == pytest.approx(0, abs=1e-5) and float(pixels.max()) == pytest.approx(1, abs=1e-5)
+
+
+def test_against_the_default(photos: Path) -> None:
+    varied = ("--vary", "samples=2,4", "--metrics", "ssim", "--against", "default")
+    done = run(photos, "-m", "smoothgrad", *varied)
+    assert [row["pair"] for row in done.rows] == ["all", "default | samples=2", "default | samples=4"]
+    done = run(photos, "-m", "smoothgrad", *varied, "-p", "samples=4")
+    assert [row["pair"] for row in done.rows] == ["all", "samples=4 | samples=2"]
+
+
+def test_a_second_run_finds_its_maps(photos: Path) -> None:
+    arguments = ("-m", "smoothgrad", "--vary", "samples=2,3", "--vary", "seed=0,1", "--metrics", "ssim")
+    first, second = run(photos, *arguments), run(photos, *arguments)
+    assert second.rows == first.rows
+    assert "12 maps were there already" in second.err and "already" not in first.err
+
+
+def test_settings_that_two_groups_share_are_computed_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from visx.presets import Experiment, Preset
+
+    groups = (("samples=2,3",), ("samples=3,4",))
+    monkeypatch.setitem(PRESETS, "two", Preset((Experiment("smoothgrad", groups),)))
+    done = run(photos, "--preset", "two", "--metrics", "ssim")
+    assert done.code == 0, done.err
+    assert {row["varied"] for row in done.rows} == {"samples=2,3", "samples=3,4"}
+    assert len((photos.parent / "out" / "manifest.jsonl").read_text().splitlines()) == 9
+
+
+def test_the_teaser_has_a_row_an_image_and_a_column_a_setting(photos: Path) -> None:
+    done = run(photos, "-m", "backprop", "--vary", "reduce=sum,l2", "--metrics", "ssim,spearman")
+    assert done.code == 0, done.err
+    (path,) = (photos.parent / "out").glob("sensitivity.*backprop*.png")
+    picture = np.asarray(Image.open(path))
+    from visx.sensitivity_report import CELL, GAP, LINE
+
+    assert picture.shape == (2 * LINE + 3 * (CELL + 2 * LINE + GAP), 3 * (CELL + GAP) + GAP, 3)
+    for row in range(3):
+        for column in range(3):
+            top, left = 2 * LINE + row * (CELL + 2 * LINE + GAP), GAP + column * (CELL + GAP)
+            assert picture[top : top + CELL, left : left + CELL].std() > 5
+
+
+def test_one_broken_image_costs_only_itself(photos: Path) -> None:
+    (photos / "broken.png").write_bytes(b"no image")
+    done = run(photos, "-m", "backprop", "--vary", "reduce=sum,l2", "--metrics", "ssim")
+    assert done.code == 3
+    assert "broken.png" in done.err
+    assert {row["images"] for row in done.rows} == {3}
+
+
+def test_several_models_give_a_row_each(photos: Path) -> None:
+    toy = photos.parent / "toy.py"
+    (photos.parent / "other.py").write_text(TOY.replace("manual_seed(0)", "manual_seed(1)"))
+    both = f"{toy}:make,{photos.parent / 'other.py'}:make"
+    vary = ("--vary", "reduce=sum,l2", "--metrics", "ssim", "--json", "-o", photos.parent / "out")
+    done = visx("sensitivity", photos, "-M", both, "-m", "backprop", *vary)
+    assert done.code == 0, done.err
+    models = {json.loads(line)["model"] for line in done.out.splitlines()}
+    assert len(models) == 2
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_fit_the_methods_that_are_there(name: str) -> None:
+    from visx.methods import NAMES, get_method
+    from visx.metrics import NAMES as METRICS
+
+    for experiment in PRESETS[name].experiments:
+        if experiment.method not in NAMES:
+            pytest.skip(f"{experiment.method} is not there yet")
+        for group in experiment.groups:
+            for key, values in parse_vary(group).items():
+                for value in values:
+                    if key not in ("seed", "noise"):
+                        method = get_method(experiment.method)
+                        parse(method.params, {**experiment.params, key: value}, method.name)
+    assert all(text.partition(".")[0] in METRICS for text in PRESETS[name].metrics)
+
+
+def test_vary_is_parsed() -> None:
+    assert parse_vary(["patch=52, 53,52", "seed=0..2,7"]) == {"patch": ["52", "53"], "seed": ["0", "1", "2", "7"]}
+    for bad in ("patch", "patch=", "=1", "seed=3..1", "seed=0..999999999"):
+        with pytest.raises(VisxError, match="--vary"):
+            parse_vary([bad])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "nothing varies"),
+        (("--vary", "reduce=sum", "-m", "backprop"), "one setting alone"),
+        (("--vary", "reduec=sum,l2", "-m", "backprop"), "reduce"),
+        (("--vary", "noise=-1,0", "-m", "backprop"), "is no variance"),
+        (("--vary", "seed=x,0", "-m", "backprop"), "no number"),
+        (("--preset", "sam-gradeint"), "sam-gradient"),
+        (("--preset", "sam-gradient", "-m", "backprop"), "brings its own"),
+        (("--vary", "seed=0,1", "--metrics", "insertion"), "sensitivity cannot use the metric insertion"),
+        (("--vary", "noise=0,1", "-m", "backprop", "-t", "top2"), "one class an image"),
+    ],
+)
+def test_usage_errors(photos: Path, arguments: tuple[str, ...], said: str) -> None:
+    done = run(photos, *arguments)
+    assert done.code == 2, done.err
+    assert said in done.err

@@ -1,0 +1,46 @@
+"""The metrics' registry: declarations are complete, and naming metrics imports nothing heavy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import visx.metrics
+from visx.errors import VisxError
+from visx.metrics import NAMES, all_metrics, get_metric, split_params
+
+
+def test_every_module_is_listed_and_declares_its_name() -> None:
+    helpers = {"__init__", "contract", "scaling", "regions", "masking", "removal", "imputing", "cascade"}
+    modules = {p.stem for p in Path(visx.metrics.__file__).parent.glob("*.py")} - helpers
+    assert modules == set(NAMES)
+    for metric in all_metrics():
+        assert metric.name in NAMES and metric.title and metric.source
+        assert metric.better in ("higher", "lower")
+
+
+def test_declarations_import_nothing_heavy() -> None:
+    code = (
+        "import sys, visx.metrics as m; m.all_metrics(); import visx.cli.app;"
+        "print([n for n in ('torch', 'skimage', 'sklearn', 'scipy', 'cv2') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_unknown_and_unfit_metrics_are_usage_errors() -> None:
+    with pytest.raises(VisxError, match=r"unknown metric 'spearmen'.*spearman"):
+        get_metric("spearmen")
+    with pytest.raises(VisxError, match="evaluate cannot use the metric ssim"):
+        get_metric("ssim", ("map",), "evaluate")
+
+
+def test_params_of_metrics_are_told_from_those_of_methods() -> None:
+    rest, params = split_params(["samples=3", "ssim.window=7", "lime.samples=9"], [get_metric("ssim")])
+    assert rest == ["samples=3", "lime.samples=9"]
+    assert params["ssim"].model_dump()["window"] == 7
+    with pytest.raises(VisxError, match="unknown parameter of ssim 'windw'"):
+        split_params(["ssim.windw=7"], [get_metric("ssim")])

@@ -1,0 +1,194 @@
+"""`visx evaluate`: how good maps are; methods against metrics."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from visx.cli import common
+from visx.cli.common import (
+    BatchSize,
+    Device,
+    Inputs,
+    Json,
+    Labels,
+    ModelSpec,
+    Nul,
+    Out,
+    Param,
+    Precision,
+    Quiet,
+    Seed,
+    Talk,
+    WeightsSpec,
+)
+from visx.errors import ExitCode, printable, usage
+
+if TYPE_CHECKING:
+    from visx.evaluation import Evaluation, Row
+
+
+def evaluate(
+    inputs: Inputs,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-m", "--method", metavar="NAME[,NAME]", help="Methods, or all. Repeatable.", show_default="gradcam"
+        ),
+    ] = None,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metrics",
+            metavar="NAME[,NAME]",
+            help="insertion, deletion, road, average_drop, increase, completeness, infidelity, max_sensitivity, "
+            "grid_pointing, randomization; with --boxes: localisation, pointing_game, energy.",
+            show_default="insertion,deletion",
+        ),
+    ] = None,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            "--boxes",
+            metavar="DIR|FILE.csv",
+            help="Annotated boxes: Pascal VOC XML files named like the images, or image,left,top,right,bottom.",
+            show_default=False,
+        ),
+    ] = None,
+    model: ModelSpec = "efficientnet_lite0",
+    weights: WeightsSpec = "default",
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-l",
+            "--layer",
+            metavar="NAME",
+            help="Module path. Repeatable.",
+            show_default="the last spatial feature map",
+        ),
+    ] = None,
+    target: Annotated[
+        str, typer.Option("-t", "--target", help="top1, topK, a class index, a label, or FILE.csv (image,target).")
+    ] = "top1",
+    score: Annotated[
+        Literal["logit", "prob", "logprob"] | None,
+        typer.Option("--score", help="The scalar that is explained.", show_default="each method's own"),
+    ] = None,
+    labels: Labels = None,
+    param: Param = None,
+    least: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--min", metavar="METRIC=VALUE", help="Exit 5 if a method's mean is below. Repeatable.", show_default=False
+        ),
+    ] = None,
+    most: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--max", metavar="METRIC=VALUE", help="Exit 5 if a method's mean is above. Repeatable.", show_default=False
+        ),
+    ] = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    batch_size: BatchSize = "auto",
+    seed: Seed = 0,
+    out: Out = Path("visx-out"),
+    null: Nul = False,
+    resume: Annotated[
+        bool, typer.Option("--resume/--overwrite", help="Use maps whose recipe is unchanged, or compute all.")
+    ] = True,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Measure maps: a table of methods against metrics, with 95% confidence intervals over the images.
+
+    Writes evaluation.json, evaluation.csv and the curves as evaluation.png. Maps that `visx explain -o DIR` left in the
+    output folder are used where they are of the same recipe.
+
+    [dim]visx evaluate photos/ -m gradcam,integrated_gradients --metrics insertion,deletion[/dim]
+    """
+    from visx.metrics import get_metric, split_params
+
+    names = common.split(method) or ["gradcam"]
+    methods = common.pick_methods(names)
+    chosen = [
+        get_metric(n, ("map", "box", "set"), "evaluate") for n in common.split(metrics) or ("insertion", "deletion")
+    ]
+    lower, upper = common.thresholds("--min", least), common.thresholds("--max", most)
+    for name in (*lower, *upper):
+        if name not in [m.name for m in chosen]:
+            raise usage(
+                f"--min/--max {name}: it is not measured", f"--metrics {','.join(m.name for m in chosen)},{name}"
+            )
+    boxed = [m.name for m in chosen if m.kind == "box"]
+    if boxed and boxes is None:
+        raise usage(f"{', '.join(boxed)} needs --boxes", "a folder of Pascal VOC XML files, or a CSV")
+    if boxes is not None and not boxes.exists():
+        raise usage(f"no such file or folder: {boxes}")
+    rest, params = split_params(param or [], chosen)
+    talk, size = Talk(quiet), common.batch_size(batch_size)
+
+    from visx import inputs as finding
+
+    items = finding.find(inputs, out, sys.stdin.buffer, null)
+
+    from visx.engine import plan
+    from visx.evaluation import evaluate as measure
+    from visx.metrics.regions import Annotations
+    from visx.models import load_model
+    from visx.options import assign
+    from visx.reports import write_evaluation
+    from visx.runner import Settings
+    from visx.targets import parse_target
+
+    annotations = Annotations(boxes) if boxed and boxes is not None else None
+    if "all" not in names:
+        assign(rest, {m.name: m.params for m in methods})
+    loaded = load_model(model, weights, labels=labels, device=common.pick_device(device))
+    methods = common.pick_methods(names, loaded)
+    jobs = plan(loaded, methods, layer or [], assign(rest, {m.name: m.params for m in methods}), score)
+    default = model == "efficientnet_lite0" and weights == "default"
+    spec = parse_target(target, loaded.labels, loaded.classes)
+    settings = Settings(
+        out=out, target=spec, seed=seed, precision=precision, batch_size=size, default_model=default, resume=resume
+    )
+    with talk.progress(len(items) * len(jobs), "measuring") as advance:
+        found = measure(loaded, jobs, items, settings, chosen, params, annotations, talk.say, advance)
+    write_evaluation(out, found, loaded.name, loaded.weights.sha256)
+    for error in found.errors:
+        where = [error["image"] or error["method"], error["metric"] or "", error["error"]["message"]]
+        hint = error["error"]["hint"]
+        talk.error(printable(": ".join(filter(None, where)) + (f" ({hint})" if hint else "")))
+    _show(found, json)
+    if found.reused:
+        talk.say(f"{found.reused} maps were there already")
+    talk.say(f"written to {out}/evaluation.json")
+    missed = [text for row in found.rows for text in _misses(row, lower, upper)]
+    for text in missed:
+        talk.error(text)
+    return int(ExitCode.THRESHOLD if missed else found.code)
+
+
+def _misses(row: Row, lower: dict[str, float], upper: dict[str, float]) -> list[str]:
+    said = f"{row.job}: {row.metric} {row.mean:.4f} is"
+    texts = [f"{said} below {lower[row.metric]:g}"] if row.mean < lower.get(row.metric, row.mean) else []
+    return texts + ([f"{said} above {upper[row.metric]:g}"] if row.mean > upper.get(row.metric, row.mean) else [])
+
+
+def _show(found: Evaluation, json: bool) -> None:
+    from visx.artifacts import to_json
+
+    if json:
+        for row in found.rows:
+            print(to_json(row.as_dict()))
+        return
+    cells: dict[str, dict[str, str]] = {}
+    for row in found.rows:
+        interval = "" if row.low is None else f" [{row.low:.3f}, {row.high:.3f}]"
+        cells.setdefault(row.job, {})[row.metric] = f"{row.mean:.4f}{interval}{'*' if row.best else ' '}"
+    titles = ["method", *(f"{m.name} ({'+' if m.better == 'higher' else '-'})" for m in found.metrics)]
+    lines = [titles] + [[job, *(row.get(m.name, "-") for m in found.metrics)] for job, row in cells.items()]
+    common.print_table(lines)

@@ -1,0 +1,196 @@
+"""`visx sensitivity`: how much a map moves when a hyperparameter, the seed or noise on the image does."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from visx.cli import common
+from visx.cli.common import (
+    BatchSize,
+    Device,
+    Inputs,
+    Json,
+    Labels,
+    Nul,
+    Out,
+    Param,
+    Precision,
+    Quiet,
+    Seed,
+    Talk,
+    WeightsSpec,
+)
+from visx.errors import printable, usage
+from visx.presets import Experiment, get_preset
+
+if TYPE_CHECKING:
+    from visx.sensitivity import Sensitivity
+
+DEFAULT_METRICS = ("ssim", "spearman", "hog")
+
+
+def sensitivity(
+    inputs: Inputs,
+    method: Annotated[
+        list[str] | None,
+        typer.Option("-m", "--method", metavar="NAME[,NAME]", help="Methods. Repeatable.", show_default="gradcam"),
+    ] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vary",
+            metavar="KEY=a,b,c",
+            help="A method's parameter, seed=0..4, noise=0,0.1 (variance on pixels 0..1) or layer. Repeatable: every combination.",
+            show_default=False,
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            help="An experiment of SAM: sam-occlusion, sam-lime, sam-mp, sam-smoothgrad or sam-gradient.",
+            show_default=False,
+        ),
+    ] = None,
+    against: Annotated[
+        Literal["all-pairs", "default"],
+        typer.Option("--against", help="Compare every pair, or each with the method's default setting."),
+    ] = "all-pairs",
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metrics",
+            metavar="NAME[,NAME]",
+            help="ssim, spearman, pearson, hog, top_k, iou.",
+            show_default="ssim,spearman,hog",
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-M",
+            "--model",
+            metavar="SPEC[,SPEC]",
+            help="efficientnet_lite0 (built in), a torchvision name, timm/NAME, or FILE.py:FACTORY. Repeatable.",
+            show_default="efficientnet_lite0",
+        ),
+    ] = None,
+    weights: WeightsSpec = "default",
+    layer: Annotated[
+        str | None,
+        typer.Option("-l", "--layer", metavar="NAME", help="Module path.", show_default="the last spatial feature map"),
+    ] = None,
+    target: Annotated[
+        str, typer.Option("-t", "--target", help="top1, topK, a class index, a label, or FILE.csv (image,target).")
+    ] = "top1",
+    score: Annotated[
+        Literal["logit", "prob", "logprob"] | None,
+        typer.Option("--score", help="The scalar that is explained.", show_default="each method's own; presets: prob"),
+    ] = None,
+    labels: Labels = None,
+    param: Param = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    batch_size: BatchSize = "auto",
+    seed: Seed = 0,
+    out: Out = Path("visx-sensitivity"),
+    null: Nul = False,
+    resume: Annotated[
+        bool, typer.Option("--resume/--overwrite", help="Keep maps whose recipe is unchanged, or compute all.")
+    ] = True,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Show how much maps move with a setting: the sensitivity of a method to its hyperparameters (SAM, CVPR 2020).
+
+    Writes sensitivity.json, sensitivity.csv, a picture a group of settings (one row an image, one column a setting, the
+    scores beneath), and the maps.
+
+    [dim]visx sensitivity photos/ -m smoothgrad --vary spread=0.1,0.2,0.3[/dim]
+    [dim]visx sensitivity photos/ --preset sam-occlusion -p stride=5[/dim]
+    """
+    from visx.metrics import get_metric, split_params
+
+    chosen = get_preset(preset) if preset else None
+    if chosen and (method or vary):
+        raise usage(f"--preset {preset} brings its own --method and --vary", "give one or the other")
+    if not chosen and not vary:
+        raise usage("nothing varies", "--vary KEY=a,b,c, or --preset sam-occlusion")
+    names = common.split(method) or ["gradcam"]
+    experiments = chosen.experiments if chosen else tuple(Experiment(name, (tuple(vary or ()),)) for name in names)
+    methods = common.pick_methods([e.method for e in experiments])
+    if len(methods) != len(experiments):
+        raise usage("sensitivity takes methods by name, each once", "`visx methods` lists them")
+    pairwise = [get_metric(name, ("pair",), "sensitivity") for name in common.split(metrics) or DEFAULT_METRICS]
+    mine = [p for p in (chosen.metrics if chosen else ()) if p.partition(".")[0] in [m.name for m in pairwise]]
+    rest, params = split_params([*mine, *(param or [])], pairwise)
+    talk, size = Talk(quiet), common.batch_size(batch_size)
+
+    from visx import inputs as finding
+    from visx.options import assign
+
+    items = finding.find(inputs, out, sys.stdin.buffer, null)
+    dealt = assign(rest, {m.name: m.params for m in methods})
+
+    from visx import sensitivity as moving
+    from visx.models import load_model
+    from visx.runner import Settings
+    from visx.sensitivity_report import write_sensitivity
+    from visx.targets import parse_target
+
+    found = moving.Sensitivity(pairwise)
+    scalar = score or (chosen.score if chosen else None)
+    where = common.pick_device(device)
+    specs = common.split(model) or ["efficientnet_lite0"]
+    for spec in specs:
+        loaded = load_model(spec, weights, labels=labels, device=where)
+        groups, texts = [], []
+        for experiment, one in zip(experiments, methods, strict=True):
+            fixed = {**experiment.params, **dealt[one.name]}
+            for varied in experiment.groups:
+                values = moving.parse_vary(varied)
+                groups.append(moving.settings_of(loaded, one, values, fixed, scalar, layer, seed, against))
+                texts.append(" ".join(varied))
+        default = spec == "efficientnet_lite0" and weights == "default"
+        classes = parse_target(target, loaded.labels, loaded.classes)
+        run = Settings(
+            out=out,
+            target=classes,
+            seed=seed,
+            precision=precision,
+            batch_size=size,
+            default_model=default,
+            resume=resume,
+        )
+        runs = len({(s.seed, s.noise) for group in groups for s in group})
+        with talk.progress(len(items) * runs, f"explaining with {spec}") as advance:
+            moving.measure(found, loaded, groups, texts, items, run, params, against, talk.say, advance)
+        for group in found.groups[-len(groups) :]:
+            write_sensitivity(out, found, group, loaded)
+    for error in found.errors:
+        talk.error(f"{printable(error['image'])}: {error['error']['message']}")
+    _show(found, json)
+    if found.skipped:
+        talk.say(f"{found.skipped} maps were there already")
+    talk.say(f"written to {out}/sensitivity.json")
+    return int(found.code)
+
+
+def _show(found: Sensitivity, json: bool) -> None:
+    from visx.artifacts import to_json
+
+    rows = found.rows()
+    if json:
+        for row in rows:
+            print(to_json(row))
+        return
+    cells: dict[tuple[str, str, str, str], dict[str, str]] = {}
+    for row in rows:
+        key = (row["model"], row["method"], row["varied"], row["pair"])
+        cells.setdefault(key, {})[row["metric"]] = f"{row['mean']:.3f} ±{row['std']:.3f}"
+    titles = ["model", "method", "varied", "pair", *(m.name for m in found.metrics)]
+    common.print_table([titles, *([*key, *(cells[key].get(m.name, "-") for m in found.metrics)] for key in cells)])

@@ -1,0 +1,141 @@
+"""Mapping: a run of `visx explain`'s own kind whose maps are then measured. Maps that are there already are used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+
+from visx.artifacts import digest
+from visx.engine import Job, explain_batch
+from visx.errors import VisxError, unsupported
+from visx.images import Placement, decode
+from visx.inputs import Item
+from visx.metrics.contract import Trial
+from visx.models import Model
+from visx.runner import AUTO_BATCH, Run, Settings
+from visx.scoring import Scorer
+from visx.seeds import image_seed
+from visx.state import Network
+from visx.stored import read_map
+from visx.targets import TargetSpec
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One map of a run: the image and job it is of, its record in the manifest and where it lies."""
+
+    item: Item
+    job: Job
+    record: dict[str, Any]
+    path: Path
+
+    @property
+    def target(self) -> int:
+        """The explained class."""
+        return int(self.record["target"])
+
+    def map(self) -> np.ndarray:
+        """The raw map (H, W) float64."""
+        return read_map(self.path)
+
+
+@dataclass
+class Maps:
+    """What a run gave: samples in the order of images, then jobs; records of failures; how many were there already."""
+
+    samples: list[Sample] = field(default_factory=list)
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    written: int = 0
+    skipped: int = 0
+
+
+def explain_all(
+    model: Model,
+    jobs: Sequence[Job],
+    items: Sequence[Item],
+    settings: Settings,
+    progress: Callable[[int], None] = lambda done: None,
+    said: Callable[[str], None] = lambda text: None,
+) -> Maps:
+    """Explain `items` into `settings.out`, without pictures, and return the maps. Resumes as `visx explain` does."""
+    found = Maps()
+    by_name = {item.name: (number, item) for number, item in enumerate(items)}
+    by_key = {_key(job.method.name, job.params.model_dump(mode="json"), job.layer): job for job in jobs}
+
+    def on_record(record: dict[str, Any], line: str) -> None:
+        if "error" in record:
+            found.errors.append(record)
+            return
+        name = record["files"]["npy"]
+        item = by_name[str(PurePosixPath(name).parent)][1]
+        job = by_key[_key(record["method"], record["params"], record["layer"])]
+        found.samples.append(Sample(item, job, record, settings.out / name))
+
+    settings = replace(settings, overlay=False)
+    run = Run(model, jobs, settings, model.device, on_record=on_record, said=said)
+    run.on_progress = progress
+    summary = run(items)
+    found.written, found.skipped = summary.written, summary.skipped
+    places = {id(job): i for i, job in enumerate(by_key.values())}
+    found.samples.sort(key=lambda s: (by_name[s.item.name][0], places[id(s.job)]))
+    return found
+
+
+@dataclass
+class Bench:
+    """Where maps are put to the model: makes the `Trial` of a sample, and remembers the last image it decoded."""
+
+    model: Model
+    network: Network
+    seed: int = 0
+    batch_size: int | None = None
+    said: Callable[[str], None] = lambda _: None
+    _last: tuple[Path, torch.Tensor, Placement, tuple[int, int], int] | None = field(default=None, repr=False)
+
+    def load(self, item: Item) -> tuple[torch.Tensor, Placement, tuple[int, int], int]:
+        """The network's input (C, H, W), where it lies in the picture, the picture's (height, width), and its stream."""
+        if self._last is None or self._last[0] != item.path:
+            picture = decode(item.read())
+            x, place = self.model.preprocess(picture.rgb)
+            dtype = torch.float64 if self.network.dtype == torch.float64 else torch.float32
+            tensor = torch.from_numpy(x).to(self.network.device, dtype)
+            size = (picture.rgb.shape[0], picture.rgb.shape[1])
+            self._last = (item.path, tensor, place, size, image_seed(self.seed, picture.digest))
+        return self._last[1:]
+
+    def trial(self, sample: Sample) -> Trial:
+        """A map and the model. Call inside `network.session()`. Refuses maps of a unit, which no class score speaks about."""
+        if sample.record["probability"] is None:
+            raise unsupported(f"{sample.job.method.name} explains {sample.record['label']}, not a class")
+        x, _, _, seed = self.load(sample.item)
+        values = sample.map()
+        if values.shape != tuple(x.shape[-2:]):
+            raise VisxError(f"the map {sample.path} is not of the model's input size {tuple(x.shape[-2:])}")
+        score = Scorer(self.network.scores_of, self.batch_size or AUTO_BATCH, self.said)
+
+        def again(inputs: torch.Tensor) -> np.ndarray:
+            return self.explain(self.network, sample, inputs, [seed] * len(inputs))
+
+        return Trial(x, values, sample.target, seed, sample.job.kind, score, again)
+
+    def explain(self, network: Network, sample: Sample, x: torch.Tensor, seeds: Sequence[int]) -> np.ndarray:
+        """The maps (N, H, W) float64 of inputs (N, C, H, W), by a sample's job and for its class."""
+        specs = [TargetSpec(str(sample.target), index=sample.target)] * len(x)
+        answers = explain_batch(
+            self.model, network, sample.job, x, specs, seeds, copies=self.batch_size or AUTO_BATCH, said=self.said
+        )
+        maps = []
+        for answer in answers:
+            if isinstance(answer, VisxError):
+                raise answer
+            maps.append(answer[0].map.astype(np.float64))
+        return np.stack(maps)
+
+
+def _key(method: str, params: dict[str, Any], layer: str | None) -> str:
+    return digest([method, params, layer])

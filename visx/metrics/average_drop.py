@@ -1,0 +1,25 @@
+"""Average drop: the part of the class's probability that is lost when the picture is seen through its map.
+
+max(0, Y - O) / Y, Y the probability on the clean image and O on the image times the map (Chattopadhay et al. 2018,
+Grad-CAM++, arXiv:1710.11063, section 4.1), here from 0 to 1 instead of percent.
+"""
+
+from __future__ import annotations
+
+from visx.metrics.contract import Measured, Trial, metric
+from visx.metrics.masking import clean_and_masked
+from visx.options import Params
+
+
+@metric(
+    "average_drop",
+    kind="map",
+    title="Part of the probability lost behind the map",
+    source="arXiv:1710.11063",
+    low=0,
+    high=1,
+    better="lower",
+)
+def average_drop(trial: Trial, p: Params) -> Measured:
+    clean, masked = clean_and_masked(trial)
+    return Measured(max(0.0, clean - masked) / clean if clean > 0 else 0.0, details={"clean": clean, "masked": masked})

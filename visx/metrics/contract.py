@@ -1,0 +1,123 @@
+"""The metric contract: what a metric is asked, what it answers, and how it is declared.
+
+A metric is one function in one file, `visx/metrics/NAME.py`, declared by `@metric` and listed in `visx.metrics.NAMES`.
+Declarations import neither torch nor scikit-image, so that naming metrics stays instant.
+
+There are four kinds. A `pair` metric compares two maps: `run(a, b, params) -> float`. A `box` metric holds one map
+against annotated boxes: `run(values, boxes, seed, params) -> float`. A `map` metric asks the model about one map:
+`run(trial, params) -> Measured`. A `set` metric asks the model about a method over many images:
+`run(survey, params) -> list[Measured]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from visx.options import Params
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from visx.contract import ScoreKind
+    from visx.scoring import Scorer
+
+Kind = Literal["pair", "box", "map", "set"]
+Box = tuple[float, float, float, float]  # left, top, right, bottom: edges, in pixels of the map
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One map and the model that it speaks about.
+
+    `x` is (C, H, W), normalised, on the model's device; `values` (H, W) float64, raw; `target` the explained class; `seed`
+    the image's random stream; `kind` the scalar that was explained; `score` scores perturbed copies; `explain` maps
+    (N, C, h, w) to the method's maps (N, h, w) float64 for the same class and seed.
+    """
+
+    x: Tensor
+    values: np.ndarray
+    target: int
+    seed: int
+    kind: ScoreKind
+    score: Scorer
+    explain: Callable[[Tensor], np.ndarray]
+
+    def scores(self, count: int, copies: Callable[[int, int], Tensor], kind: ScoreKind) -> np.ndarray:
+        """The target's score (count,) float64 of copies `copies(start, stop)` -> (n, C, H, W), in bounded batches."""
+        import torch
+
+        ids = torch.tensor([self.target], device=self.x.device)
+        return self.score.scores(count, copies, ids, kind)[:, 0].double().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A method over many images.
+
+    `trials` holds one a map, loaded when it is asked for; `targets` and `probabilities` each map's class and that class's
+    probability on the clean image. `randomized(count)` yields (stage's name, maps (H, W) of all trials) from a copy of
+    the model whose parameters are random from the head up to that stage, in about `count` stages, the last one reaching
+    every parameter.
+    """
+
+    trials: Sequence[Trial]
+    targets: Sequence[int]
+    probabilities: Sequence[float]
+    seed: int
+    randomized: Callable[[int], Iterator[tuple[str, Iterable[np.ndarray]]]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One value; `curve` holds (x, y) pairs where there is a curve, `details` further figures for the JSON."""
+
+    value: float
+    curve: list[tuple[float, float]] | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A registered metric: its declaration and the function that computes it.
+
+    `low` and `high` bound its values (None: unbounded); `better` is the direction in which maps are better, or more
+    alike. `average` says how images are averaged: all alike, or within each class first.
+    """
+
+    name: str
+    kind: Kind
+    title: str
+    source: str
+    low: float | None
+    high: float | None
+    better: Literal["higher", "lower"]
+    average: Literal["image", "class"]
+    params: type[Params]
+    run: Callable[..., Any] = field(repr=False)
+
+
+REGISTRY: dict[str, Metric] = {}
+
+
+def metric(
+    name: str,
+    *,
+    kind: Kind,
+    title: str,
+    source: str,
+    low: float | None,
+    high: float | None,
+    better: Literal["higher", "lower"],
+    average: Literal["image", "class"] = "image",
+    params: type[Params] = Params,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declare a metric; the fields are those of `Metric`."""
+
+    def register(run: Callable[..., Any]) -> Callable[..., Any]:
+        REGISTRY[name] = Metric(name, kind, title, source, low, high, better, average, params, run)
+        return run
+
+    return register

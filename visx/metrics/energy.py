@@ -1,0 +1,34 @@
+"""Energy-based pointing game: the part of the map's positive values that lies in the annotated boxes.
+
+Wang et al. 2019, Score-CAM, arXiv:1910.01279, section 4.3. A pixel that a box cuts counts by the part that is inside. A map
+without positive values has no energy anywhere: 0.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from visx.metrics.contract import Box, Measured, metric
+from visx.options import Params
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@metric(
+    "energy",
+    kind="box",
+    title="Part of the map's positive values inside the annotated boxes",
+    source="arXiv:1910.01279",
+    low=0,
+    high=1,
+    better="higher",
+)
+def energy(values: np.ndarray, boxes: list[Box], seed: int, p: Params) -> Measured:
+    import numpy as np
+
+    from visx.metrics.regions import coverage
+
+    positive = np.maximum(values, 0)
+    total, shape = float(positive.sum()), (values.shape[0], values.shape[1])
+    return Measured(float((positive * coverage(boxes, shape)).sum()) / total if total > 0 else 0.0)

@@ -1,0 +1,25 @@
+"""Increase in confidence: whether the class's probability rises when the picture is seen through its map.
+
+1 where Y < O, else 0: averaged over images, the part of them where it rises (Chattopadhay et al. 2018, Grad-CAM++,
+arXiv:1710.11063, section 4.1). Y and O as in `average_drop`.
+"""
+
+from __future__ import annotations
+
+from visx.metrics.contract import Measured, Trial, metric
+from visx.metrics.masking import clean_and_masked
+from visx.options import Params
+
+
+@metric(
+    "increase",
+    kind="map",
+    title="Whether the probability rises behind the map",
+    source="arXiv:1710.11063",
+    low=0,
+    high=1,
+    better="higher",
+)
+def increase(trial: Trial, p: Params) -> Measured:
+    clean, masked = clean_and_masked(trial)
+    return Measured(float(clean < masked), details={"clean": clean, "masked": masked})

@@ -1,0 +1,62 @@
+"""ROAD: remove and debias. What the class's probability loses when the weakest or the strongest pixels are imputed.
+
+Rong et al. 2022, arXiv:2202.00449: pixels are removed by rank, the strongest first (MoRF) or the weakest first (LeRF), and
+replaced by noisy linear imputation, which hides the mask's shape. The value is half the mean difference LeRF - MoRF over
+the removed parts 20, 40, 60 and 80 % (the combination that pytorch-grad-cam offers); the curves are in the details.
+Deviations: the probability instead of the accuracy, so that one image has a value; ties are broken by a seeded shuffle.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from visx.metrics.contract import Measured, Trial, metric
+from visx.options import Field, Params
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+
+class ROADParams(Params):
+    steps: int = Field(4, ge=1, description="parts removed: i / (steps + 1), i = 1..steps")
+    noise: float = Field(0.01, ge=0, description="deviation of the noise on imputed pixels, after normalisation")
+
+
+@metric(
+    "road",
+    kind="map",
+    title="Remove and debias: probability without the weakest less without the strongest pixels, halved",
+    source="arXiv:2202.00449",
+    low=-0.5,
+    high=0.5,
+    better="higher",
+    params=ROADParams,
+)
+def road(trial: Trial, p: ROADParams) -> Measured:
+    import numpy as np
+    import torch
+
+    from visx.metrics.imputing import impute
+    from visx.metrics.scaling import order
+
+    ranking = order(trial.values, trial.seed)
+    x = trial.x.double().cpu().numpy()
+    parts = [i / (p.steps + 1) for i in range(1, p.steps + 1)]
+
+    def without(number: int) -> np.ndarray:
+        """Copy `number`: the strongest pixels removed in the first half, the weakest in the second."""
+        first = ranking if number < p.steps else ranking[::-1]
+        removed = np.zeros(trial.values.size, dtype=bool)
+        removed[first[: round(parts[number % p.steps] * first.size)]] = True
+        removed_hw = removed.reshape(trial.values.shape)
+        noise = np.random.default_rng((trial.seed, number)).normal(size=x.shape)
+        return impute(x, removed_hw) + p.noise * noise * removed_hw
+
+    def copies(start: int, stop: int) -> Tensor:
+        return torch.from_numpy(np.stack([without(i) for i in range(start, stop)])).to(trial.x)
+
+    scores = trial.scores(2 * p.steps, copies, "prob")
+    strongest, weakest = scores[: p.steps], scores[p.steps :]
+    details = {"parts": parts, "morf": strongest.tolist(), "lerf": weakest.tolist()}
+    return Measured(float((weakest - strongest).mean() / 2), details=details)

@@ -1,0 +1,39 @@
+"""Top-k intersection: the part of the strongest pixels that two maps share.
+
+|top_k(a) & top_k(b)| / k (Ghorbani et al. 2017, arXiv:1710.10547, section 2), k a part of all pixels. Ties at the border
+of the top k are broken by one shuffle for both maps. Two unrelated maps share k / pixels of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from visx.metrics.contract import metric
+from visx.options import Field, Params
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class TopKParams(Params):
+    part: float = Field(0.1, gt=0, le=1, description="the strongest pixels, as a part of all")
+
+
+@metric(
+    "top_k",
+    kind="pair",
+    title="Part of the strongest pixels that two maps share",
+    source="arXiv:1710.10547",
+    low=0,
+    high=1,
+    better="higher",
+    params=TopKParams,
+)
+def top_k(a: np.ndarray, b: np.ndarray, p: TopKParams) -> float:
+    """Maps (H, W) of one shape -> shared part of the top k."""
+    import numpy as np
+
+    from visx.metrics.scaling import order
+
+    k = max(1, round(p.part * a.size))
+    return len(np.intersect1d(order(a, 0)[:k], order(b, 0)[:k], assume_unique=True)) / k

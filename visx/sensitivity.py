@@ -1,0 +1,267 @@
+"""Sensitivity: how much a method's map moves when a hyperparameter, the seed or noise on the image does.
+
+SAM: Bansal et al. 2020, arXiv:2003.08754. One map is made per setting and image; within a group of settings every pair is
+compared (or each with the default setting); mean and standard deviation are over images. Noise is Gaussian, of the given
+variance, on the pixels (0..1) of the picture as the network sees it after resizing and cropping, and clipped to 0..1 like
+any picture; the class stays that of the clean image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from visx.contract import Method, ScoreKind
+from visx.engine import Job, plan
+from visx.errors import ExitCode, usage
+from visx.images import Placement, Preprocess
+from visx.inputs import Item
+from visx.mapping import Sample, explain_all
+from visx.metrics.contract import Metric
+from visx.models import Model
+from visx.options import Params
+from visx.predicting import predictions
+from visx.runner import Settings
+from visx.seeds import image_seed
+from visx.targets import TargetSpec
+
+Against = Literal["all-pairs", "default"]
+RUN_KEYS = ("seed", "noise", "layer")  # what can vary besides a method's parameters
+MOST_SETTINGS = 200
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One column: what differs (`varied`, in words), the job, and the run's seed and noise."""
+
+    name: str
+    job: Job
+    seed: int
+    noise: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of one pair of settings on one image's map."""
+
+    image: str
+    target: int
+    first: str
+    second: str
+    metric: str
+    value: float
+
+
+@dataclass
+class Group:
+    """The settings of one method on one model that are compared with each other, their maps and scores."""
+
+    model: str
+    method: str
+    settings: list[Setting]
+    varied: str
+    scores: list[Score] = field(default_factory=list)
+    samples: dict[tuple[str, int], dict[str, Sample]] = field(default_factory=dict)
+
+    def rows(self, metrics: Sequence[Metric]) -> Iterator[dict[str, Any]]:
+        """The table: a row for all pairs together (each image's mean first), then one a pair."""
+        for metric in metrics:
+            mine = [s for s in self.scores if s.metric == metric.name]
+            images: dict[tuple[str, int], list[float]] = {}
+            for score in mine:
+                images.setdefault((score.image, score.target), []).append(score.value)
+            if mine:
+                yield self._row("all", metric, [float(np.mean(v)) for v in images.values()])
+            for pair in dict.fromkeys((s.first, s.second) for s in mine):
+                yield self._row(" | ".join(pair), metric, [s.value for s in mine if (s.first, s.second) == pair])
+
+    def _row(self, pair: str, metric: Metric, values: Sequence[float]) -> dict[str, Any]:
+        return {
+            "model": self.model, "method": self.method, "varied": self.varied, "pair": pair, "metric": metric.name,
+            "mean": float(np.mean(values)), "std": float(np.std(values)), "images": len(values),
+        }  # fmt: skip
+
+
+@dataclass
+class Sensitivity:
+    """All groups, and records of what failed."""
+
+    metrics: list[Metric]
+    groups: list[Group] = field(default_factory=list)
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    written: int = 0
+    skipped: int = 0
+
+    @property
+    def code(self) -> ExitCode:
+        """The exit code this adds up to."""
+        if not self.errors:
+            return ExitCode.OK
+        return ExitCode.SOME_FAILED if any(g.scores for g in self.groups) else ExitCode.FAILURE
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of all groups."""
+        return [row for group in self.groups for row in group.rows(self.metrics)]
+
+
+@dataclass(frozen=True)
+class NoisyPreprocess(Preprocess):
+    """A preprocessing with Gaussian noise of `variance` on the pixels (0..1) of what the network sees, clipped to 0..1."""
+
+    variance: float = 0.0
+    seed: int = 0
+
+    def __call__(self, rgb: np.ndarray) -> tuple[np.ndarray, Placement]:
+        """As `Preprocess`; the noise follows from the seed and the picture."""
+        x, place = super().__call__(rgb)
+        mean, std = self._channels(self.mean), self._channels(self.std)
+        random = np.random.default_rng(image_seed(self.seed, hashlib.sha256(rgb.tobytes()).hexdigest()))
+        pixels = x * std + mean + random.normal(0, np.sqrt(self.variance), x.shape)
+        return np.ascontiguousarray((np.clip(pixels, 0, 1) - mean) / std, dtype=np.float32), place
+
+
+def parse_vary(texts: Sequence[str]) -> dict[str, list[str]]:
+    """`KEY=a,b,c` and `KEY=0..4` (whole numbers, both ends included) -> the values of each key, in order."""
+    varied: dict[str, list[str]] = {}
+    for text in texts:
+        key, _, values = text.partition("=")
+        found: list[str] = []
+        for value in filter(None, (v.strip() for v in values.split(","))):
+            span = re.fullmatch(r"(-?\d{1,9})\.\.(-?\d{1,9})", value)
+            if span and not 0 <= int(span[2]) - int(span[1]) < MOST_SETTINGS:
+                raise usage(f"--vary {text!r}: {value} is not a range of 1 to {MOST_SETTINGS} numbers")
+            found += map(str, range(int(span[1]), int(span[2]) + 1)) if span else [value]
+        if not key or not found:
+            raise usage(f"--vary {text!r} is not KEY=a,b,c", "for instance --vary patch=52,53,54 or --vary seed=0..4")
+        varied[key.strip()] = list(dict.fromkeys(found))
+    return varied
+
+
+def settings_of(
+    model: Model,
+    method: Method,
+    varied: Mapping[str, Sequence[str]],
+    params: Mapping[str, str],
+    score: ScoreKind | None,
+    layer: str | None,
+    seed: int,
+    against: Against,
+) -> list[Setting]:
+    """The settings of a group, every combination once; `against="default"` puts the method's own first."""
+    count = int(np.prod([len(values) for values in varied.values()]))
+    if count > MOST_SETTINGS:
+        raise usage(f"--vary asks for {count} settings, more than {MOST_SETTINGS}")
+    combinations = [dict(zip(varied, values, strict=True)) for values in itertools.product(*varied.values())]
+    found = [_setting(model, method, c, params, score, layer, seed) for c in combinations]
+    if against == "default":
+        default = _setting(model, method, {}, params, score, layer, seed)
+        same = next(
+            (s for s in found if (s.job, s.seed, s.noise) == (default.job, default.seed, default.noise)), default
+        )
+        found = [same, *(s for s in found if s is not same)]
+    if len(found) < 2:
+        raise usage("one setting alone cannot move", "--vary KEY=a,b")
+    return found
+
+
+def _setting(
+    model: Model,
+    method: Method,
+    values: Mapping[str, str],
+    params: Mapping[str, str],
+    score: ScoreKind | None,
+    layer: str | None,
+    seed: int,
+) -> Setting:
+    own = {key: value for key, value in values.items() if key not in RUN_KEYS}
+    wanted = values.get("layer", layer)
+    (job,) = plan(model, [method], [wanted] if wanted else [], {method.name: {**params, **own}}, score)
+    try:
+        seed, noise = int(values.get("seed", seed)), float(values.get("noise", 0))
+    except ValueError:
+        raise usage(f"--vary: {dict(values)} has a seed or noise that is no number") from None
+    if not 0 <= noise < float("inf"):
+        raise usage(f"--vary noise={noise:g} is no variance", "0 and above")
+    return Setting(", ".join(f"{k}={v}" for k, v in values.items()) or "default", job, seed, noise)
+
+
+def measure(
+    found: Sensitivity,
+    model: Model,
+    groups: Sequence[Sequence[Setting]],
+    varied: Sequence[str],
+    items: Sequence[Item],
+    settings: Settings,
+    params: Mapping[str, Params],
+    against: Against,
+    said: Callable[[str], None] = lambda text: None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Explain under every setting, once where groups share one, and compare within each group; adds to `found`."""
+    everything = [setting for group in groups for setting in group]
+    if any(setting.noise for setting in everything):
+        settings = dataclasses.replace(settings, target=_pinned(model, items, settings))
+    maps: dict[tuple[Job, int, float], list[Sample]] = {}
+    for seed, noise in dict.fromkeys((s.seed, s.noise) for s in everything):
+        jobs = list(dict.fromkeys(s.job for s in everything if (s.seed, s.noise) == (seed, noise)))
+        run = dataclasses.replace(settings, seed=seed, default_model=settings.default_model and not noise)
+        made = explain_all(_noisy(model, noise, seed), jobs, items, run, progress, said)
+        found.errors += made.errors
+        found.written, found.skipped = found.written + made.written, found.skipped + made.skipped
+        for sample in made.samples:
+            maps.setdefault((sample.job, seed, noise), []).append(sample)
+    for group, text in zip(groups, varied, strict=True):
+        found.groups.append(_compare(model, group, text, maps, found.metrics, params, against))
+
+
+def _compare(
+    model: Model,
+    group: Sequence[Setting],
+    varied: str,
+    maps: Mapping[tuple[Job, int, float], Sequence[Sample]],
+    metrics: Sequence[Metric],
+    params: Mapping[str, Params],
+    against: Against,
+) -> Group:
+    result = Group(model.name, group[0].job.method.name, list(group), varied)
+    for setting in group:
+        for sample in maps.get((setting.job, setting.seed, setting.noise), ()):
+            result.samples.setdefault((sample.item.name, sample.target), {})[setting.name] = sample
+    names = [setting.name for setting in group]
+    pairs = list(itertools.combinations(names, 2)) if against == "all-pairs" else [(names[0], n) for n in names[1:]]
+    for (_, target), row in result.samples.items():
+        values = {name: sample.map() for name, sample in row.items()}
+        image = str(next(iter(row.values())).item.path)
+        for (first, second), metric in itertools.product(pairs, metrics):
+            if first in values and second in values:
+                value = metric.run(values[first], values[second], params[metric.name])
+                result.scores.append(Score(image, target, first, second, metric.name, float(value)))
+    return result
+
+
+def _noisy(model: Model, variance: float, seed: int) -> Model:
+    if not variance:
+        return model
+    plain = {f.name: getattr(model.preprocess, f.name) for f in dataclasses.fields(Preprocess)}
+    noisy = NoisyPreprocess(**plain, variance=variance, seed=seed)
+    return dataclasses.replace(model, name=f"{model.name}+noise{variance:g}", preprocess=noisy)
+
+
+def _pinned(model: Model, items: Sequence[Item], settings: Settings) -> TargetSpec:
+    """The targets as each clean image has them: noise must not change what is explained."""
+    if not settings.target.top:
+        return settings.target
+    if settings.target.top > 1:
+        raise usage("--vary noise follows one class an image", "--target top1, a class, or a table")
+    table: dict[str, str] = {}
+    for row in predictions(model, items, 1, settings.precision, settings.batch_size):
+        if "predictions" in row:
+            table[row["image"]] = str(row["predictions"][0]["target"])
+    return TargetSpec("top1", table={key.replace("\\", "/"): value for key, value in table.items()})
