@@ -207,3 +207,10 @@ def test_arrays_are_checked() -> None:
             as_picture(bad)
     with pytest.raises(VisxError, match="no pixels"):
         as_picture(np.zeros((0, 4, 3), np.uint8))
+
+
+def test_a_network_of_one_channel_sees_grey() -> None:
+    red = np.zeros((8, 8, 3), np.uint8) + np.array([255, 0, 0], np.uint8)
+    x, _ = Preprocess(None, (8, 8), mean=(0.0,), std=(1.0,))(red)
+    assert x.shape == (1, 8, 8)
+    np.testing.assert_allclose(x, 76 / 255)  # ITU-R 601-2 luma

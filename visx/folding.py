@@ -94,6 +94,7 @@ class Folded(TorchFunctionMode):
         self._versions = [(tensor, tensor._version) for pair in pairs for tensor in pair.tensors()]
         self._weights = {id(pair.weight): (*pair.folded(), id(pair.norm["running_mean"])) for pair in pairs}
         self._through: dict[int, Tensor] = {}  # by running mean: the folded output on its way to that normalisation
+        self.active = True  # off: calls pass as they are
 
     def __bool__(self) -> bool:
         return bool(self._pairs)
@@ -102,8 +103,19 @@ class Folded(TorchFunctionMode):
         """Whether the module's values are still those that were folded."""
         return all(tensor._version == version for tensor, version in self._versions)
 
+    def __enter__(self) -> Folded:
+        self.active = True
+        self._through.clear()  # what a pass that failed left
+        return super().__enter__()  # type: ignore[no-any-return]
+
+    def cuts(self, output: Tensor) -> bool:
+        """Whether a tensor lies between a folded convolution and its normalisation, so that it is not what it seems."""
+        return any(tensor is output for tensor in self._through.values())
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if not self.active:
+            return func(*args, **kwargs)
         if func in _CONVOLUTIONS and len(args) > 1:
             weight, bias, mean = self._weights.get(id(args[1]), (None, None, None))
             if weight is not None and mean is not None:

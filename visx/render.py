@@ -36,6 +36,12 @@ DIVERGING = {
     "purplegreen": ((64, 0, 75), (153, 112, 171), (247, 247, 247), (90, 174, 97), (0, 68, 27)),
 }
 COLORMAPS = (*SEQUENTIAL, *DIVERGING)
+# On overlays of photographs half the time of the defaults (3.1 for 5.7 ms at 500 x 335), and smaller files
+_PNG = [
+    *(cv2.IMWRITE_PNG_COMPRESSION, 1),
+    *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
+    *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
+]
 UNSEEN_BRIGHTNESS = 0.4
 DIMMED = 0.5  # brightness of what lies outside the shown regions
 BOUNDARY = (255, 255, 0)
@@ -61,9 +67,9 @@ def colorize(values: np.ndarray, signed: bool, colormap: str = "turbo") -> np.nd
 
 def to_levels(values: np.ndarray, signed: bool) -> np.ndarray:
     """(H, W) raw map -> (H, W) uint8 levels: zero at 127.5 where signed, minimum to maximum where not."""
-    values = values.astype(np.float64)
+    values = values.astype(np.float32)
     if signed:
-        scaled = values / _scale(values) / 2 + 0.5
+        scaled = values / np.float32(2 * _scale(values)) + np.float32(0.5)
     else:
         low, high = values.min(initial=np.inf), values.max(initial=-np.inf)
         if high - low <= 1e-6 * max(abs(high), abs(low)):
@@ -152,7 +158,7 @@ def unseen(rgb: np.ndarray) -> np.ndarray:
 
 def encode_png(rgb: np.ndarray) -> bytes:
     """(H, W, 3) uint8 RGB -> PNG bytes."""
-    done, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    done, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), _PNG)
     assert done
     return data.tobytes()
 

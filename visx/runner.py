@@ -30,6 +30,7 @@ from visx.seeds import image_seed
 from visx.targets import Targets, TargetSpec
 
 AUTO_BATCH = 16
+FOLD_FROM = 64  # inputs from which learning to fold batch norms pays off
 AHEAD = 2  # batches decoded ahead and written behind
 
 
@@ -98,6 +99,7 @@ class Run:
         """Explain every item; `total` is the number of inputs that these are a shard of. Interrupted, what was finished
         is kept and the exception goes on."""
         size = min(self.settings.batch_size or AUTO_BATCH, total or len(items))
+        self.network.fold_layers = (total or len(items)) >= FOLD_FROM
         pool = ThreadPoolExecutor(2, thread_name_prefix="visx-io")
         writing: deque[_Writing] = deque()
         with self.journal:

@@ -121,7 +121,7 @@ class NoisyPreprocess(Preprocess):
     def __call__(self, rgb: np.ndarray) -> tuple[np.ndarray, Placement]:
         """As `Preprocess`; the noise follows from the seed and the picture."""
         x, place = super().__call__(rgb)
-        mean, std = self._channels(self.mean), self._channels(self.std)
+        mean, std = (np.asarray(values, dtype=np.float32)[:, None, None] for values in (self.mean, self.std))
         random = np.random.default_rng(image_seed(self.seed, hashlib.sha256(rgb.tobytes()).hexdigest()))
         pixels = x * std + mean + random.normal(0, np.sqrt(self.variance), x.shape)
         return np.ascontiguousarray((np.clip(pixels, 0, 1) - mean) / std, dtype=np.float32), place

@@ -11,9 +11,9 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -119,7 +119,8 @@ class Network:
         self.module: nn.Module = getattr(module, "_orig_mod", module)  # torch.compile's wrapper hides layers and rules
         self.channels_last = channels_last
         self.foldable = foldable
-        self._folded: Folded | None = None
+        self.fold_layers = False  # pays off over many images: learning what can be folded costs some passes
+        self._known: Folded | None = None
         tensor = next((p for p in self.module.parameters() if p.is_floating_point()), torch.empty(0))
         self.dtype, self.device = tensor.dtype, tensor.device
 
@@ -150,20 +151,25 @@ class Network:
 
     @torch.no_grad()
     def scores_of_copies(self, x: Tensor) -> Tensor:
-        """As `scores_of`, for streams of copies: batch norms folded into convolutions where the network is foldable.
+        """As `scores_of`, for streams of copies: folded where the network is foldable, and equal up to rounding."""
+        with self._folded(x.shape[1:]):
+            return self.scores_of(x)
 
-        Equal to `scores_of` up to rounding. What can be folded is learnt once, from a picture of its own, so that it
-        never depends on the images; values that changed since are folded anew.
+    @contextmanager
+    def _folded(self, shape: torch.Size) -> Iterator[Folded | None]:
+        """Inside, batch norms run folded into convolutions where the network is foldable (else nothing is done).
+
+        What can be folded is learnt once, from a picture of its own, so that it never depends on the images; values
+        that changed since are folded anew.
         """
         if not self.foldable:
-            return self.scores_of(x)
-        if self._folded is None or not self._folded.current():
-            noise = torch.randn(x[:1].shape, generator=torch.Generator().manual_seed(0))
-            self._folded = fold(self.module, self.prepare(noise))
-        if not self._folded:
-            return self.scores_of(x)
-        with self._folded:
-            return self.scores_of(x)
+            yield None
+            return
+        if self._known is None or not self._known.current():
+            noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+            self._known = fold(self.module, self.prepare(noise))
+        with self._known or nullcontext():
+            yield self._known or None
 
     def layer(self, name: str) -> nn.Module:
         """The module at a path; a usage error with near matches where there is none."""
@@ -185,16 +191,46 @@ class Network:
         return InputGradients(grads, scores.detach(), rules.others if rules else Counter())
 
     def layer_gradients(self, x: Tensor, name: str, targets: Targets, kind: ScoreKind) -> LayerGradients:
-        """Gradients with respect to a layer's output. Only what lies behind the layer is differentiated."""
+        """Gradients with respect to a layer's output. Only what lies behind the layer is differentiated; what lies
+        before it may run folded."""
+        if not self.fold_layers:
+            return self._layer_gradients(x, name, targets, kind, None)
+        with self._folded(x.shape[1:]) as folded:
+            found = self._layer_gradients(x, name, targets, kind, folded)
+        if found is None:  # the layer's output exists only unfolded
+            self.fold_layers = False
+            return self._layer_gradients(x, name, targets, kind, None)
+        return found
+
+    @overload
+    def _layer_gradients(
+        self, x: Tensor, name: str, targets: Targets, kind: ScoreKind, folded: None
+    ) -> LayerGradients: ...
+    @overload
+    def _layer_gradients(
+        self, x: Tensor, name: str, targets: Targets, kind: ScoreKind, folded: Folded | None
+    ) -> LayerGradients | None: ...
+
+    def _layer_gradients(
+        self, x: Tensor, name: str, targets: Targets, kind: ScoreKind, folded: Folded | None
+    ) -> LayerGradients | None:
+        """None where folding changed the very output that was asked for."""
         layer = self.layer(name)
         outputs: list[Tensor] = []
 
         def cut(module: nn.Module, args: Any, output: Any) -> Tensor:
+            if folded is not None and folded.cuts(output):
+                raise _StopForward
             outputs.append(_spatial(output, name).detach().requires_grad_())
+            if folded is not None:
+                folded.active = False  # the gradient is of the network as it is
             return outputs[-1].clone()  # what follows may work in place: the leaf keeps the layer's own output
 
         with torch.enable_grad(), hooked(layer, cut):
-            logits = self.logits(x)
+            try:
+                logits = self.logits(x)
+            except _StopForward:
+                return None
             if not outputs:
                 raise unsupported(
                     f"layer {name} is not used in the forward pass", "`visx layers MODEL` shows those that are"
