@@ -13,7 +13,7 @@ import torch
 from visx.artifacts import digest
 from visx.engine import Job, explain_batch
 from visx.errors import VisxError, unsupported
-from visx.images import Placement, decode
+from visx.images import Placement, as_picture
 from visx.inputs import Item
 from visx.metrics.contract import Trial
 from visx.models import Model
@@ -100,7 +100,7 @@ class Bench:
     def load(self, item: Item) -> tuple[torch.Tensor, Placement, tuple[int, int], int]:
         """The network's input (C, H, W), where it lies in the picture, the picture's (height, width), and its stream."""
         if self._last is None or self._last[0] != item.path:
-            picture = decode(item.path)
+            picture = as_picture(item.path)
             x, place = self.model.preprocess(picture.rgb)
             dtype = torch.float64 if self.network.dtype == torch.float64 else torch.float32
             tensor = torch.from_numpy(x).to(self.network.device, dtype)

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from visx.artifacts import SCHEMA_VERSION, make_folder, to_json, write_whole
-from visx.images import decode
+from visx.images import as_picture
 from visx.models import Model
 from visx.plotting import font, png_bytes
 from visx.render import colorize
@@ -95,7 +95,7 @@ def teaser(group: Group, model: Model, found: Sensitivity) -> Image.Image:
 
 
 def _seen(model: Model, path: Path) -> np.ndarray:
-    x, _ = model.preprocess(decode(path).rgb)
+    x, _ = model.preprocess(as_picture(path).rgb)
     mean, std = (np.asarray(v, dtype=np.float32)[:, None, None] for v in (model.preprocess.mean, model.preprocess.std))
     pixels = np.rint(np.clip(x * std + mean, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
     return pixels if pixels.shape[2] == 3 else np.repeat(pixels[:, :, :1], 3, 2)
