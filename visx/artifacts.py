@@ -39,10 +39,12 @@ def write_whole(path: Path, data: bytes) -> None:
 
 def make_folder(path: Path) -> None:
     """Create a folder and its parents; clear what an interrupted run left half-written in it."""
+    own = f"{_TEMPORARY}{os.getpid()}-"  # another thread of this process may be writing it just now
     try:
         path.mkdir(parents=True, exist_ok=True)
         for stale in path.glob(f"{_TEMPORARY}*"):
-            stale.unlink(missing_ok=True)
+            if not stale.name.startswith(own):
+                stale.unlink(missing_ok=True)
     except OSError as error:
         raise VisxError(f"cannot write to {path}: {error.strerror or error}") from None
 

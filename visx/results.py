@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from visx.artifacts import SCHEMA_VERSION
@@ -9,6 +10,7 @@ from visx.artifacts import SCHEMA_VERSION
 if TYPE_CHECKING:
     import numpy as np
 
+    from visx.contract import Method
     from visx.engine import Answer, Job
     from visx.images import Placement
     from visx.models import Model
@@ -23,23 +25,30 @@ def draw(
     channels: np.ndarray | None,
     colormap: str,
     alpha: float,
+    scale: tuple[float, float] | None = None,
 ) -> np.ndarray:
-    """A result's picture (H, W, 3) uint8: a gradient picture where the method declares one, else an overlay."""
+    """A result's picture (H, W, 3) uint8: a gradient picture where the method declares one, else an overlay.
+
+    `scale` replaces the limits of the map (of the gradient, where that is drawn)."""
     from visx import render
 
     if job.method.picture == "gradient" and channels is not None:
-        return render.gradient_picture(rgb, channels, place)
-    return render.overlay(rgb, values, place, is_signed(job), colormap, alpha)
+        return render.gradient_picture(rgb, channels, place, scale)
+    return render.overlay(rgb, values, place, is_signed(job), colormap, alpha, scale)
 
 
 def is_signed(job: Job) -> bool:
-    """Whether negative values of this job's maps mean something: as declared, or because `relu=false`/`reduce` says so."""
-    values = job.params.model_dump()
-    if values.get("relu") is False:
+    """Whether negative values of this job's maps mean something."""
+    return has_sign(job.method, job.params.model_dump())
+
+
+def has_sign(method: Method, params: Mapping[str, Any]) -> bool:
+    """Whether negative values mean something: as the method declares, or because `relu=false`/`reduce` says so."""
+    if params.get("relu") is False:
         return True
-    if "reduce" in values:
-        return values["reduce"] in ("sum", "mean")
-    return job.method.signed
+    if "reduce" in params:
+        return params["reduce"] in ("sum", "mean")
+    return method.signed
 
 
 def record_of(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from visx import __version__
-from visx.cli import explain, layers, methods, models, predict
+from visx.cli import compare, explain, layers, methods, models, predict, report
 
 app = typer.Typer(
     name="visx",
@@ -40,6 +40,8 @@ app.command("methods")(methods.methods)
 app.command("models")(models.models)
 app.command("layers")(layers.layers)
 app.command("predict")(predict.predict)
+app.command("compare")(compare.compare)
+app.command("report")(report.report)
 
 
 def usage_error(error: Exception) -> tuple[str, str] | None:

@@ -48,6 +48,35 @@ WeightsSpec = Annotated[
 Labels = Annotated[
     Path | None, typer.Option("--labels", metavar="FILE", help="Class names: one a line, or JSON.", show_default=False)
 ]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-m",
+        "--method",
+        metavar="NAME[,NAME]",
+        help="Methods, or all for every one that fits. Repeatable.",
+        show_default="gradcam",
+    ),
+]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-l",
+        "--layer",
+        metavar="NAME",
+        help="Module path; one map a layer. Repeatable.",
+        show_default="the last spatial feature map",
+    ),
+]
+Target = Annotated[
+    str, typer.Option("-t", "--target", help="top1, topK, a class index, a label, or FILE.csv (image,target).")
+]
+Score = Annotated[
+    Literal["logit", "prob", "logprob"] | None,
+    typer.Option("--score", help="The scalar that is explained.", show_default="each method's own"),
+]
+Colormap = Annotated[str, typer.Option("--colormap", help="Colours of the overlay; a signed map gets a diverging one.")]
+Alpha = Annotated[float, typer.Option("--alpha", min=0, max=1, help="Opacity of the map in the overlay.")]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")]
 Precision = Annotated[
     Literal["fp32", "bf16", "fp16"], typer.Option("--precision", help="Number format of the network.")

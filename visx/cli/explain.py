@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from visx.cli import common
 from visx.cli.common import (
+    Alpha,
     BatchSize,
+    Colormap,
     Device,
     Inputs,
     Json,
     Labels,
+    Layers,
+    Methods,
     ModelSpec,
     Nul,
     Out,
     Param,
     Precision,
     Quiet,
+    Score,
     Seed,
     Talk,
+    Target,
     Verbose,
     WeightsSpec,
 )
@@ -36,35 +42,12 @@ DEFAULT_OUT = Path("visx-out")
 
 def explain(
     inputs: Inputs,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-m",
-            "--method",
-            metavar="NAME[,NAME]",
-            help="Methods, or all for every one that fits. Repeatable.",
-            show_default="gradcam",
-        ),
-    ] = None,
+    method: Methods = None,
     model: ModelSpec = "efficientnet_lite0",
     weights: WeightsSpec = "default",
-    layer: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-l",
-            "--layer",
-            metavar="NAME",
-            help="Module path; one map a layer. Repeatable.",
-            show_default="the last spatial feature map",
-        ),
-    ] = None,
-    target: Annotated[
-        str, typer.Option("-t", "--target", help="top1, topK, a class index, a label, or FILE.csv (image,target).")
-    ] = "top1",
-    score: Annotated[
-        Literal["logit", "prob", "logprob"] | None,
-        typer.Option("--score", help="The scalar that is explained.", show_default="each method's own"),
-    ] = None,
+    layer: Layers = None,
+    target: Target = "top1",
+    score: Score = None,
     labels: Labels = None,
     param: Param = None,
     device: Device = "auto",
@@ -73,10 +56,8 @@ def explain(
     seed: Seed = 0,
     out: Out = DEFAULT_OUT,
     null: Nul = False,
-    colormap: Annotated[
-        str, typer.Option("--colormap", help="Colours of the overlay; a signed map gets a diverging one.")
-    ] = "turbo",
-    alpha: Annotated[float, typer.Option("--alpha", min=0, max=1, help="Opacity of the map in the overlay.")] = 0.5,
+    colormap: Colormap = "turbo",
+    alpha: Alpha = 0.5,
     overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Write the picture.")] = True,
     raw_channels: Annotated[
         bool, typer.Option("--raw-channels", help="Also write the signed (C,H,W) input gradient.")
@@ -84,6 +65,7 @@ def explain(
     resume: Annotated[
         bool, typer.Option("--resume/--overwrite", help="Keep results whose recipe is unchanged, or compute all.")
     ] = True,
+    show: Annotated[bool, typer.Option("--show", help="Draw each overlay in the terminal, if it is one.")] = False,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -97,6 +79,9 @@ def explain(
     methods = common.pick_methods(names)
     talk = Talk(quiet, verbose)
     size = common.batch_size(batch_size)
+    if show and not overlay:
+        raise usage("--show draws the overlays that --no-overlay leaves out")
+    showing = show and not json and sys.stdout.isatty()
 
     from visx import inputs as finding
 
@@ -106,6 +91,7 @@ def explain(
     from visx.engine import plan
     from visx.models import load_model
     from visx.options import assign
+    from visx.preview import preview
     from visx.runner import Run, Settings
     from visx.targets import parse_target
 
@@ -134,6 +120,8 @@ def explain(
         else:
             if not json and not quiet:
                 print(_line(record, out), flush=True)
+            if showing:
+                print(preview(out / record["files"]["overlay"]), flush=True)
             for warning in record["warnings"]:
                 talk.say(f"warning: {printable(record['image'])}: {record['method']}: {warning}")
 
