@@ -92,7 +92,9 @@
       caption.append(bdi("span", "name", file(result.name)), bdi("span", "small", result.error.message), bdi("span", "small", result.error.hint || result.method));
     } else {
       if (result.warnings.length) element.append(make("span", "sign", result.warnings.length > 1 ? `${result.warnings.length} warnings` : "warning"));
-      caption.append(bdi("span", "name", `${result.label} ${percent(result.probability)}`), bdi("span", "small", map(result)), bdi("span", "small", result.name));
+      const name = make("span", "name");
+      name.append(bdi("span", "class", result.label), make("span", "chance", percent(result.probability)));
+      caption.append(name, bdi("span", "small", map(result)), bdi("span", "small", result.name));
       const key = byId("sort").value;
       if (key.startsWith("#")) caption.lastChild.replaceWith(bdi("span", "small", `${key.slice(1)} ${value(result, key) === null ? "none" : figure(value(result, key))}`));
     }
@@ -137,7 +139,7 @@
     cardWidth = Math.floor((width - GAP * (columns - 1)) / columns);
     if (!cardHeight || measure.width !== cardWidth) {
       const probe = card(results[0], () => {});
-      probe.style.width = `${cardWidth}px`;
+      Object.assign(probe.style, { width: `${cardWidth}px`, height: "auto" });
       grid.append(probe);
       cardHeight = probe.offsetHeight;
       probe.remove();
@@ -151,7 +153,7 @@
     const first = Math.max(0, Math.floor(top / step) - SPARE) * columns;
     const last = Math.min(shown.length, (Math.ceil((top + window.innerHeight) / step) + SPARE) * columns);
     for (const [number, element] of cards) {
-      if ((number < first || number >= last) && element !== document.activeElement) {
+      if ((number < first || number >= last) && !element.contains(document.activeElement)) {
         element.remove();
         cards.delete(number);
       }
@@ -161,8 +163,9 @@
     }
   }
   function place(number) {
-    const element = card(shown[number], () => open(number));
+    const element = make("div", "place");
     element.setAttribute("role", "listitem");
+    element.append(card(shown[number], () => { current = number; open(shown[number]); }));
     element.setAttribute("aria-setsize", shown.length);
     element.setAttribute("aria-posinset", number + 1);
     element.dataset.number = number;
@@ -176,41 +179,40 @@
     current = Math.max(0, Math.min(shown.length - 1, number));
     if (!cards.has(current)) place(current);
     const element = cards.get(current);
-    element.focus({ preventScroll: true });
-    const box = element.getBoundingClientRect(), under = byId("controls").offsetHeight + GAP;
+    element.firstChild.focus({ preventScroll: true });
+    const box = element.getBoundingClientRect(), under = (getComputedStyle(byId("controls")).position === "sticky" ? byId("controls").offsetHeight : 0) + GAP;
     if (box.top < under) window.scrollBy(0, box.top - under);
     else if (box.bottom > window.innerHeight) window.scrollBy(0, box.bottom - window.innerHeight + GAP);
     draw();
   }
 
   // ---- one result in full, beside the other maps of its image
-  function open(number) {
-    current = number;
-    const result = shown[number];
+  let opened = null;
+  function open(result) {
+    opened = result;
+    const number = shown.indexOf(result); // -1: filtered out of the gallery, still worth looking at
+    if (number >= 0) current = number;
     byId("heading").replaceChildren(make("bdi", "", plain(result.error ? result.name : `${result.label} ${percent(result.probability)} · ${map(result)}`)));
     byId("large").replaceChildren(frame(result));
     byId("recipe").replaceChildren(...recipe(result));
     const same = results.filter((r) => r.image === result.image && !r.error)
       .sort((a, b) => String(a.label).localeCompare(String(b.label)) || a.order - b.order);
     byId("beside").replaceChildren(...same.map((other) => {
-      const element = card(other, () => { show(other); });
+      const element = card(other, () => {
+        open(other);
+        byId("beside").querySelector("[aria-current=true]").focus({ preventScroll: true });
+      });
       element.setAttribute("aria-current", other === result);
       return element;
     }));
     byId("previous").disabled = number <= 0;
-    byId("next").disabled = number >= shown.length - 1;
+    byId("next").disabled = number < 0 || number >= shown.length - 1;
     if (!dialog.open) dialog.showModal();
     dialog.scrollTop = 0;
   }
-  function show(result) {
-    let number = shown.indexOf(result);
-    if (number < 0) { // filtered out of the gallery: still worth looking at
-      shown.push(result);
-      number = shown.length - 1;
-      measure();
-    }
-    open(number);
-    byId("beside").querySelector("[aria-current=true]")?.focus({ preventScroll: true });
+  function step(by) {
+    const number = shown.indexOf(opened);
+    if (number >= 0 && shown[number + by]) open(shown[number + by]);
   }
   function recipe(result) {
     const parts = [];
@@ -275,22 +277,22 @@
   });
   for (const slider of document.querySelectorAll(".alpha")) slider.addEventListener("input", opacity);
   byId("close").addEventListener("click", () => dialog.close());
-  byId("previous").addEventListener("click", () => open(current - 1));
-  byId("next").addEventListener("click", () => open(current + 1));
-  dialog.addEventListener("close", () => focus(current));
+  byId("previous").addEventListener("click", () => step(-1));
+  byId("next").addEventListener("click", () => step(1));
+  dialog.addEventListener("close", () => shown.length && focus(current));
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
   dialog.addEventListener("keydown", (event) => {
     if (event.target.type === "range") return;
-    if (event.key === "ArrowLeft" && current > 0) open(current - 1);
-    if (event.key === "ArrowRight" && current < shown.length - 1) open(current + 1);
+    if (event.key === "ArrowLeft") step(-1);
+    if (event.key === "ArrowRight") step(1);
   });
   grid.addEventListener("keydown", (event) => {
     const page = columns * Math.max(1, Math.floor(window.innerHeight / (cardHeight + GAP)) - 1);
-    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns, PageUp: -page, PageDown: page, Home: -Infinity, End: Infinity }[event.key];
-    if (step === undefined) return;
+    const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns, PageUp: -page, PageDown: page, Home: -Infinity, End: Infinity }[event.key];
+    if (by === undefined) return;
     event.preventDefault();
-    const from = Number(event.target.closest(".card").dataset.number);
-    focus(step === Infinity ? shown.length - 1 : step === -Infinity ? 0 : from + step);
+    const from = Number(event.target.closest(".place").dataset.number);
+    focus(by === Infinity ? shown.length - 1 : by === -Infinity ? 0 : from + by);
   });
   document.addEventListener("keydown", (event) => {
     if (event.key === "/" && !dialog.open && !/^(INPUT|SELECT)$/.test(event.target.tagName)) {
