@@ -52,7 +52,8 @@ def read_run(folder: Path) -> Run:
             errors[image, str(method)] = record
         elif isinstance(image, str) and isinstance(method, str) and inside(_files(record).get("npy")):
             results[_files(record)["npy"]] = record
-            errors.pop((image, method), None)
+            for failed in (method, "None"):
+                errors.pop((image, failed), None)
         else:
             run.skipped += 1
     run.results, run.errors = list(results.values()), list(errors.values())

@@ -72,7 +72,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Image:
-    """A picture in a box; empty where there is none."""
+    """A picture in a box, its shape kept unless it is a bar that fills it; empty where there is none."""
 
     x: int
     y: int
@@ -80,6 +80,7 @@ class Image:
     height: int
     pixels: np.ndarray | None
     frame: tuple[int, int, int]
+    fills: bool = False
 
 
 @dataclass
@@ -109,7 +110,7 @@ def layout(
     """
     cells = [c for row in rows for c in row]
     across = min(columns, max(len(row) for row in rows))
-    unit = max(10.0, cell / 17)
+    unit = max(11.0, cell / 17)
     fonts = {size: Font(round(unit * size, 1), font) for size in (TITLE, HEADING, LINE, TICK)}
     first = next((c.picture for c in cells if c.picture is not None), None)
     tall = round(cell * min(2.0, first.shape[0] / first.shape[1])) if first is not None else cell
@@ -166,7 +167,7 @@ class _Frame:
         if cell.bar is not None:
             high = round(unit * 0.6)
             bar_top = y + round(unit * 0.35)
-            sheet.images.append(Image(left, bar_top, self.width, high, cell.bar.colours, theme.frame))
+            sheet.images.append(Image(left, bar_top, self.width, high, cell.bar.colours, theme.frame, fills=True))
             self._ticks(sheet, cell.bar, left, bar_top + high + unit * 0.1, fonts[TICK])
             y += round(unit * (0.35 + 0.6 + TICK * 1.5))
         for number, line in enumerate(cell.lines):

@@ -70,6 +70,8 @@ def fit(image: Image) -> tuple[Pillow.Image, int, int]:
     """The picture as large as its box lets it be, its shape kept, and where in the box it begins."""
     assert image.pixels is not None
     picture = Pillow.fromarray(np.ascontiguousarray(image.pixels))
+    if image.fills:
+        return picture.resize((image.width, image.height), Pillow.Resampling.BILINEAR), 0, 0
     scale = min(image.width / picture.width, image.height / picture.height)
     width, height = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     # a pixel of rounding must not leave a seam
