@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 MAX_COLUMNS = 8
-TITLE, HEADING, LINE, TICK = 1.35, 1.0, 0.86, 0.74  # text sizes, in units of the sheet's text size
+TITLE, HEADING, LINE, TICK = 1.35, 1.0, 0.9, 0.8  # text sizes, in units of the sheet's text size
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ def layout(
     """
     cells = [c for row in rows for c in row]
     across = min(columns, max(len(row) for row in rows))
-    unit = max(11.0, cell / 17)
-    fonts = {size: Font(round(unit * size, 1), font) for size in (TITLE, HEADING, LINE, TICK)}
+    unit = max(12.5, cell / 17)
+    fonts = {size: Font(round(unit * size), font) for size in (TITLE, HEADING, LINE, TICK)}
     first = next((c.picture for c in cells if c.picture is not None), None)
     tall = round(cell * min(2.0, first.shape[0] / first.shape[1])) if first is not None else cell
     frame = _Frame(cell, max(tall, 1), unit, max(len(c.lines) for c in cells), any(c.bar for c in cells))

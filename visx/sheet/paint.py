@@ -18,6 +18,7 @@ from PIL import ImageDraw
 from visx.errors import unknown
 from visx.render import encode_png
 from visx.sheet.layout import Image, Layout, Text
+from visx.sheet.text import FINE
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".svg", ".pdf")
 PIXELS_PER_INCH = 200
@@ -60,10 +61,20 @@ def raster(sheet: Layout) -> Pillow.Image:
                 pen.rectangle(box, outline=image.frame)
             canvas.paste(fitted, (image.x + left, image.y + top))
     for text in sheet.texts:
-        shown, font = text.font.drawable(text.text)
-        at = {"start": "lm", "middle": "mm", "end": "rm"}[text.anchor]
-        pen.text((_anchored(text), text.y + text.height / 2), shown, text.colour, font, anchor=at)
+        _write(canvas, text)
     return canvas
+
+
+def _write(canvas: Pillow.Image, text: Text) -> None:
+    """One line of text: drawn large, shrunk, and laid on in its colour."""
+    shown, font = text.font.drawable(text.text)
+    width, height = round(text.width) + 2, round(text.height) + 2
+    left, top = int(text.x), int(text.y)
+    large = Pillow.new("L", (width * FINE, height * FINE))
+    at = {"start": "lm", "middle": "mm", "end": "rm"}[text.anchor]
+    where = ((_anchored(text) - left) * FINE, (text.y + text.height / 2 - top) * FINE)
+    ImageDraw.Draw(large).text(where, shown, 255, font, anchor=at)
+    canvas.paste(text.colour, (left, top), large.resize((width, height), Pillow.Resampling.BOX))
 
 
 def fit(image: Image) -> tuple[Pillow.Image, int, int]:

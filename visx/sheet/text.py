@@ -16,6 +16,7 @@ from PIL import ImageFont
 from visx.errors import usage
 
 ELLIPSIS = "…"
+FINE = 4  # text is measured and drawn this much larger and shrunk: small sizes are hinted into uneven spacing
 SYSTEM_FONTS = ("NotoSans-Regular.ttf", "DejaVuSans.ttf", "Arial Unicode.ttf", "arialuni.ttf", "Arial.ttf", "arial.ttf")
 _ABSENT = "\U0010ffff"
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -34,14 +35,14 @@ class Font:
 
     def __init__(self, size: float, file: Path | None = None) -> None:
         self.size = size
-        self._own = _load(file, size)
+        self._own = _load(file, size * FINE)
 
     def drawable(self, text: str) -> tuple[str, ImageFont.FreeTypeFont]:
-        """The text and the font that can draw it: itself if need be with characters replaced."""
+        """The text and the font, `FINE` times as large, that can draw it; if need be with characters replaced."""
         if covers(self._own, text):
             return text, self._own
         for name in SYSTEM_FONTS:
-            other = _system(name, self.size)
+            other = _system(name, self.size * FINE)
             if other is not None and covers(other, text):
                 return text, other
         plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
@@ -50,7 +51,7 @@ class Font:
     def width(self, text: str) -> float:
         """The width of a line as it will be drawn."""
         shown, font = self.drawable(text)
-        return float(font.getlength(shown))
+        return float(font.getlength(shown)) / FINE
 
     def shorten(self, text: str, room: float) -> str:
         """The line, cut with an ellipsis where it is wider than `room`."""
