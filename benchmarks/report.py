@@ -50,14 +50,14 @@ def synthesise(folder: Path, results: int, classes: int = 1000) -> None:
         target, chance = int(random.integers(classes)), float(random.random())
         (folder / "run" / image.name).mkdir(parents=True)
         for method in METHODS[: results - len(lines)]:
-            values = cv2.resize(random.normal(size=(7, 7)).astype(np.float32), (112, 112))
+            values = cv2.resize(random.normal(size=(7, 7)).astype(np.float32), (224, 224))
             name = f"{image.name}/{method}.{target}.npy"
             np.save(folder / "run" / name, values if method in ("cam", "occlusion", "lime") else np.maximum(values, 0))
             record = {
                 "schema_version": 1, "image": str(image), "method": method, "params": {}, "model": "synthetic",
                 "weights": {"name": "none", "sha256": "0" * 64}, "layer": None, "target": target,
                 "label": f"class {target}", "score": 10 * chance, "score_kind": "logit", "probability": chance,
-                "seed": 0, "device": "cpu", "precision": "fp32", "input_size": [112, 112], "crop": [64, 0, 448, 384],
+                "seed": 0, "device": "cpu", "precision": "fp32", "input_size": [224, 224], "crop": [64, 0, 448, 384],
                 "min": 0.0, "max": 1.0, "extras": {"figure": float(random.random())}, "warnings": [], "seconds": 0.1,
                 "rendering": {"colormap": "turbo", "alpha": 0.5}, "files": {"npy": name, "overlay": None},
             }  # fmt: skip

@@ -40,7 +40,7 @@ def test_the_page_of_a_run_holds_all_of_it(explained, capsys):
     maps = [r for r in data["results"] if "error" not in r]
     assert len(maps) == 12 and len(data["results"]) == 13 and len(data["images"]) == 3
     assert {r["kind"] for r in maps} == {"map", "gradient", "signed"} and all(r["map"] and r["box"] for r in maps)
-    assert "12 maps of 3 images, 1 errors" in page
+    assert "12 maps of 3 images, 1 error " in page
 
 
 def test_it_can_be_written_elsewhere_and_speaks_json(explained, capsys):

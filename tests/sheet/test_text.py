@@ -60,8 +60,11 @@ def test_a_font_of_the_machine_draws_what_the_built_in_one_lacks(monkeypatch):
     other = Other()
     monkeypatch.setattr(text, "_system", lambda name, size: other)
     builtin = text.covers
-    monkeypatch.setattr(text, "covers", lambda font, line: font is other or builtin(font, line))
+    monkeypatch.setattr(
+        text, "covers", lambda font, line: "\u05d0" not in line if font is other else builtin(font, line)
+    )
     assert Font(14).drawable("猫") == ("猫", other)
+    assert Font(14).drawable("猫 \u05d0") == ("猫 ?", other)  # the font that has most of it
     assert Font(14).drawable("cat")[1] is not other
 
 

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 Drawn = tuple[str, Small | None, list[float] | None]  # how it is drawn, the map, where it lies in the image
 BINS = 10
 WORKERS = 4
+TURNING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def write_report(folder: Path, out: Path, inline_limit: int, talk: Talk) -> dict[str, Any]:
@@ -159,7 +161,7 @@ def render_page(run: Run, data: dict[str, Any], inline: bool) -> str:
     style, script = ((templates / name).read_text("utf-8") for name in ("report.css", "report.js"))
     loader = jinja2.FunctionLoader(lambda name: (templates / name).read_text("utf-8"))
     environment = jinja2.Environment(autoescape=True, loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters["figure"] = figure
+    environment.filters |= {"figure": figure, "plain": plain}
     title = run.folder.resolve().name or "run"
     sources = "data:" if inline else "data: 'self' file:"
     policy = (
@@ -167,7 +169,7 @@ def render_page(run: Run, data: dict[str, Any], inline: bool) -> str:
         f"script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
     )
     return environment.get_template("report.html").render(
-        title=title.encode("utf-8", "replace").decode(),
+        title=title,
         version=__version__,
         policy=policy,
         style=Markup(style),
@@ -187,6 +189,11 @@ def embed(data: Any) -> str:
     """A value as JSON that can stand in a script element: nothing in it can end the element or begin a comment."""
     text = json.dumps(json.loads(to_json(data)), separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def plain(text: str) -> str:
+    """Text without the marks that would show what follows them in another order, and without stray bytes of file names."""
+    return TURNING.sub("\ufffd", text).encode("utf-8", "replace").decode()
 
 
 def figure(value: Any) -> str:

@@ -41,12 +41,9 @@ class Font:
         """The text and the font, `FINE` times as large, that can draw it; if need be with characters replaced."""
         if covers(self._own, text):
             return text, self._own
-        for name in SYSTEM_FONTS:
-            other = _system(name, self.size * FINE)
-            if other is not None and covers(other, text):
-                return text, other
-        plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-        return "".join(c if covers(self._own, c) else "?" for c in plain), self._own
+        fonts = [self._own, *filter(None, (_system(name, self.size * FINE) for name in SYSTEM_FONTS))]
+        best = max(fonts, key=lambda font: sum(covers(font, c) for c in text))  # of equals the first
+        return "".join(c if covers(best, c) else _plainer(best, c) for c in text), best
 
     def width(self, text: str) -> float:
         """The width of a line as it will be drawn."""
@@ -78,6 +75,12 @@ class Font:
             lines.append(self.shorten(" ".join(words if last else words[:count]), room))
             words = [] if last else words[count:]
         return lines
+
+
+def _plainer(font: ImageFont.FreeTypeFont, character: str) -> str:
+    """What stands for a character that the font lacks: itself without its accents, or a question mark."""
+    base = "".join(c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c))
+    return base if base and covers(font, base) else "?"
 
 
 @functools.cache

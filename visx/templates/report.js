@@ -27,11 +27,12 @@
     if (text !== undefined) element.textContent = text;
     return element;
   }
-  const plain = (text) => String(text).replace(/\s+/g, " ");
-  function bdi(tag, className, text) {
+  // one line, and no marks that would show what follows them in another order
+  const plain = (text) => String(text).replace(/\s+/g, " ").replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
+  function bdi(tag, className, ...texts) { // each text keeps its own direction to itself
     const outer = make(tag, className);
-    outer.append(make("bdi", "", plain(text)));
-    outer.title = plain(text);
+    outer.append(...texts.map((text) => make("bdi", "", plain(text))));
+    outer.title = texts.map(plain).join("");
     return outer;
   }
   const percent = (p) => (p === null || p === undefined ? "" : p > 0 && p < 0.001 ? "<0.1%" : `${(100 * Math.min(p, p < 1 ? 0.999 : 1)).toFixed(1)}%`);
@@ -192,7 +193,8 @@
     opened = result;
     const number = shown.indexOf(result); // -1: filtered out of the gallery, still worth looking at
     if (number >= 0) current = number;
-    byId("heading").replaceChildren(make("bdi", "", plain(result.error ? result.name : `${result.label} ${percent(result.probability)} · ${map(result)}`)));
+    const title = result.error ? [result.name] : [result.label, ` ${percent(result.probability)} · ${map(result)}`];
+    byId("heading").replaceChildren(...bdi("span", "", ...title).childNodes);
     byId("large").replaceChildren(frame(result));
     byId("recipe").replaceChildren(...recipe(result));
     const same = results.filter((r) => r.image === result.image && !r.error)
@@ -222,13 +224,13 @@
     }
     for (const warning of result.warnings) parts.push(bdi("p", "warning", warning));
     const list = make("dl");
-    const row = (name, shownAs) => {
+    const row = (name, shownAs, ...more) => {
       if (shownAs === "" || shownAs === null || shownAs === undefined) return;
-      list.append(bdi("dt", "", name), bdi("dd", "", shownAs));
+      list.append(bdi("dt", "", name), bdi("dd", "", shownAs, ...more));
     };
     const shared = recipes[result.recipe] || {};
     row("image", result.name);
-    if (!result.error) row("class", `${result.label} (${result.target})`);
+    if (!result.error) row("class", result.label, ` (${result.target})`);
     row("probability", percent(result.probability));
     if (typeof result.score === "number") row(shared.score_kind || "score", figure(result.score));
     row("method", result.method);
