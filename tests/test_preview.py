@@ -56,6 +56,8 @@ def test_half_blocks_show_two_pixels_a_character(halves):
     assert len(lines) == 2 and all(line.count("▀") == 8 and line.endswith("\033[0m") for line in lines)
     assert set(re.findall(r"\033\[[34]8;2;(\d+;\d+;\d+)m", lines[0])) == {"255;0;0"}
     assert set(re.findall(r"\033\[[34]8;2;(\d+;\d+;\d+)m", lines[1])) == {"0;0;255"}
+    between = preview(halves, TRUE, 20).split("\n")[2]  # the third of five lines: red above, blue below
+    assert between.count("\033[38;2;255;0;0m\033[48;2;0;0;255m▀") == 20
     assert set(re.findall(r"[34]8;5;(\d+)m", preview(halves, XTERM, 8))) == {"196", "21"}  # xterm's pure red and blue
 
 

@@ -40,6 +40,22 @@ def test_a_maps_own_scale_changes_nothing(signed):
     assert np.array_equal(render.gradient_picture(rgb, channels, place), scaled)
 
 
+@pytest.mark.parametrize("signed", [False, True])
+def test_an_overlay_on_a_wider_scale_is_what_a_map_of_that_scale_is_given(signed):
+    rgb, place = np.full((8, 8, 3), 90, np.uint8), Placement((0, 0, 8, 8), (8, 8))
+    drawn = render.overlay(rgb, RAMP, place, signed, alpha=1, scale=(-4 if signed else 0, 4))
+    if signed:  # 1 of 4: a quarter of the strength over grey, and a quarter of the way from white to red
+        assert (
+            np.abs(
+                drawn[-1, -1].astype(int) - (90 * 0.75 + render.colorize(RAMP, True, scale=(-4, 4))[-1, -1] * 0.25)
+            ).max()
+            <= 2
+        )
+    else:
+        assert np.array_equal(drawn, render.colorize(RAMP, False, scale=(0, 4)))
+        assert not np.array_equal(drawn, render.overlay(rgb, RAMP, place, signed, alpha=1))
+
+
 def test_a_bar_has_the_colours_that_a_map_has():
     for signed, colormap in ((False, "turbo"), (False, "jet"), (True, "turbo"), (True, "purplegreen")):
         bar = render.colorbar(signed, colormap, (4, 256))

@@ -58,6 +58,10 @@ def test_maps_are_those_of_the_python_api(picture):
     assert np.array_equal(found.answer.map, expected.map) and found.answer.score == expected.score
     cells = draw_rows(rows, picture, Look(cut=False))
     assert np.array_equal(cells[0][1].picture, expected.overlay())
+    [found] = compute(
+        [m], picture, "a.png", ask("smoothgrad", target="cup", params={"smoothgrad": {"samples": 2}}, seed=5)
+    )[0].found.values()
+    assert np.array_equal(found.answer.map, explain(m, picture.rgb, "smoothgrad", target="cup", samples=2, seed=5).map)
 
 
 def test_cells_say_class_probability_layer_and_time(picture):

@@ -56,7 +56,9 @@ def overlapping(sheet: Layout) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("label", ["espresso", LONG, "", "W" * 300, "لوحة\nمفاتيح", "\u202eabc\x00"])
 @pytest.mark.parametrize("columns", range(1, 9))
 def test_nothing_overlaps_or_leaves_the_sheet(columns, label, width):
-    rows = [[cell(label, bar=number > 0) for number in range(8)], [cell(label), Cell(None, label, note=label)]]
+    ends = Bar(np.zeros((8, 64, 3), np.uint8), "-1.2345678901e-10", "1.2345678901e-10", "0.000000000000")
+    long_ends = Cell(cell().picture, label, (), ends)
+    rows = [[cell(label, bar=number > 0) for number in range(8)], [long_ends, Cell(None, label, note=label), long_ends]]
     sheet = layout(rows, label, columns=columns, cell=width)
     assert overlapping(sheet) == []
     for left, top, right, bottom in boxes(sheet):
