@@ -8,6 +8,7 @@ and dark, because no map speaks about it.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -42,6 +43,8 @@ _PNG = [
     *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
     *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
 ]
+GREYS = "greys"  # the bar of a gradient picture: black against, mid-grey nothing, white for; no map is drawn in it
+Limits = tuple[float, float]
 UNSEEN_BRIGHTNESS = 0.4
 DIMMED = 0.5  # brightness of what lies outside the shown regions
 BOUNDARY = (255, 255, 0)
@@ -56,53 +59,84 @@ def check_colormap(name: str) -> str:
     return name
 
 
-def colorize(values: np.ndarray, signed: bool, colormap: str = "turbo") -> np.ndarray:
+def limits(values: np.ndarray, signed: bool) -> Limits:
+    """The values that get the two ends of the colour map: symmetric about zero where signed."""
+    if signed:
+        full = _scale(values)
+        return -full, full
+    low, high = float(values.min(initial=np.inf)), float(values.max(initial=-np.inf))
+    if high - low <= 1e-6 * max(abs(high), abs(low)):
+        low = min(0.0, low)  # a constant map is not an empty one
+    return low, high
+
+
+def shared(scales: Iterable[Limits]) -> Limits:
+    """One scale for several maps: the widest."""
+    lows, highs = zip(*scales, strict=True)
+    return min(lows), max(highs)
+
+
+def colorize(values: np.ndarray, signed: bool, colormap: str = "turbo", scale: Limits | None = None) -> np.ndarray:
     """(H, W) raw map -> (H, W, 3) uint8 RGB. A signed map always gets a diverging colour map, centred on zero."""
-    if signed:
-        lut = _diverging(colormap if colormap in DIVERGING else "bluered")
-    else:
-        lut = _sequential(colormap) if colormap in SEQUENTIAL else _diverging(colormap)
-    return lut[to_levels(values, signed)]
+    return _lut(signed, colormap)[to_levels(values, signed, scale)]
 
 
-def to_levels(values: np.ndarray, signed: bool) -> np.ndarray:
-    """(H, W) raw map -> (H, W) uint8 levels: zero at 127.5 where signed, minimum to maximum where not."""
+def to_levels(values: np.ndarray, signed: bool, scale: Limits | None = None) -> np.ndarray:
+    """(H, W) raw map -> (H, W) uint8 levels: zero at 127.5 where signed, minimum to maximum where not.
+
+    `scale` replaces the map's own limits (several maps on one scale)."""
     values = values.astype(np.float32)
-    if signed:
-        scaled = values / np.float32(2 * _scale(values)) + np.float32(0.5)
-    else:
-        low, high = values.min(initial=np.inf), values.max(initial=-np.inf)
-        if high - low <= 1e-6 * max(abs(high), abs(low)):
-            low = min(0.0, low)  # a constant map is not an empty one
-        scaled = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    low, high = scale or limits(values, signed)
+    scaled = (values - low) / (high - low) if high > low else np.zeros_like(values)
     return np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
 
 
+def strength(values: np.ndarray, scale: Limits | None = None) -> np.ndarray:
+    """(H, W) signed map -> (H, W) float32 in 0..1: how strong the evidence is, whichever way it points."""
+    _, full = scale or limits(values, True)
+    return np.clip(np.abs(values) / full, 0, 1).astype(np.float32)
+
+
+def colorbar(signed: bool, colormap: str, size: tuple[int, int]) -> np.ndarray:
+    """The colours from the low to the high end, (height, width, 3) uint8; `size` is (height, width)."""
+    height, width = size
+    ramp = np.rint(np.linspace(0, 255, width)).astype(np.uint8)
+    return np.repeat(_lut(signed, colormap)[ramp][None], height, axis=0)
+
+
 def overlay(
-    rgb: np.ndarray, values: np.ndarray, place: Placement, signed: bool, colormap: str = "turbo", alpha: float = 0.5
+    rgb: np.ndarray,
+    values: np.ndarray,
+    place: Placement,
+    signed: bool,
+    colormap: str = "turbo",
+    alpha: float = 0.5,
+    scale: Limits | None = None,
 ) -> np.ndarray:
     """The picture (H, W, 3) uint8 with a raw map (h, w) at input size laid over where the network looked.
 
     A signed map lies over the picture in grey and is the more opaque the stronger it is: `alpha` 0.5 and above makes
-    the strongest evidence opaque, and none is seen through.
+    the strongest evidence opaque, and none is seen through. `scale` replaces the map's own limits.
     """
     canvas = unseen(rgb)
     rows, columns = _seen(rgb, place)
-    colours = _back(colorize(values, signed, colormap), place, rows, columns)
+    colours = _back(colorize(values, signed, colormap, scale), place, rows, columns)
     below = rgb[rows, columns]
     if not signed:
         canvas[rows, columns] = cv2.addWeighted(below, 1 - alpha, colours, alpha, 0)
         return canvas
-    strength = np.clip(np.abs(values) / _scale(values), 0, 1).astype(np.float32) * min(1.0, 2 * alpha)
-    opacity = _back(strength, place, rows, columns)[..., None]
+    opacity = _back(strength(values, scale) * min(1.0, 2 * alpha), place, rows, columns)[..., None]
     grey = cv2.cvtColor(below, cv2.COLOR_RGB2GRAY)[..., None]
     canvas[rows, columns] = np.rint(grey * (1 - opacity) + colours * opacity).astype(np.uint8)
     return canvas
 
 
-def gradient_picture(rgb: np.ndarray, channels: np.ndarray, place: Placement) -> np.ndarray:
+def gradient_picture(
+    rgb: np.ndarray, channels: np.ndarray, place: Placement, scale: Limits | None = None
+) -> np.ndarray:
     """The picture's canvas with a signed (C, h, w) gradient as colours about mid-grey, where the network looked."""
-    scaled = channels / _scale(channels) / 2 + 0.5
+    _, full = scale or limits(channels, True)
+    scaled = channels / full / 2 + 0.5
     picture = np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
     if picture.shape[2] != 3:
         picture = np.repeat(picture.mean(2, keepdims=True).astype(np.uint8), 3, axis=2)
@@ -156,6 +190,12 @@ def unseen(rgb: np.ndarray) -> np.ndarray:
     return cast(np.ndarray, cv2.cvtColor(cv2.convertScaleAbs(grey, alpha=UNSEEN_BRIGHTNESS), cv2.COLOR_GRAY2RGB))
 
 
+def cut(picture: np.ndarray, place: Placement) -> np.ndarray:
+    """What the network saw of a picture (H, W, 3), at the picture's own resolution."""
+    rows, columns = _seen(picture, place)
+    return np.ascontiguousarray(picture[rows, columns])
+
+
 def encode_png(rgb: np.ndarray) -> bytes:
     """(H, W, 3) uint8 RGB -> PNG bytes."""
     done, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), _PNG)
@@ -196,6 +236,14 @@ def _back(
     size = (columns.stop - columns.start, rows.stop - rows.start)
     flags = how | cv2.WARP_INVERSE_MAP
     return cast(np.ndarray, cv2.warpAffine(picture, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE))
+
+
+def _lut(signed: bool, colormap: str) -> np.ndarray:
+    if colormap == GREYS:
+        return np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+    if signed:
+        return _diverging(colormap if colormap in DIVERGING else "bluered")
+    return _sequential(colormap) if colormap in SEQUENTIAL else _diverging(colormap)
 
 
 def _sequential(name: str) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from visx.render import encode_png, gradient_picture, overlay
 if TYPE_CHECKING:
     import numpy as np
 
+    from visx.contract import Method
     from visx.engine import Answer, Job
     from visx.images import Placement
     from visx.inputs import Item
@@ -82,7 +83,7 @@ class Recorder:
             put(suffix.split(".")[0], f".{suffix}", make(image.picture.rgb, image.place))
         asked = self._settings_of(job, image.spec)
         return {
-            **self._described(job, answer, image),
+            **record_of(self.model, job, answer, str(image.item.path), image.place, s.seed, s.precision, self.network),
             "files": files,
             "name": image.item.name,
             "rendering": s.rendering,
@@ -146,37 +147,36 @@ class Recorder:
         parts = [job.method.name, layer, answer.slug, "" if default else digest(self._variant(job))[:8]]
         return ".".join(part for part in parts if part)
 
-    def _layer_shape(self, job: Job) -> list[int] | None:
-        """(channels, height, width) of the layer for one image at the model's input size."""
-        shapes = (layer.shape for layer in self.model.anatomy.layers if layer.name == job.layer)
-        return next((list(shape) for shape in shapes if shape), None)
 
-    def _described(self, job: Job, answer: Answer, image: Loaded) -> dict[str, Any]:
-        assert image.place is not None
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "image": str(image.item.path),
-            "method": job.method.name,
-            "params": job.params.model_dump(mode="json"),
-            "model": self.model.name,
-            "weights": {"name": self.model.weights.name, "sha256": self.model.weights.sha256},
-            "layer": job.layer,
-            "layer_shape": self._layer_shape(job),
-            "target": answer.target,
-            "label": answer.label,
-            "score": answer.score,
-            "score_kind": answer.score_kind,
-            "probability": answer.probability,
-            "seed": self.settings.seed,
-            "device": str(self.network.device),
-            "precision": self.settings.precision,
-            "input_size": list(self.model.input_size),
-            "crop": [round(v, 3) for v in image.place.box],
-            "min": float(answer.map.min()),
-            "max": float(answer.map.max()),
-            "extras": answer.extras,
-            "warnings": answer.warnings,
-        }
+def record_of(
+    model: Model, job: Job, answer: Answer, image: str, place: Placement, seed: int, precision: str, network: Network
+) -> dict[str, Any]:
+    """A result as the manifest has it, but for what the run adds (files, recipe, time)."""
+    shapes = (layer.shape for layer in model.anatomy.layers if layer.name == job.layer)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "image": image,
+        "method": job.method.name,
+        "params": job.params.model_dump(mode="json"),
+        "model": model.name,
+        "weights": {"name": model.weights.name, "sha256": model.weights.sha256},
+        "layer": job.layer,
+        "layer_shape": next((list(shape) for shape in shapes if shape), None),
+        "target": answer.target,
+        "label": answer.label,
+        "score": answer.score,
+        "score_kind": answer.score_kind,
+        "probability": answer.probability,
+        "seed": seed,
+        "device": str(network.device),
+        "precision": precision,
+        "input_size": list(model.input_size),
+        "crop": [round(v, 3) for v in place.box],
+        "min": float(answer.map.min()),
+        "max": float(answer.map.max()),
+        "extras": answer.extras,
+        "warnings": answer.warnings,
+    }
 
 
 def draw(
@@ -187,18 +187,25 @@ def draw(
     channels: np.ndarray | None,
     colormap: str,
     alpha: float,
+    scale: tuple[float, float] | None = None,
 ) -> np.ndarray:
-    """A result's picture (H, W, 3) uint8: a gradient picture where the method declares one, else an overlay."""
+    """A result's picture (H, W, 3) uint8: a gradient picture where the method declares one, else an overlay.
+
+    `scale` replaces the limits of the map (of the gradient, where that is drawn)."""
     if job.method.picture == "gradient" and channels is not None:
-        return gradient_picture(rgb, channels, place)
-    return overlay(rgb, values, place, is_signed(job), colormap, alpha)
+        return gradient_picture(rgb, channels, place, scale)
+    return overlay(rgb, values, place, is_signed(job), colormap, alpha, scale)
 
 
 def is_signed(job: Job) -> bool:
-    """Whether negative values of this job's maps mean something: as declared, or because `relu=false`/`reduce` says so."""
-    values = job.params.model_dump()
-    if values.get("relu") is False:
+    """Whether negative values of this job's maps mean something."""
+    return has_sign(job.method, job.params.model_dump())
+
+
+def has_sign(method: Method, params: Mapping[str, Any]) -> bool:
+    """Whether negative values mean something: as the method declares, or because `relu=false`/`reduce` says so."""
+    if params.get("relu") is False:
         return True
-    if "reduce" in values:
-        return values["reduce"] in ("sum", "mean")
-    return job.method.signed
+    if "reduce" in params:
+        return params["reduce"] in ("sum", "mean")
+    return method.signed

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from visx import __version__
-from visx.cli import diff, evaluate, explain, layers, methods, models, predict, sensitivity
+from visx.cli import compare, diff, evaluate, explain, layers, methods, models, predict, report, sensitivity
 
 app = typer.Typer(
     name="visx",
@@ -43,6 +43,8 @@ app.command("predict")(predict.predict)
 app.command("sensitivity")(sensitivity.sensitivity)
 app.command("evaluate")(evaluate.evaluate)
 app.command("diff")(diff.diff)
+app.command("compare")(compare.compare)
+app.command("report")(report.report)
 
 
 def usage_error(error: Exception) -> tuple[str, str] | None:

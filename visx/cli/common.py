@@ -53,6 +53,48 @@ Labels = Annotated[
         "--labels", metavar="FILE", help="Class names of a custom model: one a line, or JSON.", show_default=False
     ),
 ]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-m",
+        "--method",
+        metavar="NAME[,NAME]",
+        help="Methods (`visx methods` lists them), or all for every one that fits the model. Repeatable.",
+        show_default="gradcam",
+    ),
+]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-l",
+        "--layer",
+        metavar="NAME",
+        help="Module path (`visx layers MODEL` lists them); one map a layer. Repeatable.",
+        show_default="the last spatial feature map",
+    ),
+]
+Target = Annotated[
+    str,
+    typer.Option(
+        "-t",
+        "--target",
+        metavar="TARGET",
+        help="top1, topK (top3: three maps), a class index, a label or a unique part of one, or FILE.csv with rows image,target.",
+    ),
+]
+Score = Annotated[
+    Literal["logit", "prob", "logprob"] | None,
+    typer.Option("--score", help="The scalar that is explained.", show_default="each method's own"),
+]
+Colormap = Annotated[
+    str,
+    typer.Option(
+        "--colormap",
+        metavar="NAME",
+        help="Colours of the overlay, for instance viridis; a signed map gets a diverging one: bluered or purplegreen.",
+    ),
+]
+Alpha = Annotated[float, typer.Option("--alpha", min=0, max=1, help="Opacity of the map in the overlay.")]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")]
 Precision = Annotated[
     Literal["fp32", "bf16", "fp16"], typer.Option("--precision", help="The numbers the network computes with.")

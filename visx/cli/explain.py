@@ -5,25 +5,31 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from visx.cli import common
 from visx.cli.common import (
+    Alpha,
     BatchSize,
+    Colormap,
     Device,
     Inputs,
     Json,
     Labels,
+    Layers,
+    Methods,
     ModelSpec,
     Nul,
     Out,
     Param,
     Precision,
     Quiet,
+    Score,
     Seed,
     Talk,
+    Target,
     Verbose,
     WeightsSpec,
 )
@@ -37,41 +43,12 @@ DEFAULT_OUT = Path("visx-out")
 
 def explain(
     inputs: Inputs,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-m",
-            "--method",
-            metavar="NAME[,NAME]",
-            help="Methods (`visx methods` lists them), or all for every one that fits the model. Repeatable.",
-            show_default="gradcam",
-        ),
-    ] = None,
+    method: Methods = None,
     model: ModelSpec = "efficientnet_lite0",
     weights: WeightsSpec = "default",
-    layer: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-l",
-            "--layer",
-            metavar="NAME",
-            help="Module path (`visx layers MODEL` lists them); one map a layer. Repeatable.",
-            show_default="the last spatial feature map",
-        ),
-    ] = None,
-    target: Annotated[
-        str,
-        typer.Option(
-            "-t",
-            "--target",
-            metavar="TARGET",
-            help="top1, topK (top3: three maps), a class index, a label or a unique part of one, or FILE.csv with rows image,target.",
-        ),
-    ] = "top1",
-    score: Annotated[
-        Literal["logit", "prob", "logprob"] | None,
-        typer.Option("--score", help="The scalar that is explained.", show_default="each method's own"),
-    ] = None,
+    layer: Layers = None,
+    target: Target = "top1",
+    score: Score = None,
     labels: Labels = None,
     param: Param = None,
     device: Device = "auto",
@@ -80,15 +57,8 @@ def explain(
     seed: Seed = 0,
     out: Out = DEFAULT_OUT,
     null: Nul = False,
-    colormap: Annotated[
-        str,
-        typer.Option(
-            "--colormap",
-            metavar="NAME",
-            help="Colours of the overlay, for instance viridis; a signed map gets a diverging one: bluered or purplegreen.",
-        ),
-    ] = "turbo",
-    alpha: Annotated[float, typer.Option("--alpha", min=0, max=1, help="Opacity of the map in the overlay.")] = 0.5,
+    colormap: Colormap = "turbo",
+    alpha: Alpha = 0.5,
     overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="Write the picture.")] = True,
     raw_channels: Annotated[
         bool, typer.Option("--raw-channels", help="Also write the signed (C,H,W) input gradient.")
@@ -101,6 +71,7 @@ def explain(
         str | None,
         typer.Option("--shard", metavar="I/N", help="Only part I of N (from 1), for job arrays.", show_default=False),
     ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Draw each overlay in the terminal, if it is one.")] = False,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -114,6 +85,9 @@ def explain(
     methods = common.pick_methods(names)
     talk = Talk(quiet, verbose)
     size = common.batch_size(batch_size)
+    if show and not overlay:
+        raise usage("--show draws the overlays that --no-overlay leaves out")
+    showing = show and not json and sys.stdout.isatty()
 
     from visx import inputs as finding
     from visx.methods import all_methods, get_method
@@ -136,6 +110,7 @@ def explain(
 
     from visx.engine import plan
     from visx.models import load_model
+    from visx.preview import preview
     from visx.results import Settings
     from visx.runner import Run
     from visx.targets import parse_target
@@ -173,6 +148,8 @@ def explain(
         else:
             if not json and not quiet:
                 print(_line(record, out), flush=True)
+            if showing:
+                print(preview(out / record["files"]["overlay"]), flush=True)
             for warning in record["warnings"]:
                 talk.say(f"warning: {printable(record['image'])}: {record['method']}: {warning}")
 

@@ -1,0 +1,44 @@
+"""`visx report`: the page of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from visx.cli.common import Json, Quiet, Talk
+
+INLINE_MB = 8.0
+
+
+def report(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The output folder of `visx explain`.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", help="The page.", show_default="DIR/report.html"),
+    ] = None,
+    inline_mb: Annotated[
+        float,
+        typer.Option(
+            "--inline-mb", min=0, help="Pictures up to this size in all go into the page, more into a folder beside it."
+        ),
+    ] = INLINE_MB,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Write one page of a run: all its maps to look through, filter, sort and compare. Needs no server, no network.
+
+    [dim]visx report visx-out/[/dim]
+    """
+    from visx.artifacts import to_json
+    from visx.gallery import write_report
+
+    summary = write_report(folder, out or folder / "report.html", int(inline_mb * 1_000_000), Talk(quiet))
+    if json:
+        print(to_json(summary))
+    elif not quiet:
+        print(summary["report"])
+    return 0

@@ -1,0 +1,225 @@
+"""The page itself: data, plots and pictures put into the templates. Whatever comes from a run is data, never markup.
+
+Data go into an inline JSON block that no `<` can leave; the script writes text with `textContent` alone; the content
+security policy admits this page's own script and style by their hashes, its pictures, and no connection at all.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from visx import __version__
+from visx.artifacts import make_folder, to_json, write_whole
+from visx.gallery.pictures import (
+    IMAGE_SIDE,
+    Small,
+    Store,
+    find_image,
+    kind_of,
+    map_picture,
+    overlay_picture,
+    placement,
+    plain_picture,
+    shrink,
+)
+from visx.gallery.records import Run, links, numbers, read_run, recipes
+
+if TYPE_CHECKING:
+    from visx.cli.common import Talk
+    from visx.images import Placement
+
+Drawn = tuple[str, Small | None, list[float] | None]  # how it is drawn, the map, where it lies in the image
+BINS = 10
+WORKERS = 4
+TURNING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def write_report(folder: Path, out: Path, inline_limit: int, talk: Talk) -> dict[str, Any]:
+    """Write the page of the run in `folder` to `out`; returns {report, results, errors, inline, page_bytes, picture_bytes}.
+
+    Pictures of up to `inline_limit` bytes in all are inside the page, more in a folder `NAME-files` beside it.
+    """
+    run = read_run(folder)
+    store = Store(out.parent / f"{out.stem}-files", inline_limit)
+    make_folder(out.parent)
+    with talk.progress(len(run.results), "drawing") as advance:
+        shown, images = _draw(run, store, advance)
+    to_folder = quote(os.fsencode(os.path.relpath(folder, out.parent))) + "/"
+    data = _data(run, shown, images, store, "./" if to_folder == "./" else to_folder)
+    page = render_page(run, data, inline=store.inline).encode()
+    write_whole(out, page)
+    store.sweep()
+    if run.skipped:
+        talk.say(f"{run.skipped} lines of the manifest are no results and were passed over")
+    return {"report": str(out), "results": len(run.results), "errors": len(run.errors), "inline": store.inline,
+            "page_bytes": len(page), "picture_bytes": store.bytes}  # fmt: skip
+
+
+def _draw(run: Run, store: Store, advance: Any) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The pictures of every result and image: for each result {map, kind, box}, for each image {name, source, ...}."""
+    by_image: dict[str, list[int]] = {}
+    for number, record in enumerate(run.results):
+        by_image.setdefault(record["image"], []).append(number)
+    for record in run.errors:
+        by_image.setdefault(record["image"], [])
+    shown: list[dict[str, Any]] = [{} for _ in run.results]
+    images: dict[str, dict[str, Any]] = {}
+
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="visx-page") as pool:
+        work = ((run.folder, image, [run.results[n] for n in numbers]) for image, numbers in by_image.items())
+        for (image, numbers), (base, maps) in zip(by_image.items(), pool.map(_draw_image, work), strict=True):
+            images[image] = {"name": image}
+            if base is not None:
+                images[image] |= {"src": store.put(base.data), "width": base.width, "height": base.height}
+            for number, (kind, picture, box) in zip(numbers, maps, strict=True):
+                shown[number] = {"kind": kind, "map": None, "box": box}
+                if picture is not None:
+                    shown[number] |= {"map": store.put(picture.data), "width": picture.width, "height": picture.height}
+                advance(1)
+    return shown, images
+
+
+def _draw_image(work: tuple[Path, str, list[dict[str, Any]]]) -> tuple[Small | None, list[Drawn]]:
+    """One image and its maps, in a worker's thread."""
+    folder, image, records = work
+    path = find_image(folder, image)
+    rgb = plain_picture(path) if path else None
+    if rgb is None:
+        return None, [("overlay", overlay_picture(folder, record), None) for record in records]
+    maps: list[Drawn] = []
+    for record in records:
+        kind = kind_of(record)
+        try:
+            place = placement(record)
+            maps.append((kind, map_picture(folder, record, kind, place), _box(place, rgb.shape, kind)))
+        except ValueError:  # the record does not say where the map lies
+            maps.append(("overlay", overlay_picture(folder, record), None))
+    return Small.of(shrink(rgb, IMAGE_SIDE)), maps
+
+
+def _box(place: Placement, shape: tuple[int, ...], kind: str) -> list[float]:
+    """Where the map lies in the image, in percent: left, top, width, height."""
+    left, top, right, bottom = place.box
+    height, width = shape[:2]
+    if kind == "gradient":  # cut out of the overlay, it ends where the picture does
+        left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+    across, down = 100 / width, 100 / height
+    return [round(v, 3) for v in (left * across, top * down, (right - left) * across, (bottom - top) * down)]
+
+
+def _data(
+    run: Run, shown: Sequence[dict[str, Any]], images: dict[str, dict[str, Any]], store: Store, to_folder: str
+) -> dict[str, Any]:
+    """Everything the page's script works on."""
+    shared, which = recipes(run.results)
+    order = {image: number for number, image in enumerate(images)}
+    pictures = [{**image, "src": store.source(image["src"])} if "src" in image else image for image in images.values()]
+    results = []
+    for record, picture, recipe in zip(run.results, shown, which, strict=True):
+        results.append(
+            {
+                "image": order[record["image"]],
+                "recipe": recipe,
+                **{key: record.get(key) for key in ("target", "label", "layer", "probability", "score", "seconds")},
+                "range": [record.get("min"), record.get("max")],
+                "numbers": numbers(record),
+                "extras": record.get("extras") or {},
+                "warnings": [str(w) for w in record.get("warnings") or []],
+                **picture,
+                "map": store.source(picture["map"]) if picture["map"] else None,
+                "files": {kind: to_folder + quote(os.fsencode(name)) for kind, name in links(record).items()},
+            }
+        )
+    for record in run.errors:
+        results.append(
+            {
+                "image": order[record["image"]],
+                "method": record.get("method"),
+                "error": {key: str(record["error"].get(key) or "") for key in ("message", "hint")},
+            }
+        )
+    return {"images": pictures, "recipes": shared, "results": results}
+
+
+def render_page(run: Run, data: dict[str, Any], inline: bool) -> str:
+    """The page as text."""
+    import jinja2
+    from markupsafe import Markup
+
+    templates = files("visx") / "templates"
+    style, script = ((templates / name).read_text("utf-8") for name in ("report.css", "report.js"))
+    loader = jinja2.FunctionLoader(lambda name: (templates / name).read_text("utf-8"))
+    environment = jinja2.Environment(autoescape=True, loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters |= {"figure": figure, "plain": plain}
+    title = run.folder.resolve().name or "run"
+    sources = "data:" if inline else "data: 'self' file:"
+    policy = (
+        f"default-src 'none'; img-src {sources}; style-src '{_hash(style)}'; "
+        f"script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
+    )
+    return environment.get_template("report.html").render(
+        title=title,
+        version=__version__,
+        policy=policy,
+        style=Markup(style),
+        script=Markup(script),
+        data=Markup(embed(data)),
+        results=len(run.results),
+        errors=len(run.errors),
+        images=len(data["images"]),
+        histogram=histogram(run.results),
+        times=list(mean_times(run.results)),
+        classes=Counter(str(r.get("label")) for r in run.results).most_common(8),
+        tables=run.tables,
+    )
+
+
+def embed(data: Any) -> str:
+    """A value as JSON that can stand in a script element: nothing in it can end the element or begin a comment."""
+    text = json.dumps(json.loads(to_json(data)), separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def plain(text: str) -> str:
+    """Text without the marks that would show what follows them in another order, and without stray bytes of file names."""
+    return TURNING.sub("\ufffd", text).encode("utf-8", "replace").decode()
+
+
+def figure(value: Any) -> str:
+    """A table's value as people read it."""
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def histogram(results: Sequence[dict[str, Any]]) -> list[int]:
+    """How many results have a probability in each tenth."""
+    counts = [0] * BINS
+    for record in results:
+        chance = record.get("probability")
+        if isinstance(chance, (int, float)):
+            counts[min(BINS - 1, max(0, int(chance * BINS)))] += 1
+    return counts
+
+
+def mean_times(results: Sequence[dict[str, Any]]) -> Iterator[tuple[str, float]]:
+    """Each method's mean seconds a map."""
+    of_method: dict[str, list[float]] = {}
+    for record in results:
+        if isinstance(record.get("seconds"), (int, float)):
+            of_method.setdefault(record["method"], []).append(record["seconds"])
+    for method, seconds in of_method.items():
+        yield method, sum(seconds) / len(seconds)
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

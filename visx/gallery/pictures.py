@@ -1,0 +1,183 @@
+"""The pictures of a page, small: each image once, and each map alone at the network's input size, coloured.
+
+The page lays the map over the image where the network looked, so that its opacity can be chosen. A signed map carries
+its strength as transparency; a gradient picture is cut out of the overlay, because the manifest's `.npy` has no colours.
+Small pictures go into the page; once they are more than a limit in all, they go into a folder beside it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+from urllib.parse import quote
+
+import cv2
+import numpy as np
+
+from visx import render
+from visx.artifacts import make_folder, write_whole
+from visx.errors import VisxError
+from visx.gallery.records import links
+from visx.images import Placement, decode, read
+
+IMAGE_SIDE, MAP_SIDE = 480, 256  # the longer side at most
+QUALITY = 75
+Kind = Literal["map", "signed", "gradient"]
+
+
+class Store:
+    """Where a page's pictures go: into it up to `limit` bytes in all, else into `folder`, whole or not at all."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder, limit
+        self.bytes = 0
+        self._held: dict[str, bytes] | None = {}
+        self._names: set[str] = set()
+
+    @property
+    def inline(self) -> bool:
+        """Whether all pictures so far fit into the page."""
+        return self._held is not None
+
+    def put(self, data: bytes) -> str:
+        """Keep a picture; returns its name, the same for the same bytes."""
+        name = hashlib.sha256(data).hexdigest()[:20] + ".webp"
+        if name in self._names:
+            return name
+        self._names.add(name)
+        self.bytes += len(data)
+        if self._held is not None:
+            self._held[name] = data
+            if self.bytes > self.limit:
+                held, self._held = self._held, None
+                make_folder(self.folder)
+                for one, content in held.items():
+                    self._write(one, content)
+        else:
+            self._write(name, data)
+        return name
+
+    def _write(self, name: str, data: bytes) -> None:
+        path = self.folder / name
+        if not path.exists():
+            write_whole(path, data)
+
+    def source(self, name: str) -> str:
+        """What an `img` element shows the picture by."""
+        if self._held is not None:
+            return f"data:image/webp;base64,{base64.b64encode(self._held[name]).decode()}"
+        return f"{quote(self.folder.name)}/{name}"
+
+    def sweep(self) -> None:
+        """Remove what an earlier page left in the folder and this one does not show."""
+        for path in self.folder.glob("*.webp"):
+            if self._held is not None or path.name not in self._names:
+                path.unlink(missing_ok=True)
+        if self._held is not None and self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+
+@dataclass(frozen=True)
+class Small:
+    """A small picture as WebP."""
+
+    data: bytes
+    width: int
+    height: int
+
+    @staticmethod
+    def of(picture: np.ndarray) -> Small:
+        """(H, W, 3) RGB or (H, W, 4) RGBA uint8, encoded."""
+        order = cv2.COLOR_RGBA2BGRA if picture.shape[2] == 4 else cv2.COLOR_RGB2BGR
+        done, data = cv2.imencode(".webp", cv2.cvtColor(picture, order), [cv2.IMWRITE_WEBP_QUALITY, QUALITY])
+        assert done
+        return Small(data.tobytes(), picture.shape[1], picture.shape[0])
+
+
+def shrink(picture: np.ndarray, side: int) -> np.ndarray:
+    """The picture with its longer side at most `side`."""
+    height, width = picture.shape[:2]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return picture
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cast(np.ndarray, cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
+
+
+def find_image(folder: Path, image: str) -> Path | None:
+    """The image a record speaks of: as it was named, else beside the run's folder or above it."""
+    named = Path(image)
+    tries = (
+        [named] if named.is_absolute() else [named, *(parent / named for parent in list(folder.resolve().parents)[:3])]
+    )
+    try:
+        return next((path for path in tries if path.is_file()), None)
+    except (OSError, ValueError):  # a name that no file can have
+        return None
+
+
+def plain_picture(path: Path) -> np.ndarray | None:
+    """The image as the user sees it, or None where it cannot be decoded."""
+    try:
+        return decode(read(path)).rgb
+    except VisxError:
+        return None
+
+
+def kind_of(record: dict[str, Any]) -> Kind:
+    """How a result is drawn: by its method's declaration, or by its values where the method is not known here."""
+    from visx.methods import get_method
+    from visx.results import has_sign
+
+    params = record.get("params") if isinstance(record.get("params"), dict) else {}
+    try:
+        method = get_method(record["method"])
+    except VisxError:
+        return "signed" if (record.get("min") or 0) < 0 else "map"
+    if method.picture == "gradient" and "overlay" in links(record):
+        return "gradient"
+    return "signed" if has_sign(method, params or {}) else "map"
+
+
+def overlay_picture(folder: Path, record: dict[str, Any]) -> Small | None:
+    """A result's overlay, for want of the image itself."""
+    overlay = links(record).get("overlay")
+    rgb = plain_picture(folder / overlay) if overlay else None
+    return Small.of(shrink(rgb, IMAGE_SIDE)) if rgb is not None else None
+
+
+def map_picture(folder: Path, record: dict[str, Any], kind: Kind, place: Placement) -> Small | None:
+    """A result's map alone, or None where its files cannot be read."""
+    if kind == "gradient":
+        overlay = plain_picture(folder / links(record)["overlay"])
+        if overlay is None:
+            return None
+        seen = cv2.resize(render.cut(overlay, place), place.input_size[::-1], interpolation=cv2.INTER_AREA)
+        return Small.of(shrink(seen, MAP_SIDE))
+    try:
+        values = np.load(folder / links(record)["npy"], allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    if values.ndim != 2 or values.dtype.kind not in "fiu" or not values.size or not np.isfinite(values).all():
+        return None
+    rendering = record.get("rendering")
+    colormap = rendering.get("colormap") if isinstance(rendering, dict) else None
+    colours = render.colorize(values, kind == "signed", colormap if colormap in render.COLORMAPS else "turbo")
+    if kind == "signed":
+        opacity = np.rint(render.strength(values) * 255).astype(np.uint8)
+        colours = np.dstack([colours, opacity])
+    return Small.of(shrink(colours, MAP_SIDE))
+
+
+def placement(record: dict[str, Any]) -> Placement:
+    """Where the network looked. Raises ValueError where the record does not say."""
+    crop, size = record.get("crop"), record.get("input_size")
+    if not (isinstance(crop, list) and len(crop) == 4 and isinstance(size, list) and len(size) == 2):
+        raise ValueError("no crop in this record")
+    left, top, right, bottom = (float(v) for v in crop)
+    if not (right > left and bottom > top and min(size) >= 1):
+        raise ValueError("an empty crop")
+    return Placement((left, top, right, bottom), (int(size[0]), int(size[1])))

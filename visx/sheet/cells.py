@@ -1,0 +1,207 @@
+"""The cells of a comparison: every method on every model for every target of one picture, computed and drawn."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from visx import render
+from visx.contract import Method, ScoreKind
+from visx.engine import Answer, Job, explain_batch, missing, plan
+from visx.errors import VisxError
+from visx.images import Picture, Placement
+from visx.options import parse
+from visx.results import draw, is_signed, record_of
+from visx.seeds import image_seed
+from visx.sheet.layout import Bar, Cell
+from visx.targets import Targets, parse_target
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from visx.models import Model
+
+Key = tuple[str, int]  # a method and the number of its layer: one column of the sheet
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is compared: methods with their parameters, layers (none: each model's own) and targets."""
+
+    methods: Sequence[Method]
+    layers: Sequence[str]
+    params: Mapping[str, Mapping[str, Any]]
+    target: str
+    score: ScoreKind | None = None
+    seed: int = 0
+    precision: str = "fp32"
+    copies: int = 16
+
+
+@dataclass(frozen=True)
+class Look:
+    """How it is drawn. `shared` puts each column on one scale; `cut` shows only what the network saw."""
+
+    colormap: str = "turbo"
+    alpha: float = 0.5
+    shared: bool = False
+    cut: bool = False
+    times: bool = True
+
+
+@dataclass(frozen=True)
+class Found:
+    """One map of the sheet: its column and row, and what was found."""
+
+    key: Key
+    model: Model
+    job: Job
+    place: Placement
+    answer: Answer
+    seconds: float
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One target on one model: its maps, and for each column without one the reason."""
+
+    model: Model
+    place: Placement
+    found: dict[Key, Found]
+    reasons: dict[Key, str]
+
+
+def compute(
+    models: Sequence[Model], picture: Picture, name: str, ask: Ask, said: Callable[[str], None] = lambda _: None
+) -> list[Row]:
+    """Rows of maps, model by model and target by target. A method that fits some of the models leaves the others'
+    places empty with the reason; one that fits none is an error (exit 4)."""
+    planned = [_plan(model, models, ask) for model in models]
+    rows: list[Row] = []
+    for model, (jobs, reasons) in zip(models, planned, strict=True):
+        x, place = model.preprocess(picture.rgb)
+        batch = torch.from_numpy(x)[None]
+        network = model.network(ask.precision)
+        spec = parse_target(ask.target, model.labels, model.classes).for_image(name, model.labels, model.classes)
+        targets, seeds = Targets([spec]), [image_seed(ask.seed, picture.digest)]
+        of_target: list[dict[Key, Found]] = []
+        with network.session():
+            for key, job in jobs.items():
+                begun = time.perf_counter()
+                answers = explain_batch(
+                    model, network, job, batch, [spec], seeds, targets=targets, copies=ask.copies, said=said
+                )[0]
+                if isinstance(answers, VisxError):
+                    raise answers
+                seconds = (time.perf_counter() - begun) / len(answers)
+                for number, answer in enumerate(answers):
+                    record = record_of(model, job, answer, name, place, ask.seed, ask.precision, network)
+                    record["seconds"] = round(seconds, 4)
+                    if number == len(of_target):
+                        of_target.append({})
+                    of_target[number][key] = Found(key, model, job, place, answer, seconds, record)
+        rows += [Row(model, place, found, reasons) for found in of_target]
+    return rows
+
+
+def _plan(model: Model, models: Sequence[Model], ask: Ask) -> tuple[dict[Key, Job], dict[Key, str]]:
+    """The jobs of one model by column, and the reasons of the columns that it cannot fill."""
+    jobs: dict[Key, Job] = {}
+    reasons: dict[Key, str] = {}
+    for method in ask.methods:
+        params = parse(method.params, ask.params.get(method.name, {}), method.name)
+        unfit = missing(model, method, params, ask.layers)
+        if unfit and any(not missing(other, method, params, ask.layers) for other in models):
+            reasons[method.name, 0] = unfit
+            continue
+        planned = plan(model, [method], ask.layers, ask.params, ask.score)
+        jobs.update({(method.name, number): job for number, job in enumerate(planned)})
+    return jobs, reasons
+
+
+def draw_rows(rows: Sequence[Row], picture: Picture, look: Look) -> list[list[Cell]]:
+    """The cells of a sheet: in each row the picture, then a map a column."""
+    columns = list(dict.fromkeys(key for row in rows for key in (*row.found, *row.reasons)))
+    titles = {f.key: short_title(f.job.method) for row in rows for f in row.found.values()}
+    scales: dict[Key, render.Limits] = {}
+    if look.shared:
+        for key in columns:
+            scales[key] = render.shared(_limits(row.found[key]) for row in rows if key in row.found)
+    sheet: list[list[Cell]] = []
+    for row in rows:
+        cells = [_first(row, picture, look)]
+        for key in columns:
+            if key in row.found:
+                cells.append(_cell(row.found[key], picture, look, scales.get(key)))
+            else:
+                reason = row.reasons.get(key, "this model has no such layer")
+                cells.append(Cell(None, titles[key], note=f"does not fit: {reason}"))
+        sheet.append(cells)
+    return sheet
+
+
+def _drawn_as_gradient(found: Found) -> bool:
+    return found.job.method.picture == "gradient" and found.answer.channels is not None
+
+
+def _limits(found: Found) -> render.Limits:
+    if _drawn_as_gradient(found):
+        return render.limits(found.answer.channels, True)
+    return render.limits(found.answer.map, is_signed(found.job))
+
+
+def _first(row: Row, picture: Picture, look: Look) -> Cell:
+    """The picture, with what the row explains."""
+    answers = [f.answer for f in row.found.values()]
+    answer = next((a for a in answers if a.probability is not None), answers[0])
+    shown = render.cut(picture.rgb, row.place) if look.cut else picture.rgb
+    chance = "" if answer.probability is None else f"{percent(answer.probability)} · "
+    return Cell(shown, answer.label, (f"{chance}class {answer.target}", row.model.name))
+
+
+def _cell(found: Found, picture: Picture, look: Look, scale: render.Limits | None) -> Cell:
+    answer, job = found.answer, found.job
+    scale = scale or _limits(found)
+    drawn: np.ndarray = draw(
+        picture.rgb, found.place, job, answer.map, answer.channels, look.colormap, look.alpha, scale
+    )
+    gradient = _drawn_as_gradient(found)
+    signed = gradient or is_signed(job)
+    colours = render.colorbar(signed, render.GREYS if gradient else look.colormap, (8, 256))
+    chance = "" if answer.probability is None else f" {percent(answer.probability)}"
+    where = [job.layer] if job.layer else []
+    took = [duration(found.seconds)] if look.times else []
+    return Cell(
+        render.cut(drawn, found.place) if look.cut else drawn,
+        short_title(job.method),
+        (answer.label + chance, " · ".join([*where, *took])),
+        Bar(colours, number(scale[0]), number(scale[1]), "0" if signed else ""),
+    )
+
+
+def short_title(method: Method) -> str:
+    """A method's title without its explanation: what stands before a bracket or a colon."""
+    return re.split(r"\s*[(:]", method.title)[0]
+
+
+def percent(probability: float) -> str:
+    """A probability as people read it; never 0% or 100% for what is neither."""
+    if 0 < probability < 0.001:
+        return "<0.1%"
+    return f"{min(probability, 0.999) if probability < 1 else 1.0:.1%}"
+
+
+def number(value: float) -> str:
+    """An end of a colour bar, two digits."""
+    return f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e") if value else "0"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, or milliseconds where they say more."""
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
