@@ -13,11 +13,13 @@ import torch
 from visx.artifacts import digest
 from visx.engine import Job, explain_batch
 from visx.errors import VisxError, unsupported
+from visx.explaining import AUTO_BATCH
 from visx.images import Placement, decode
 from visx.inputs import Item
 from visx.metrics.contract import Trial
 from visx.models import Model
-from visx.runner import AUTO_BATCH, Run, Settings
+from visx.results import Settings
+from visx.runner import Run
 from visx.scoring import Scorer
 from visx.seeds import image_seed
 from visx.state import Network

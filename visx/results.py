@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
     from visx.contract import Method
     from visx.engine import Answer, Job
+    from visx.explaining import Loaded
     from visx.images import Placement
     from visx.inputs import Item
     from visx.journal import Journal
     from visx.models import Model
-    from visx.runner import Loaded
     from visx.state import Network
     from visx.targets import TargetSpec
 

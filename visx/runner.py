@@ -7,30 +7,24 @@ and a shard write the same bytes as a whole one. One image's failure is one reco
 from __future__ import annotations
 
 import contextlib
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
 from visx.artifacts import SCHEMA_VERSION, DiskFull, to_json
-from visx.engine import Job, explain_batch
+from visx.engine import Job
 from visx.errors import ExitCode, VisxError
-from visx.images import Picture, Placement, decode, digest_of
+from visx.explaining import Explainer, Loaded, grouped
+from visx.images import digest_of
 from visx.inputs import Item
 from visx.journal import Journal
 from visx.models import Model
-from visx.results import Recorder, Settings
-from visx.scoring import out_of_memory
-from visx.seeds import image_seed
-from visx.targets import Targets, TargetSpec
+from visx.results import Settings
 
-AUTO_BATCH = 16
-FOLD_FROM = 64  # inputs from which learning to fold batch norms pays off
 AHEAD = 2  # batches decoded ahead and written behind
 
 
@@ -52,21 +46,6 @@ class Summary:
         return ExitCode.SOME_FAILED if self.written + self.skipped else ExitCode.FAILURE
 
 
-@dataclass
-class Loaded:
-    """One image on its way through the pipeline, with the jobs still to do; decoded only if there are any."""
-
-    item: Item
-    spec: TargetSpec
-    jobs: list[Job]
-    digest: str = ""
-    stat: tuple[int, int] = (0, 0)
-    picture: Picture | None = None
-    x: np.ndarray | None = None
-    place: Placement | None = None
-    done: list[dict[str, Any]] = field(default_factory=list)
-
-
 _Writing = tuple[Item, Job, "Future[list[dict[str, Any]]]"]  # results on their way to the disk
 
 
@@ -86,42 +65,43 @@ class Run:
         on_record: Callable[[dict[str, Any], str], None] = lambda record, line: None,
         said: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.model, self.jobs, self.settings = model, list(jobs), settings
-        self.network = model.network(settings.precision, device)
-        self.recorder = Recorder(model, self.network, settings)
-        self.on_record, self.said = on_record, said
+        self.jobs, self.settings = list(jobs), settings
+        self.explainer = Explainer(model, settings, device, said)
+        self.on_record = on_record
         self.on_progress: Callable[[int], None] = lambda done: None
         self.journal = Journal(settings.out, settings.shard)
         self.summary = Summary()
-        self._halved: int | None = None
 
     def __call__(self, items: Sequence[Item], total: int | None = None) -> Summary:
         """Explain every item; `total` is the number of inputs that these are a shard of. Interrupted, what was finished
         is kept and the exception goes on."""
-        size = min(self.settings.batch_size or AUTO_BATCH, total or len(items))
-        self.network.fold_layers = (total or len(items)) >= FOLD_FROM
-        pool = ThreadPoolExecutor(2, thread_name_prefix="visx-io")
-        writing: deque[_Writing] = deque()
         with self.journal:
             if self.settings.resume:
                 self.journal.read()
-            try:
-                with self.network.session():
-                    for batch in self._batches(self._ahead(pool, items, AHEAD * size), size):
-                        self._explain(batch, size, pool, writing)
-                        while len(writing) > AHEAD * size:
-                            self._settle(writing.popleft())
-                while writing:
-                    self._settle(writing.popleft())
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                for writer in writing:  # a full disk or a second interrupt must not hide the first reason
-                    if not writer[2].cancelled():
-                        with contextlib.suppress(VisxError):
-                            self._settle(writer)
-                raise
-            pool.shutdown()
+            self._carry_out(items, total or len(items))
         return self.summary
+
+    def _carry_out(self, items: Sequence[Item], inputs: int) -> None:
+        """Explain every item of a run over so many inputs, the journal being open."""
+        size = self.explainer.sized(inputs)
+        pool = ThreadPoolExecutor(2, thread_name_prefix="visx-io")
+        writing: deque[_Writing] = deque()
+        try:
+            with self.explainer.network.session():
+                for batch in grouped(self._left(self._ahead(pool, items, AHEAD * size)), size):
+                    self._explain(batch, size, pool, writing)
+                    while len(writing) > AHEAD * size:
+                        self._settle(writing.popleft())
+            while writing:
+                self._settle(writing.popleft())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for writer in writing:  # a full disk or a second interrupt must not hide the first reason
+                if not writer[2].cancelled():
+                    with contextlib.suppress(VisxError):
+                        self._settle(writer)
+            raise
+        pool.shutdown()
 
     def _ahead(
         self, pool: ThreadPoolExecutor, items: Sequence[Item], count: int
@@ -137,9 +117,14 @@ class Run:
 
     def _load(self, item: Item) -> Loaded:
         """In a reader's thread: find what is to do, and decode if anything is."""
-        spec = self.settings.target.for_image(str(item.path), self.model.labels, self.model.classes)
-        image = Loaded(item, spec, list(self.jobs))
-        image.stat = item.stat()
+        image, data = self._look(item)
+        if image.jobs:
+            self.explainer.decode(image, data)
+        return image
+
+    def _look(self, item: Item) -> tuple[Loaded, bytes]:
+        """An image with what is to do on it, and its bytes if they had to be read to know."""
+        image = self.explainer.look(item, self.jobs)
         data = b""
 
         def digest() -> str:
@@ -150,18 +135,13 @@ class Run:
         if self.settings.resume:
             image.jobs = []
             for job in self.jobs:
-                found = self.recorder.done(self.journal, item, job, spec, image.stat, digest)
+                found = self.explainer.recorder.done(self.journal, item, job, image.spec, image.stat, digest)
                 image.done += found
                 image.jobs += [] if found else [job]
-        if image.jobs:
-            image.picture = decode(data or item.read())
-            image.digest = image.picture.digest
-            image.x, image.place = self.model.preprocess(image.picture.rgb)
-        return image
+        return image, data
 
-    def _batches(self, loaded: Iterator[tuple[Item, Future[Loaded]]], size: int) -> Iterator[list[Loaded]]:
-        """Groups of images that have the same jobs to do; the done ones are reported, the broken ones recorded."""
-        groups: dict[tuple[int, ...], list[Loaded]] = {}
+    def _left(self, loaded: Iterator[tuple[Item, Future[Loaded]]]) -> Iterator[Loaded]:
+        """The images with something to do; the done ones are reported, the broken ones recorded."""
         for item, future in loaded:
             try:
                 image = future.result()
@@ -172,61 +152,22 @@ class Run:
             for record in image.done:
                 self.summary.skipped += 1
                 self.on_record(record, to_json(record))
-            if not image.jobs:
+            if image.jobs:
+                yield image
+            else:
                 self._count_image()
-                continue
-            key = tuple(map(id, image.jobs))
-            groups.setdefault(key, []).append(image)
-            if len(groups[key]) == size:
-                yield groups.pop(key)
-        yield from groups.values()
 
     def _explain(self, batch: list[Loaded], size: int, pool: ThreadPoolExecutor, writing: deque[_Writing]) -> None:
         """One batch through its jobs; every image's results go to the writers."""
-        targets: dict[tuple[int, int], Targets] = {}
-        for job in batch[0].jobs:
-            begun = time.perf_counter()
-            answers = self._with_less_memory(batch, job, size, targets)
-            seconds = (time.perf_counter() - begun) / len(batch)
-            for image, found in zip(batch, answers, strict=True):
-                if isinstance(found, VisxError):
-                    self._fail(image.item, found, job)
-                    continue
-                writing.append((image.item, job, pool.submit(self.recorder.write, image, job, found, seconds)))
+        for found in self.explainer.explain(batch, size):
+            item, job = found.image.item, found.job
+            if isinstance(found.answers, VisxError):
+                self._fail(item, found.answers, job)
+                continue
+            write = pool.submit(self.explainer.recorder.write, found.image, job, found.answers, found.seconds)
+            writing.append((item, job, write))
         for _ in batch:
             self._count_image()
-
-    def _with_less_memory(
-        self, batch: list[Loaded], job: Job, size: int, targets: dict[tuple[int, int], Targets]
-    ) -> list[Any]:
-        """Explain in pieces of the padded size; when memory runs out, of half that size, and say so."""
-        while True:
-            piece = min(size, self._halved or size)
-            try:
-                answers: list[Any] = []
-                for start in range(0, len(batch), piece):
-                    part = batch[start : start + piece]
-                    padded = part + [part[-1]] * (piece - len(part))
-                    shared = targets.setdefault((start, piece), Targets([image.spec for image in padded]))
-                    answers += self._compute(padded, len(part), job, shared)
-                return answers
-            except Exception as error:
-                if not out_of_memory(error) or piece == 1:
-                    raise
-                self._halved = piece // 2
-                self.said(f"out of memory: going on with batches of {self._halved}")
-
-    def _compute(self, images: list[Loaded], count: int, job: Job, targets: Targets) -> list[Any]:
-        """Answers for the first `count` images; the others pad the batch."""
-        x = torch.from_numpy(np.stack([image.x for image in images if image.x is not None]))
-        if self.network.device.type == "cuda":
-            x = x.pin_memory().to(self.network.device, non_blocking=True)
-        seeds = [image_seed(self.settings.seed, image.digest) for image in images]
-        copies = self.settings.batch_size or AUTO_BATCH
-        return explain_batch(
-            self.model, self.network, job, x, targets.specs, seeds,
-            targets=targets, count=count, copies=copies, said=self.said,
-        )  # fmt: skip
 
     def _settle(self, writer: _Writing) -> None:
         """Wait for the files of one job on one image, then let the manifest and the listeners know."""
@@ -238,6 +179,10 @@ class Run:
         except VisxError as error:  # what cannot be written for one image does not stop the others
             self._fail(item, error, job)
             return
+        self._keep(records)
+
+    def _keep(self, records: Sequence[dict[str, Any]]) -> None:
+        """Results that are written go to the manifest and the listeners."""
         for record, line in zip(records, self.journal.append(records), strict=True):
             self.summary.written += 1
             self.on_record(record, line)

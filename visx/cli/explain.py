@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -36,6 +37,7 @@ from visx.cli.common import (
 from visx.errors import printable, usage
 
 if TYPE_CHECKING:
+    from visx.models import Model
     from visx.runner import Summary
 
 DEFAULT_OUT = Path("visx-out")
@@ -72,6 +74,16 @@ def explain(
         typer.Option("--shard", metavar="I/N", help="Only part I of N (from 1), for job arrays.", show_default=False),
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Draw each overlay in the terminal, if it is one.")] = False,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option("--engine", help="What carries the run out: this process, or the workers of Ray."),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address", metavar="ADDRESS", help="The Ray cluster.", show_default="RAY_ADDRESS, else this machine"
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -88,6 +100,8 @@ def explain(
     if show and not overlay:
         raise usage("--show draws the overlays that --no-overlay leaves out")
     showing = show and not json and sys.stdout.isatty()
+    if address is not None and engine != "ray":
+        raise usage("--address is of a Ray cluster", "add --engine ray")
 
     from visx import inputs as finding
     from visx.methods import all_methods, get_method
@@ -109,13 +123,14 @@ def explain(
         parse(get_method(name).params, values, name)
 
     from visx.engine import plan
-    from visx.models import load_model
     from visx.preview import preview
     from visx.results import Settings
     from visx.runner import Run
     from visx.targets import parse_target
 
-    loaded = load_model(model, weights, labels=labels, device=common.pick_device(device))
+    if engine == "ray":
+        from visx.ray_engine import RayRun
+    loaded = _load(model, weights, labels, device if engine == "local" else "cpu")
     methods = common.pick_methods(names, loaded)
     dealt = assign(param or [], {m.name: m.params for m in methods})
     jobs = plan(loaded, methods, layer or [], dealt, score)
@@ -153,7 +168,11 @@ def explain(
             for warning in record["warnings"]:
                 talk.say(f"warning: {printable(record['image'])}: {record['method']}: {warning}")
 
-    run = Run(loaded, jobs, settings, loaded.device, on_record, talk.say)
+    if engine == "ray":
+        load = partial(_load, model, weights, labels, device)
+        run: Run = RayRun(loaded, jobs, settings, load, device, address, on_record, talk.say)
+    else:
+        run = Run(loaded, jobs, settings, loaded.device, on_record, talk.say)
     try:
         with talk.progress(len(items), "explaining") as run.on_progress:
             run(items, len(listed))
@@ -161,6 +180,13 @@ def explain(
         if len(items) > 1 or run.summary.skipped:
             talk.say(_sum(run.summary, len(items), out))
     return int(run.summary.code)
+
+
+def _load(spec: str, weights: str, labels: Path | None, device: str) -> Model:
+    """The model on its device, here or in a worker."""
+    from visx.models import load_model
+
+    return load_model(spec, weights, labels=labels, device=common.pick_device(device))
 
 
 def _line(record: dict[str, Any], out: Path) -> str:

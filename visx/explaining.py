@@ -1,0 +1,136 @@
+"""Batches of images through a run's jobs, from decoding to written files: the part of a run that is the same in the
+process that the run was started in and in an engine's worker.
+
+Batches are padded to one size, so what an image shares its batch with changes no byte of its results.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from visx.engine import Answer, Job, explain_batch
+from visx.errors import VisxError
+from visx.images import Picture, Placement, decode
+from visx.inputs import Item
+from visx.models import Model
+from visx.results import Recorder, Settings
+from visx.scoring import out_of_memory
+from visx.seeds import image_seed
+from visx.targets import Targets, TargetSpec
+
+AUTO_BATCH = 16
+FOLD_FROM = 64  # inputs from which learning to fold batch norms pays off
+
+
+@dataclass
+class Loaded:
+    """One image on its way through the pipeline, with the jobs still to do; decoded only if there are any."""
+
+    item: Item
+    spec: TargetSpec
+    jobs: list[Job]
+    digest: str = ""
+    stat: tuple[int, int] = (0, 0)
+    picture: Picture | None = None
+    x: np.ndarray | None = None
+    place: Placement | None = None
+    done: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Explained:
+    """One job's outcome on one image: an answer a target or the error it met, and the seconds it took."""
+
+    image: Loaded
+    job: Job
+    answers: list[Answer] | VisxError
+    seconds: float
+
+
+def grouped(images: Iterable[Loaded], size: int) -> Iterator[list[Loaded]]:
+    """Batches of up to `size` images that have the same jobs to do."""
+    groups: dict[tuple[int, ...], list[Loaded]] = {}
+    for image in images:
+        key = tuple(map(id, image.jobs))
+        groups.setdefault(key, []).append(image)
+        if len(groups[key]) == size:
+            yield groups.pop(key)
+    yield from groups.values()
+
+
+class Explainer:
+    """A model at work for a run: loads images, explains batches of them, writes results. `said` gets remarks."""
+
+    def __init__(
+        self, model: Model, settings: Settings, device: torch.device, said: Callable[[str], None] = lambda text: None
+    ) -> None:
+        self.model, self.settings, self.said = model, settings, said
+        self.network = model.network(settings.precision, device)
+        self.recorder = Recorder(model, self.network, settings)
+        self._halved: int | None = None
+
+    def sized(self, inputs: int) -> int:
+        """The batch size of a run over so many inputs, shards of it counted together: it decides the bytes, and so does
+        folding, which begins here where it pays off."""
+        self.network.fold_layers = inputs >= FOLD_FROM
+        return min(self.settings.batch_size or AUTO_BATCH, inputs)
+
+    def look(self, item: Item, jobs: Iterable[Job]) -> Loaded:
+        """An image as it lies on the disk, not decoded yet."""
+        spec = self.settings.target.for_image(str(item.path), self.model.labels, self.model.classes)
+        return Loaded(item, spec, list(jobs), stat=item.stat())
+
+    def decode(self, image: Loaded, data: bytes = b"") -> None:
+        """Decode an image (`data`: its bytes, if they were read already) into the network's input."""
+        image.picture = decode(data or image.item.read())
+        image.digest = image.picture.digest
+        image.x, image.place = self.model.preprocess(image.picture.rgb)
+
+    def explain(self, batch: list[Loaded], size: int) -> Iterator[Explained]:
+        """A batch of decoded images with the same jobs, padded to `size`, through these. Call inside
+        `network.session()`."""
+        targets: dict[tuple[int, int], Targets] = {}
+        for job in batch[0].jobs:
+            begun = time.perf_counter()
+            answers = self._with_less_memory(batch, job, size, targets)
+            seconds = (time.perf_counter() - begun) / len(batch)
+            for image, found in zip(batch, answers, strict=True):
+                yield Explained(image, job, found, seconds)
+
+    def _with_less_memory(
+        self, batch: list[Loaded], job: Job, size: int, targets: dict[tuple[int, int], Targets]
+    ) -> list[list[Answer] | VisxError]:
+        """Explain in pieces of the padded size; when memory runs out, of half that size, and say so."""
+        while True:
+            piece = min(size, self._halved or size)
+            try:
+                answers: list[list[Answer] | VisxError] = []
+                for start in range(0, len(batch), piece):
+                    part = batch[start : start + piece]
+                    padded = part + [part[-1]] * (piece - len(part))
+                    shared = targets.setdefault((start, piece), Targets([image.spec for image in padded]))
+                    answers += self._compute(padded, len(part), job, shared)
+                return answers
+            except Exception as error:
+                if not out_of_memory(error) or piece == 1:
+                    raise
+                self._halved = piece // 2
+                self.said(f"out of memory: going on with batches of {self._halved}")
+
+    def _compute(self, images: list[Loaded], count: int, job: Job, targets: Targets) -> list[list[Answer] | VisxError]:
+        """Answers for the first `count` images; the others pad the batch."""
+        x = torch.from_numpy(np.stack([image.x for image in images if image.x is not None]))
+        if self.network.device.type == "cuda":
+            x = x.pin_memory().to(self.network.device, non_blocking=True)
+        seeds = [image_seed(self.settings.seed, image.digest) for image in images]
+        copies = self.settings.batch_size or AUTO_BATCH
+        return explain_batch(
+            self.model, self.network, job, x, targets.specs, seeds,
+            targets=targets, count=count, copies=copies, said=self.said,
+        )  # fmt: skip
