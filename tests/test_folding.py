@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from visx.folding import fold
 from visx.state import Network
+from visx.targets import Targets
 
 
 def settled(module: nn.Module) -> nn.Module:
@@ -173,3 +174,39 @@ def test_real_networks_fold_whole(spec):
         with Count() as count:
             network.scores_of_copies(x)
     assert count.norms == 0
+
+
+class Blocks(nn.Module):
+    """Convolution, normalisation and an in-place ReLU twice, a pooled linear head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.conv2, self.bn2 = nn.Conv2d(6, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.fc(self.relu(self.bn2(self.conv2(x))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("layer", ["conv1", "bn1", "conv2", "bn2"])
+def test_what_lies_before_a_layer_runs_folded_and_the_layer_is_what_it_was(layer: str) -> None:
+    torch.manual_seed(3)
+    module = Blocks().double().eval()
+    for norm in (module.bn1, module.bn2):
+        nn.init.uniform_(norm.weight, 0.5, 2)
+        nn.init.uniform_(norm.bias, -1, 1)
+        norm.running_mean.uniform_(-1, 1)
+        norm.running_var.uniform_(0.5, 2)
+    x, ids = torch.randn(2, 3, 9, 9, dtype=torch.float64), torch.tensor([[1, 2], [3, 0]])
+    plain, folding = Network(module), Network(module, foldable=True)
+    folding.fold_layers = True
+    with plain.session():
+        wanted = plain.layer_gradients(x, layer, Targets.fixed(ids), "logit")
+        found = folding.layer_gradients(x, layer, Targets.fixed(ids), "logit")
+    torch.testing.assert_close(found.activation, wanted.activation)
+    torch.testing.assert_close(found.grads, wanted.grads)
+    torch.testing.assert_close(found.scores, wanted.scores)
+    assert folding.fold_layers == layer.startswith("bn")  # a convolution's own output exists only unfolded
