@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from PIL import Image
 
 from in_process import visx
 
-ray = pytest.importorskip("ray", reason="the extra visx[ray] is not installed")
+if find_spec("ray") is None:
+    pytest.skip("the extra visx[ray] is not installed", allow_module_level=True)
 
-from visx.ray_worker import ATTEMPTS  # noqa: E402
+from visx.ray_engine import RayRun, ray  # before anything else imports ray: it keeps ray off standard output
+from visx.ray_worker import ATTEMPTS
 
 # Every process that builds it leaves its number; a black picture takes the process down that looks at it.
 NET = """
@@ -95,7 +98,6 @@ def test_the_images_of_a_killed_worker_are_done(folder: Path) -> None:
     from visx.inputs import find
     from visx.methods import get_method
     from visx.models import load_model
-    from visx.ray_engine import RayRun
     from visx.results import Settings
     from visx.targets import parse_target
 

@@ -33,6 +33,9 @@ from visx.models import Model
 from visx.results import Settings
 from visx.runner import AHEAD, Run
 
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # read at import: Ray would print deaths to standard output
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no network is needed, so none is used
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 try:
     import ray
     import ray.data
@@ -139,8 +142,6 @@ def _connected(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no network is needed, so none is used
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
