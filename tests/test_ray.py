@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import signal
 from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,23 @@ from PIL import Image
 
 from in_process import visx
 
-ray = pytest.importorskip("ray", reason="the extra visx[ray] is not installed")
+if find_spec("ray") is None:
+    pytest.skip("the extra visx[ray] is not installed", allow_module_level=True)
 
-from visx.ray_worker import ATTEMPTS  # noqa: E402
+from visx.engine import plan
+from visx.errors import VisxError
+from visx.inputs import find
+from visx.methods import get_method
+from visx.models import load_model
+from visx.models.model import Weights
+from visx.ray_engine import (
+    RayRun,
+    check_address,
+    ray,
+)  # before anything else imports ray: it keeps ray off standard output
+from visx.ray_worker import ATTEMPTS, Task, Worker
+from visx.results import Settings
+from visx.targets import parse_target
 
 # Every process that builds it leaves its number; a black picture takes the process down that looks at it.
 NET = """
@@ -36,7 +52,8 @@ class Net(nn.Sequential):
         return super().forward(x)
 
 def build():
-    Path("pids", str(os.getpid())).touch()
+    with Path("pids", str(os.getpid())).open("a") as file:
+        file.write("built ")
     return visx.wrap(
         Net(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)), size=32
     )
@@ -86,18 +103,12 @@ def test_files_and_manifest_are_the_local_engines(folder: Path) -> None:
     assert files("far") == files("local")
     assert lines("far") == lines("local")
     assert len(lines("far")) == 21 * 2 * 2 + 1
-    builders = {int(p.name) for p in Path("pids").iterdir()}
-    assert len(builders) == 3  # this process and two workers, each of them once
+    built = {int(p.name): p.read_text() for p in Path("pids").iterdir()}
+    assert built.pop(os.getpid()) == "built built "  # once for each run
+    assert list(built.values()) == ["built ", "built "]  # two workers
 
 
 def test_the_images_of_a_killed_worker_are_done(folder: Path) -> None:
-    from visx.engine import plan
-    from visx.inputs import find
-    from visx.methods import get_method
-    from visx.models import load_model
-    from visx.ray_engine import RayRun
-    from visx.results import Settings
-    from visx.targets import parse_target
 
     assert explain("local").code == 3
     model = load_model("net.py:build")
@@ -135,3 +146,18 @@ def test_a_run_goes_on_where_the_local_engine_stopped_and_past_a_picture_that_no
     assert len(shown) == 21 * 2 * 2 + 2
     assert len(lines("far")) == 21 * 2 * 2 + 11 * 2 + 2 + 2  # what was missing has a second line
     assert files("far") == files("local")
+
+
+def test_a_worker_with_other_weights_is_refused(folder: Path) -> None:
+    model = load_model("net.py:build")
+    settings = Settings(Path("far"), parse_target("top1", model.labels, model.classes))
+    task = Task(lambda: model, Weights("other", "0" * 64), [], settings, 4, 1, folder, None)
+    report = pickle.loads(Worker(task)({"number": 0, "deals": pickle.dumps([])})["report"])
+    assert report.stop is not None and "other weights" in report.stop.message
+
+
+def test_an_address_where_nothing_listens_is_told_at_once() -> None:
+    with pytest.raises(VisxError, match=r"cannot reach Ray at 127\.0\.0\.1:1"):
+        check_address("127.0.0.1:1")
+    for address in (None, "auto", "local", "ray://127.0.0.1:1"):
+        check_address(address)

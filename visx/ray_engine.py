@@ -16,6 +16,7 @@ import logging
 import os
 import pickle
 import signal
+import socket
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,9 @@ from visx.models import Model
 from visx.results import Settings
 from visx.runner import AHEAD, Run
 
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # read at import: Ray would print deaths to standard output
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no network is needed, so none is used
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 try:
     import ray
     import ray.data
@@ -42,6 +46,7 @@ except ImportError:
 
 from visx.ray_worker import Attempts, Deal, Report, Task, Worker
 
+CONNECT_SECONDS = 10.0
 BLOCKS = 10_000  # up to here each batch is a block; beyond, a block holds several: each costs the driver memory
 
 
@@ -141,14 +146,24 @@ def _share(device: str) -> tuple[int, dict[str, Any]]:
     return max(1, sum(n // threads for n in cpus)), {"num_cpus": threads}
 
 
+def check_address(address: str | None) -> None:
+    """Refuse a HOST:PORT where nothing listens: Ray would try for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if not host or "://" in host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise VisxError(f"cannot reach Ray at {address}: {error.strerror or error}") from None
+
+
 @contextlib.contextmanager
 def _connected(address: str | None) -> Iterator[None]:
     """A connection to Ray, ended here if it was made here. Ray's SIGTERM handler is put aside: it would lose the reason."""
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no network is needed, so none is used
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    check_address(address)
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)

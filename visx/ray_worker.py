@@ -90,21 +90,25 @@ class Worker:
     def __call__(self, row: dict[str, Any]) -> dict[str, bytes]:
         """A batch of deals -> its report, both pickled."""
         report = Report(stop=self.trouble)
-        deals: list[Deal] = pickle.loads(row["deals"])
-        if ray.get(self.task.attempts.begin.remote(row["number"])) > ATTEMPTS:
+        if not report.stop:
+            self._work(row["number"], pickle.loads(row["deals"]), report)
+        report.remarks += self.remarks
+        self.remarks.clear()
+        return {"report": pickle.dumps(report)}
+
+    def _work(self, number: int, deals: list[Deal], report: Report) -> None:
+        attempts = self.task.attempts
+        if ray.get(attempts.begin.remote(number)) > ATTEMPTS:
             error = VisxError(
                 f"{ATTEMPTS} workers died over the batch of this image", hint="try it with --engine local"
             )
             report.outcomes += [(item, None, error) for item, _ in deals]
-        elif not report.stop:
-            try:
-                report.outcomes += self._outcomes(deals)
-            except Exception as error:
-                report.stop = _explained(error)
-        self.task.attempts.end.remote(row["number"])
-        report.remarks += self.remarks
-        self.remarks.clear()
-        return {"report": pickle.dumps(report)}
+            return
+        try:
+            report.outcomes += self._outcomes(deals)
+        except Exception as error:
+            report.stop = _explained(error)
+        attempts.end.remote(number)
 
     def _outcomes(self, deals: list[Deal]) -> Iterator[Outcome]:
         loading = [(item, self.pool.submit(self._load, item, numbers)) for item, numbers in deals]

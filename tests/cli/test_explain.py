@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -331,3 +332,18 @@ def test_an_unexpected_error_is_one_line(explain: Any, monkeypatch: pytest.Monke
     assert run.code == 130
     assert "what was finished is kept" in run.err
     assert issubclass(VisxError, Exception)
+
+
+def test_engine_ray_without_ray_says_what_installs_it(explain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "visx.ray_engine", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    run = explain("cat.png", "--engine", "ray")
+    assert run.code == 2
+    assert "pip install 'visx[ray]'" in run.err
+    assert not Path("visx-out").exists()
+
+
+def test_an_address_without_ray_is_a_mistake(explain: Any) -> None:
+    run = explain("cat.png", "--address", "auto")
+    assert run.code == 2
+    assert "--engine ray" in run.err
