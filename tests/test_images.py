@@ -246,6 +246,13 @@ def test_a_small_file_that_claims_to_be_huge_is_refused_before_it_is_decoded(
             decode(data)
 
 
+def test_an_endless_file_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "a.png").open("wb") as file:
+        file.truncate(2**40)  # sparse: it takes no room
+    with pytest.raises(VisxError, match="refused: the image file has 1099511627776 bytes"):
+        read(tmp_path / "a.png")
+
+
 def test_a_large_plain_picture_is_no_such_file() -> None:
     buffer = io.BytesIO()
     Image.new("L", (8000, 6500)).save(buffer, "PNG")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # the header of a small file could otherwise claim gigabytes of memory. Pillow's own limit is 179 million pixels.
 _MOST_PIXELS_PER_BYTE = 2000
 _LARGE = 50_000_000
+_LARGEST_FILE = 2**31  # bytes; 179 million pixels of 16-bit RGBA have fewer
 
 # A resized picture larger than this is cropped out of the source instead of being resized whole.
 _MAX_RESIZED_PIXELS = 32_000_000
@@ -135,7 +136,9 @@ def stat_of(path: Path) -> tuple[int, int]:
 
 def read(path: Path) -> bytes:
     """The bytes of an image file; a VisxError where there are none to be had."""
-    stat_of(path)
+    size, _ = stat_of(path)
+    if size > _LARGEST_FILE:
+        raise VisxError(f"refused: the image file has {size} bytes")
     with _reading():
         data = path.read_bytes()
     if not data:
