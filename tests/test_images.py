@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zlib
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import timm
-from PIL import Image
+from PIL import Image, ImageFile, TiffImagePlugin
 from timm.data import create_transform, resolve_data_config
 from torchvision import models
 
@@ -214,3 +215,60 @@ def test_a_network_of_one_channel_sees_grey() -> None:
     x, _ = Preprocess(None, (8, 8), mean=(0.0,), std=(1.0,))(red)
     assert x.shape == (1, 8, 8)
     np.testing.assert_allclose(x, 76 / 255)  # ITU-R 601-2 luma
+
+
+def claiming(kind: str, side: int) -> bytes:
+    """A small file whose header says that it is `side` pixels high and wide."""
+    small = Image.fromarray(smooth(8, 8))
+    buffer = io.BytesIO()
+    small.convert("P").save(buffer, kind) if kind == "GIF" else small.save(buffer, kind)
+    data = bytearray(buffer.getvalue())
+    if kind == "PNG":
+        data[16:24] = struct.pack(">II", side, side)
+        data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    elif kind == "GIF":
+        data[6:10] = struct.pack("<HH", side, side)
+    elif kind == "BMP":
+        data[18:26] = struct.pack("<II", side, side)
+    elif kind == "JPEG":
+        start = data.index(b"\xff\xc0") + 5
+        data[start : start + 4] = struct.pack(">HH", side, side)
+    else:
+        for tag in (256, 257):
+            entry = next(i for i in range(len(data)) if data[i : i + 4] in (struct.pack("<HH", tag, k) for k in (3, 4)))
+            data[entry + 2 : entry + 12] = struct.pack("<HII", 4, 1, side)
+    return bytes(data)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "JPEG", "TIFF"])
+def test_a_small_file_that_claims_to_be_huge_is_refused_before_it_is_decoded(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large, huge = claiming(kind, 13_000), claiming(kind, 60_000)
+    for image in (Image.Image, ImageFile.ImageFile, TiffImagePlugin.TiffImageFile):
+        monkeypatch.setattr(image, "load", lambda self: pytest.fail("it was decoded"))
+    for data, reason in ((large, "refused: 13000 x 13000 pixels in a file of"), (huge, "refused: Image size")):
+        with pytest.raises(VisxError, match=reason):
+            decode(data)
+
+
+def test_an_endless_file_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "a.png").open("wb") as file:
+        file.truncate(2**40)  # sparse: it takes no room
+    with pytest.raises(VisxError, match="refused: the image file has 1099511627776 bytes"):
+        read(tmp_path / "a.png")
+
+
+def test_a_large_plain_picture_is_no_such_file() -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (8000, 6500)).save(buffer, "PNG")
+    assert decode(buffer.getvalue()).rgb.shape == (6500, 8000, 3)
+
+
+def test_a_file_that_is_a_program_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(smooth()).save(buffer, "EPS")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *a, **k: pytest.fail("it was run"))
+    with pytest.raises(VisxError, match="EPS file is a program"):
+        decode(buffer.getvalue())

@@ -15,7 +15,8 @@ from visx.journal import Journal, records
 
 def record(name: str, rank: int = 0, targets: int = 1, settings: str = "s", **more: Any) -> dict[str, Any]:
     return {
-        "schema_version": 1, "name": name, "settings": settings, "rank": rank, "targets": targets, "files": {"npy": "x"},
+        "schema_version": 1, "image": f"photos/{name}", "method": "gradcam", "layer": "relu", "label": "cat", "probability": 0.5,
+        "name": name, "settings": settings, "rank": rank, "targets": targets, "files": {"npy": "x", "overlay": None},
         "input_size": [4, 4], "warnings": [], "image_stat": [1, 2], "image_sha256": "", "rendering": None,
         "raw_channels": False, **more,
     }  # fmt: skip
@@ -57,7 +58,11 @@ def test_the_last_line_wins_and_other_journals_count(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "odd",
     [[], 7, {}, record("a", files={"npy": 3}), record("a", input_size=[1]), record("a", rank="0"),
-     {**record("a"), "schema_version": 99}, {**record("a"), "settings": None}],
+     {**record("a"), "schema_version": 99}, {**record("a"), "settings": None}, {**record("a"), "method": []},
+     {k: v for k, v in record("a").items() if k != "image"}, {k: v for k, v in record("a").items() if k != "label"},
+     record("a", probability="high"), record("a", files={"npy": None, "overlay": None}), record("a", files={"npy": "x"}),
+     record("a", error={"code": 1}), record("a", extras=json.loads("[" * 60 + "]" * 60)),
+     record("a", rank=0, targets=2), record("a", rank=1, targets=1)],
 )  # fmt: skip
 def test_lines_that_somebody_took_apart_are_passed_over(tmp_path: Path, odd: Any) -> None:
     (tmp_path / "manifest.jsonl").write_text(json.dumps(odd) + "\n" + json.dumps(record("b")) + "\n")
@@ -90,3 +95,35 @@ def test_a_folder_in_its_place_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "manifest.jsonl").mkdir()
     with pytest.raises(VisxError, match="manifest"), Journal(tmp_path):
         pass
+
+
+def test_a_name_deeper_in_a_record_is_not_its_name(tmp_path: Path) -> None:
+    shuffled = {"name": "a", "settings": "s", "rank": 0} | record("a") | {"weights": {"by": 1, "name": "b"}, "last": 1}
+    foreign = record("a", label="foreign") | {"name": "c", "more": {"by": 1, "name": "b", "settings": "s", "rank": 0}}
+    with Journal(tmp_path) as journal:
+        journal.append([shuffled, foreign])
+        journal.read()
+        assert journal.find("a", "s") == [shuffled]
+        assert journal.find("c", "s") == [foreign]
+        assert journal.find("b", "s") == []
+
+
+def test_two_names_of_one_hash_are_told_apart(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.append([record("a")])
+        journal.read()
+        journal._index[hash(("b", "s", 0))] = journal._index[hash(("a", "s", 0))]
+        assert journal.find("b", "s") == []
+
+
+def test_a_record_is_parsed_when_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Journal(tmp_path) as journal:
+        journal.append([{"extras": {"long": "x" * 10_000}, **record(str(i))} for i in range(5)])
+    parsed: list[int] = []
+    loads = json.loads
+    monkeypatch.setattr(json, "loads", lambda text: (parsed.append(len(text)), loads(text))[1])
+    journal = Journal(tmp_path)
+    journal.read()
+    assert len(parsed) == 5
+    assert max(parsed) < 1000
+    assert journal.find("3", "s")[0]["name"] == "3"

@@ -53,7 +53,8 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         for temporary in path.glob(f"{_TEMPORARY}*"):
-            if not temporary.name.startswith(f"{_TEMPORARY}{os.getpid()}-"):  # our other threads are still at theirs
+            ours = temporary.name.startswith(f"{_TEMPORARY}{os.getpid()}-")  # our other threads are still at theirs
+            if not ours and not temporary.is_dir():  # a folder is some image's of that name
                 temporary.unlink(missing_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise VisxError(f"cannot write to {path}: a file is in the way, where a folder is needed") from None

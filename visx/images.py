@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+# More pixels than a byte of any photograph stands for (an RGB PNG of one colour has 343), asked of large pictures alone:
+# the header of a small file could otherwise claim gigabytes of memory. Pillow's own limit is 179 million pixels.
+_MOST_PIXELS_PER_BYTE = 2000
+_LARGE = 50_000_000
+_LARGEST_FILE = 2**31  # bytes; 179 million pixels of 16-bit RGBA have fewer
+
 # A resized picture larger than this is cropped out of the source instead of being resized whole.
 _MAX_RESIZED_PIXELS = 32_000_000
 
@@ -134,7 +140,9 @@ def stat_of(path: Path) -> tuple[int, int]:
 
 def read(path: Path) -> bytes:
     """The bytes of an image file; a VisxError where there are none to be had."""
-    stat_of(path)
+    size, _ = stat_of(path)
+    if size > _LARGEST_FILE:
+        raise VisxError(f"refused: the image file has {size} bytes")
     with _reading():
         data = path.read_bytes()
     if not data:
@@ -159,8 +167,11 @@ def decode(data: bytes) -> Picture:
 
     try:
         with Image.open(io.BytesIO(data)) as image:
+            _check(image, len(data))
             image.load()
             rgb = np.ascontiguousarray(np.asarray(to_rgb(ImageOps.exif_transpose(image))))
+    except VisxError:
+        raise
     except UnidentifiedImageError:
         raise VisxError("not an image that Pillow can read", hint="JPEG, PNG, WebP, TIFF, BMP and GIF are") from None
     except Image.DecompressionBombError as error:
@@ -168,8 +179,18 @@ def decode(data: bytes) -> Picture:
     except MemoryError:
         raise VisxError("the image does not fit into memory", hint="resize the image first") from None
     except Exception as error:  # Pillow's plugins meet hostile bytes with whatever exception lies on the way
-        raise VisxError(f"the image is damaged: {str(error) or type(error).__name__}") from None
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise VisxError(f"the image is damaged: {reason or type(error).__name__}") from None
     return Picture(rgb, digest_of(data))
+
+
+def _check(image: Image.Image, size: int) -> None:
+    """Refuse, before it is decoded, an image of `size` bytes that would run a program or fill the memory."""
+    if image.format == "EPS":
+        raise VisxError("refused: an EPS file is a program, and visx runs none")
+    pixels = image.width * image.height
+    if pixels > max(_LARGE, size * _MOST_PIXELS_PER_BYTE):
+        raise VisxError(f"refused: {image.width} x {image.height} pixels in a file of {size} bytes")
 
 
 def digest_of(data: bytes) -> str:

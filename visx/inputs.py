@@ -1,19 +1,20 @@
 """Inputs: INPUT... on the command line -> image files and the folder each one's results go to.
 
-Directories are walked recursively (symlink loops end, the output folder is skipped), `-` reads paths from standard
-input. No two inputs ever share an output folder, and no name leads out of it.
+Directories are walked recursively (symlink loops end; the output folder and those of older runs are skipped: their
+overlays are pictures too), `-` reads paths from standard input. No two inputs ever share an output folder, and no name leads out of it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from visx.errors import VisxError, usage
+from visx.errors import VisxError, printable, usage
 from visx.images import read, stat_of
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
@@ -47,22 +48,29 @@ class Item:
 
 
 def find(
-    inputs: Sequence[str], out: Path | None = None, stdin: BinaryIO | None = None, nul: bool = False
+    inputs: Sequence[str],
+    out: Path | None = None,
+    stdin: BinaryIO | None = None,
+    nul: bool = False,
+    said: Callable[[str], None] = lambda text: None,
 ) -> list[Item]:
-    """All images of `inputs` in a stable order. Usage errors: a missing path, a folder without images, a collision."""
+    """All images of `inputs` in a stable order; `said` hears of the results of older runs that were passed over.
+
+    Usage errors: a missing path, a folder without images, a collision.
+    """
     roots = list(dict.fromkeys(inputs))
     several = len(roots) > 1
     items: list[Item] = []
     for root in roots:
         if root == "-":
-            items += _from_stdin(stdin, nul, out)
+            items += _from_stdin(stdin, nul, out, said)
             continue
         path = Path(root)
         if _is_dir(path):
             prefix = _name_of(path) if several else ""
             found = [
                 Item(file, _join(prefix, file.relative_to(path).as_posix()), trouble)
-                for file, trouble in _walk(path, out)
+                for file, trouble in _walk(path, out, said)
             ]
             if not found:
                 raise usage(f"no images in {root}", f"looked for {', '.join(sorted(SUFFIXES))}")
@@ -83,7 +91,7 @@ def shard(items: Sequence[Item], number: int, count: int) -> list[Item]:
     return [item for item in items if place(item) % count == number - 1]
 
 
-def _walk(root: Path, out: Path | None) -> Iterator[tuple[Path, str]]:
+def _walk(root: Path, out: Path | None, said: Callable[[str], None]) -> Iterator[tuple[Path, str]]:
     """Image files below `root`, sorted, and directories that cannot be listed with the reason.
 
     Each real directory is entered once, so symlink loops end.
@@ -97,6 +105,10 @@ def _walk(root: Path, out: Path | None) -> Iterator[tuple[Path, str]]:
             subfolders.clear()
             continue
         seen.add(real)
+        if Path(folder) != root and _holds_results(Path(folder), files):
+            said(f"passing over {printable(folder)}: results of an older run")
+            subfolders.clear()
+            continue
         subfolders.sort()
         for name in sorted(files):
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
@@ -105,7 +117,18 @@ def _walk(root: Path, out: Path | None) -> Iterator[tuple[Path, str]]:
         yield Path(error.filename), f"cannot read the directory: {error.strerror}"
 
 
-def _from_stdin(stdin: BinaryIO | None, nul: bool, out: Path | None) -> list[Item]:
+def _holds_results(folder: Path, files: Sequence[str]) -> bool:
+    """Whether a folder is one that visx writes to: it has a manifest with a result in it."""
+    for name in files:
+        if name.startswith("manifest") and name.endswith(".jsonl"):
+            with contextlib.suppress(OSError), (folder / name).open("rb") as file:
+                start = file.read(65536)
+                if start.startswith(b'{"schema_version": ') and b'"files": {"npy": ' in start:
+                    return True
+    return False
+
+
+def _from_stdin(stdin: BinaryIO | None, nul: bool, out: Path | None, said: Callable[[str], None]) -> list[Item]:
     if stdin is None:
         raise usage("'-' reads paths from standard input, and there is none here")
     data = stdin.read()
@@ -118,7 +141,7 @@ def _from_stdin(stdin: BinaryIO | None, nul: bool, out: Path | None) -> list[Ite
     items = []
     for path in paths:
         if _is_dir(path):
-            items += [Item(file, _contained(file), trouble) for file, trouble in _walk(path, out)]
+            items += [Item(file, _contained(file), trouble) for file, trouble in _walk(path, out, said)]
         else:
             items.append(Item(path, _contained(path)))
     return items

@@ -1,19 +1,20 @@
 """The manifest: an append-only journal of results, one JSON object a line, and what it takes to resume from it.
 
 One run at a time appends to `manifest.jsonl`; every shard has a journal of its own (`manifest.2-of-8.jsonl`). All of them
-are read when a run looks for what is done. The index keeps 16 bytes a result, not the records: a million results are
-found in seconds and do not fill the memory.
+are read when a run looks for what is done. The index keeps two numbers a result, not the records, and reads of each line
+only the part that names it (a million results: a gigabyte of manifest, seconds, and 150 MB of memory); a record is looked at
+when it is asked for.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, BinaryIO
 
 from visx.artifacts import SCHEMA_VERSION, make_folder, to_json, unwritable
@@ -25,6 +26,26 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".visx-lock"
+_DEEPEST = 50  # levels of lists and objects in a record
+# what resuming and the commands' output ask of a record
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "image": str,
+    "method": str,
+    "layer": (str, NoneType),
+    "label": object,
+    "probability": (int, float, NoneType),
+    "name": str,
+    "settings": str,
+    "rank": int,
+    "targets": int,
+    "files": dict,
+    "input_size": list,
+    "warnings": list,
+    "image_stat": list,
+    "image_sha256": str,
+    "rendering": (dict, NoneType),
+    "raw_channels": bool,
+}
 
 
 class Journal:
@@ -33,7 +54,8 @@ class Journal:
     def __init__(self, out: Path, shard: tuple[int, int] | None = None) -> None:
         self.out, self.shard = out, shard
         self.path = out / ("manifest.jsonl" if shard is None else f"manifest.{shard[0]}-of-{shard[1]}.jsonl")
-        self._index: dict[int, tuple[Path, int]] = {}
+        self._index: dict[int, int] = {}  # hash of what names a result -> which journal, and where in it
+        self._journals: list[Path] = []
         self._file: BinaryIO | None = None
         self._locks: list[tuple[Path, BinaryIO]] = []
 
@@ -78,23 +100,29 @@ class Journal:
 
     def read(self) -> None:
         """Index the results of every journal in the folder; later lines win."""
-        for path in sorted(self.out.glob("manifest*.jsonl")):
+        self._journals = sorted(self.out.glob("manifest*.jsonl"))
+        for number, path in enumerate(self._journals):
             for offset, line in _lines(path):
-                record = _parse(line)
-                if record is not None and _sound(record):
-                    self._index[_key(record["name"], record["settings"], record["rank"])] = (path, offset)
+                names = _names(line)
+                if names is not None:
+                    self._index[hash(names)] = offset * len(self._journals) + number
 
     def find(self, name: str, settings: str) -> list[dict[str, Any]]:
         """The records of one job (by the digest of its settings) on one image, all of its targets; empty unless all are
         there. Whether the image is still the same is for the caller to see."""
         records: list[dict[str, Any]] = []
         while not records or len(records) < records[0]["targets"]:
-            place = self._index.get(_key(name, settings, len(records)))
+            names = (name, settings, len(records))
+            place = self._index.get(hash(names))
             if place is None:
                 return []
-            with place[0].open("rb") as file:
-                file.seek(place[1])
-                records.append(json.loads(file.readline()))
+            offset, number = divmod(place, len(self._journals))
+            with self._journals[number].open("rb") as file:
+                file.seek(offset)
+                record = _parse(file.readline())
+            if record is None or not _sound(record) or (record["name"], record["settings"], record["rank"]) != names:
+                return []
+            records.append(record)
         return records
 
     def _lock(self) -> None:
@@ -167,28 +195,38 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) else None
+    if not isinstance(record, dict) or (line.count(b"[") + line.count(b"{") > _DEEPEST and _deeper(record)):
+        return None
+    return record
+
+
+def _names(line: bytes) -> tuple[str, str, int] | None:
+    """What names the result on a line: its image's name, the digest of its settings and its rank; None if nothing does.
+
+    They are in the last part of a record as visx writes it, so that the rest need not be parsed. Whether the record is
+    sound is not asked.
+    """
+    start = line.rfind(b', "name": ')
+    record = (_parse(b"{" + line[start + 2 :]) if start > 0 else None) or _parse(line) or {}
+    name, settings, rank = record.get("name"), record.get("settings"), record.get("rank")
+    if isinstance(name, str) and isinstance(settings, str) and isinstance(rank, int):
+        return name, settings, rank
+    return None
+
+
+def _deeper(value: Any, left: int = _DEEPEST) -> bool:
+    """Whether a JSON value is nested deeper than any that visx writes: it could be read, but not written again."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return left == 0 or any(_deeper(v, left - 1) for v in inner)
 
 
 def _sound(record: dict[str, Any]) -> bool:
     """Whether a record is a result of this schema that somebody has not taken apart."""
-    kinds = {
-        "name": str,
-        "settings": str,
-        "rank": int,
-        "targets": int,
-        "files": dict,
-        "input_size": list,
-        "warnings": list,
-    }
-    whole = record.get("schema_version") == SCHEMA_VERSION and all(
-        isinstance(record.get(k), t) for k, t in kinds.items()
+    whole = (
+        record.get("schema_version") == SCHEMA_VERSION
+        and "error" not in record
+        and all(key in record and isinstance(record[key], kinds) for key, kinds in _KINDS.items())
     )
-    named = whole and all(name is None or isinstance(name, str) for name in record["files"].values())
-    sized = named and len(record["input_size"]) == 2 and all(isinstance(n, int) for n in record["input_size"])
-    return sized and {"image_stat", "image_sha256", "rendering", "raw_channels"} <= record.keys()
-
-
-def _key(name: str, settings: str, rank: int) -> int:
-    text = json.dumps([name, settings, rank]).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+    files = whole and "overlay" in record["files"] and isinstance(record["files"].get("npy"), str)
+    named = files and all(name is None or isinstance(name, str) for name in record["files"].values())
+    return named and len(record["input_size"]) == 2 and all(isinstance(n, int) for n in record["input_size"])

@@ -119,7 +119,7 @@ class Recorder:
                 continue
             try:
                 size = (self.settings.out / name).stat().st_size
-            except OSError:
+            except (OSError, ValueError):  # no such file, or a name that no file can have
                 return False
             if size == 0 or (kind == "npy" and size < 4 * height * width):
                 return False

@@ -115,6 +115,38 @@ def test_damaged_and_foreign_files(tmp_path: Path) -> None:
             checkpoint.read(tmp_path / "b.pth")
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        torch.Tensor.to_sparse,
+        torch.Tensor.to_sparse_csr,
+        lambda t: t.to("meta"),
+        lambda t: t.to(torch.complex64),
+        lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.quint8),
+        lambda t: torch.nested.nested_tensor(list(t)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_that_no_module_takes(odd: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    state = Tiny().state_dict()
+    state["head.weight"] = odd(state["head.weight"])
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(VisxError, match=r"sparse.*: head\.weight$"):
+        checkpoint.read(tmp_path / "w.pth")
+
+
+def test_one_row_that_claims_to_be_many_makes_no_model_of_that_size(tmp_path: Path) -> None:
+    state = Tiny().state_dict()
+    state["head.weight"] = torch.zeros(1, 4).expand(2**40, 4)
+    state["head.bias"] = torch.zeros(1).expand(2**40)
+    torch.save(state, tmp_path / "w.pth")
+    assert (tmp_path / "w.pth").stat().st_size < 10_000
+    state = checkpoint.read(tmp_path / "w.pth")
+    assert checkpoint.classes_in(Tiny(), state) is None
+    with pytest.raises(VisxError, match="does not fit"):
+        checkpoint.fit(Tiny(), state, tmp_path / "w.pth")
+
+
 def test_a_mismatch_lists_keys_shortened(tmp_path: Path) -> None:
     torch.save(models.squeezenet1_1().state_dict(), tmp_path / "w.pth")
     with pytest.raises(VisxError, match=r"122 missing .*conv1.weight.*\.\.\.\).*52 unexpected") as error:

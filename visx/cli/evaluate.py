@@ -133,7 +133,7 @@ def evaluate(
 
     from visx import inputs as finding
 
-    items = finding.find(inputs, out, sys.stdin.buffer, null)
+    items = finding.find(inputs, out, sys.stdin.buffer, null, talk.say)
 
     from visx.engine import plan
     from visx.evaluation import evaluate as measure

@@ -107,7 +107,7 @@ def explain(
     from visx.methods import all_methods, get_method
 
     part = common.shard(shard)
-    listed = finding.find(inputs, out, sys.stdin.buffer, null)
+    listed = finding.find(inputs, out, sys.stdin.buffer, null, talk.say)
     items = finding.shard(listed, *part) if part else listed
     if not items:
         talk.say(f"shard {shard} has none of the {len(listed)} images")
@@ -191,9 +191,10 @@ def _load(spec: str, weights: str, labels: Path | None, device: str) -> Model:
 
 def _line(record: dict[str, Any], out: Path) -> str:
     where = record["files"]["overlay"] or record["files"]["npy"]
-    layer = f" {record['layer']}" if record["layer"] else ""
+    layer = f" {printable(record['layer'])}" if record["layer"] else ""
     chance = "" if record["probability"] is None else f" {record['probability']:.2f}"
-    return f"{printable(record['image'])}  {record['method']}{layer}  {record['label']}{chance}  {printable(str(out / where))}"
+    names = f"{printable(record['image'])}  {printable(record['method'])}{layer}  {printable(str(record['label']))}"
+    return f"{names}{chance}  {printable(str(out / where))}"
 
 
 def _sum(summary: Summary, total: int, out: Path) -> str:

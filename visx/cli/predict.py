@@ -33,9 +33,9 @@ def predict(
     from visx.models import load_model
     from visx.predicting import predictions
 
-    items = finding.find(inputs, None, sys.stdin.buffer, null)
-    loaded = load_model(model, weights, labels=labels, device=common.pick_device(device))
     talk = Talk(quiet)
+    items = finding.find(inputs, None, sys.stdin.buffer, null, talk.say)
+    loaded = load_model(model, weights, labels=labels, device=common.pick_device(device))
     done = failed = 0
     for row in predictions(loaded, items, min(top, loaded.classes), precision, size):
         if json:

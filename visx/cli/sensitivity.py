@@ -133,7 +133,7 @@ def sensitivity(
     from visx import inputs as finding
     from visx.options import assign
 
-    items = finding.find(inputs, out, sys.stdin.buffer, null)
+    items = finding.find(inputs, out, sys.stdin.buffer, null, talk.say)
     dealt = assign(rest, {m.name: m.params for m in methods})
 
     from visx import sensitivity as moving

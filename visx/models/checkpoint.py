@@ -58,7 +58,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise VisxError(f"cannot read {path}: {error.strerror or error}") from None
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise VisxError(f"{path} is damaged or not a safetensors file: {error}") from None
+        raise VisxError(f"{path} is damaged or not a safetensors file: {said_by(error)}") from None
 
 
 def unwrap(content: object, path: Path) -> dict[str, Tensor]:
@@ -77,6 +77,11 @@ def unwrap(content: object, path: Path) -> dict[str, Tensor]:
     state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
     if not state:
         raise VisxError(f"{path} holds no tensors", hint=SAVE)
+    odd = [k for k, v in state.items() if not _plain(v)]
+    if odd:
+        raise VisxError(
+            f"{path} holds tensors that are sparse, nested, quantized, complex or empty shells: {_short(odd)}"
+        )
     return state
 
 
@@ -112,6 +117,8 @@ def classes_in(module: nn.Module, state: dict[str, Tensor]) -> int | None:
     weights = [k for k in heads if own[k].dim() > 1]
     if not weights or not all(own[k].shape[1:] == state[k].shape[1:] for k in heads):
         return None
+    if any(state[k].numel() > state[k].untyped_storage().nbytes() for k in heads):  # one row that claims to be many
+        return None
     rows = {state[k].shape[0] for k in heads}
     return int(state[weights[-1]].shape[0]) if len(rows) == 1 else None
 
@@ -145,6 +152,12 @@ def _strip(state: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
                 break
         else:
             return state
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether a tensor is real numbers side by side, as a module's are: only those can be copied into one."""
+    dense = not tensor.is_nested and tensor.layout is torch.strided and tensor.device.type == "cpu"
+    return dense and not tensor.is_quantized and not tensor.is_complex()
 
 
 def _shape(tensor: Tensor) -> str:
