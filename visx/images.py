@@ -49,7 +49,7 @@ class Preprocess:
     `resize` is the shorter side (an int) or a (height, width); None leaves the size alone. `fit` says how a picture
     meets a (height, width): stretched to it, or with its proportions kept so that it covers it or lies inside it.
     `crop` is the central (height, width) that remains, padded with the colour `fill` where the picture is smaller.
-    `mean` and `std` are of pixels in 0..1.
+    `mean` and `std` are of pixels in 0..1, one number a channel: three, or one for a network that takes grey.
     """
 
     resize: int | tuple[int, int] | None
@@ -83,7 +83,9 @@ class Preprocess:
                 picture = picture.resize((new_w, new_h), resample)
             if (left, top, new_w, new_h) != (0, 0, crop_w, crop_h):
                 picture = _crop(picture, (left, top, left + crop_w, top + crop_h), self.fill)
-        x = np.asarray(picture, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
+        if len(self.mean) == 1:
+            picture = picture.convert("L")
+        x = np.atleast_3d(np.asarray(picture, dtype=np.float32)).transpose(2, 0, 1) / np.float32(255)
         x = (x - self._channels(self.mean)) / self._channels(self.std)
         return np.ascontiguousarray(x), Placement(box, self.crop)
 
