@@ -247,6 +247,28 @@ def test_wrap_checks_what_it_is_given() -> None:
         visx.wrap(module(), interpolation="cubicc")
 
 
+def test_wrap_refuses_channels_that_pictures_do_not_have() -> None:
+    for mean, std in [((0.5,) * 4, (0.5,) * 4), ((0.5,), (0.5,) * 3), ((), ())]:
+        with pytest.raises(VisxError, match="3 channels, or of 1 for grey"):
+            visx.wrap(module(), mean=mean, std=std)
+
+
+@pytest.mark.parametrize("method", ["backprop", "gradcam", "smoothgrad", "occlusion", "lime", "rise"])
+def test_module_that_takes_grey(method: str) -> None:
+    net = seeded(
+        lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    )
+    grey = visx.wrap(net.float(), size=16, resize=16, mean=(0.4,), std=(0.2,))
+    few = {"smoothgrad": {"samples": 2}, "lime": {"samples": 60}, "rise": {"masks": 20}}.get(method, {})
+    result = visx.explain(grey, picture(height=16, width=16), method, target=1, **few)  # type: ignore[arg-type]
+    assert result.map.shape == (16, 16) and result.overlay().shape == (16, 16, 3)
+    level = np.asarray(Image.fromarray(picture(height=16, width=16)).convert("L"), np.float32) / 255
+    logits = net(torch.from_numpy((level - 0.4) / 0.2)[None, None])
+    assert result.probability == pytest.approx(float(logits.softmax(1)[0, 1]), rel=1e-5)
+    if method == "backprop":
+        assert result.channels.shape == (1, 16, 16)
+
+
 def test_rectangular_input() -> None:
     result = visx.explain(visx.wrap(module(), size=(12, 20)), picture())
     assert result.map.shape == (12, 20) and result.overlay().shape == (40, 30, 3)

@@ -55,7 +55,7 @@ class Preprocess:
     `resize` is the shorter side (an int) or a (height, width); None leaves the size alone. `fit` says how a picture
     meets a (height, width): stretched to it, or with its proportions kept so that it covers it or lies inside it.
     `crop` is the central (height, width) that remains, padded with the colour `fill` where the picture is smaller.
-    `mean` and `std` are of pixels in 0..1.
+    `mean` and `std` are of pixels in 0..1, one number a channel: three, or one for a network that takes grey.
     """
 
     resize: int | tuple[int, int] | None

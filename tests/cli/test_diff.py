@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from in_process import visx
 
 RUN = "from visx.cli import main; main()"

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from in_process import TOY, make_work, visx
 from scipy.stats import spearmanr
 from torch import nn
+
+from in_process import TOY, make_work, visx
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from in_process import make_work, visx
 from PIL import Image
+
+from in_process import make_work, visx
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from in_process import TOY, make_work, visx
 from PIL import Image
 
+from in_process import TOY, make_work, visx
 from visx.errors import VisxError
 from visx.images import Preprocess
 from visx.options import parse

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from metric_toys import SIDE, Counted
 from torch import Tensor, nn
 
+from metric_toys import SIDE, Counted
 from visx.metrics.contract import Trial
 from visx.scoring import Scorer
 

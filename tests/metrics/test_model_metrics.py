@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from metric_toys import SIDE, Linear, Mean
 from torch import Tensor
 
+from metric_toys import SIDE, Linear, Mean
 from visx.blur import gaussian_blur
 from visx.metrics import get_metric
 from visx.metrics.contract import Measured, Trial

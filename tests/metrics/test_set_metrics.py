@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from metric_toys import SIDE, Linear
 from torch import Tensor, nn
 
+from metric_toys import SIDE, Linear
 from visx.errors import VisxError
 from visx.metrics import get_metric
 from visx.metrics.contract import Measured, Survey, Trial

@@ -213,6 +213,12 @@ def test_no_network_for_torchvision(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert "to host" not in error.value.message
 
 
+def test_a_download_leaves_standard_output_to_data(capsys: pytest.CaptureFixture[str]) -> None:
+    with sources.downloading("weights", "somewhere"):
+        print("Downloading: ...")  # as torch.hub does
+    assert capsys.readouterr() == ("", "Downloading: ...\n")
+
+
 def test_no_network_for_timm_is_tried_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import huggingface_hub
 

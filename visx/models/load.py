@@ -58,12 +58,18 @@ def wrap(
     """A `Model` around your own module, which is used in place and left exactly as it was.
 
     `size` is the input's (height, width) or one number for both; `resize` the shorter side before the central crop
-    (default: the same proportion as ImageNet's 256 to 224); `mean` and `std` are of pixels in 0..1.
+    (default: the same proportion as ImageNet's 256 to 224); `mean` and `std` are of pixels in 0..1, one number a channel:
+    three, or one where the module takes grey pictures (N, 1, H, W).
     """
     if not isinstance(module, nn.Module):
         raise usage(f"wrap() takes a torch.nn.Module, not a {type(module).__name__}")
     if interpolation not in INTERPOLATIONS:
         raise unknown("interpolation", interpolation, INTERPOLATIONS)
+    if len(mean) not in (1, 3) or len(std) != len(mean):
+        raise usage(
+            f"wrap() takes mean and std of 3 channels, or of 1 for grey, not of {len(mean)} and {len(std)}",
+            "a network of other inputs: give it a forward that makes them from a picture's three channels",
+        )
     crop = (size, size) if isinstance(size, int) else (size[0], size[1])
     if resize is None:
         resize = round(crop[0] * 256 / 224) if crop[0] == crop[1] else crop

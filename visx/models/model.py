@@ -61,7 +61,8 @@ class Model:
         except Exception as error:  # whatever a user's own forward raises
             raise VisxError(
                 f"{self.name} fails on an input of 1x{'x'.join(map(str, shape))}: {said_by(error)}",
-                hint="another size: visx.wrap(module, size=...); VISX_DEBUG=1 shows the traceback",
+                hint="another size, or grey (one mean and std): visx.wrap(module, size=..., mean=..., std=...); "
+                "VISX_DEBUG=1 shows the traceback",
             ) from error
         if self.labels and len(self.labels) != found.classes:
             raise usage(

@@ -8,7 +8,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -304,11 +304,15 @@ def _reach_hub() -> None:
 
 @contextmanager
 def downloading(what: str, where: str) -> Iterator[None]:
-    """Turn every way a download can fail into one message with the ways on, and let none of them hang."""
+    """Turn every way a download can fail into one message with the ways on, and let none of them hang.
+
+    What torch's downloader says goes to standard error: standard output is for data.
+    """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(NETWORK_TIMEOUT)
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except Exception as error:  # URLError, OSError, the hub's own family, a wrong hash: all mean "not to be had"
         raise VisxError(f"cannot get {what} from {where}: {said_by(error)}", hint=THREE_WAYS) from None
     finally:
