@@ -236,7 +236,18 @@ def test_warns_where_no_mask_lowers_the_score():
             return super().read(x) * 1e-3 + torch.tensor([3.0, 0.0, 0.0]).double()
 
     ((answer,),) = ask(Sure(), pictures(1))
-    assert "lowers the score from" in answer.warnings[0]
+    assert "lower the score" in answer.warnings[0]
+
+
+def test_warning_says_where_blurring_raises_the_score():
+    class Likes(Counted):
+        def read(self, x: Tensor) -> Tensor:
+            rough = x.diff(dim=-1).abs().mean((1, 2, 3))  # blurring makes it smaller
+            return torch.stack([-rough, rough, 0 * rough], 1) * 1e-3
+
+    ((answer,),) = ask(Likes(), pictures(1), target=0)
+    assert answer.extras["score_end"] > answer.extras["score_start"]
+    assert "does not lower the score" in answer.warnings[0]
 
 
 def test_one_image_without_numbers_leaves_the_others_alone():

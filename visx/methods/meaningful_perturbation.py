@@ -225,7 +225,9 @@ def _remarks(found: dict[str, Any], probability: bool) -> list[str]:
     start, end = found["score_start"], found["score_end"]
     weak = end > WEAK_FALL * start if probability else end >= start
     if weak:
-        return [f"the mask lowers the score from {start:.3g} to {end:.3g} only: try a larger -p blur_radius or a smaller -p l1"]  # fmt: skip
+        fall = f"lowers the score from {start:.3g} to {end:.3g} only"
+        rise = f"does not lower the score ({start:.3g} before, {end:.3g} after)"
+        return [f"the mask {fall if end < start else rise}: try a larger -p blur_radius or a smaller -p l1"]
     return []
 
 
