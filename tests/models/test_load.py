@@ -170,6 +170,15 @@ def test_a_fine_tuned_head_brings_its_own_classes(name: str, tmp_path: Path) -> 
     assert model.weights.sha256 == checkpoint.digest_file(tmp_path / "w.pth")
 
 
+@pytest.mark.parametrize(("digest", "expected"), [("1378be20" + "0" * 56, True), ("0" * 64, False)])
+def test_torchvisions_own_googlenet_file_is_fed_as_its_weights_are(
+    digest: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(models.googlenet(weights=None, init_weights=False).state_dict(), tmp_path / "g.pth")
+    monkeypatch.setattr("visx.models.checkpoint.digest_file", lambda path: digest)
+    assert load_model("googlenet", str(tmp_path / "g.pth")).module.transform_input is expected
+
+
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 @pytest.mark.parametrize("aux", [True, False])
 def test_auxiliary_heads(name: str, aux: bool, tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def explain(
     loaded = _load(model, weights, labels, device if engine == "local" else "cpu")
     methods = common.pick_methods(names, loaded)
     dealt = assign(param or [], {m.name: m.params for m in methods})
-    jobs = plan(loaded, methods, layer or [], dealt, score)
+    jobs = plan(loaded, methods, common.split(layer), dealt, score)
     if layer and not any(job.layer for job in jobs):
         raise usage(f"--layer: {', '.join(m.name for m in methods)} looks at no layer", "`visx methods` shows which do")
     if not layer and any(job.layer for job in jobs):

@@ -124,24 +124,27 @@ def _random(source: sources.Source, spec: str) -> Model:
         Weights("random", checkpoint.digest_state(module)),
         source.labels(module),
         source.channels_last,
+        source.foldable,
     )
 
 
 def _from_checkpoint(source: sources.Source, spec: str, path: Path) -> Model:
     state = checkpoint.read(path)
-    module = seeded(lambda: source.build_for(state))
+    digest = checkpoint.digest_file(path)
+    module = seeded(lambda: source.build_for(state, digest=digest))
     classes = checkpoint.classes_in(module, state)
     if classes is not None and source.resizable:
-        module = seeded(lambda: source.build_for(state, classes))
+        module = seeded(lambda: source.build_for(state, classes, digest))
     checkpoint.fit(module, state, path)
     labels = source.labels(module) if classes is None else None
     return Model(
         spec,
         module,
         source.preprocess(),
-        Weights(path.name, checkpoint.digest_file(path)),
+        Weights(path.name, digest),
         labels,
         source.channels_last,
+        source.foldable,
     )
 
 

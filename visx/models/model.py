@@ -30,7 +30,7 @@ class Model:
     """What `load_model` and `wrap` return.
 
     `module` is never changed by explaining: it is set to eval mode and its flags are restored around every use.
-    Models loaded by visx are frozen, `channels_last` and run folded on perturbed copies; a module handed in keeps its
+    Models loaded by visx are frozen, mostly `channels_last`, and `foldable`: perturbed copies run folded; a module handed in keeps its
     memory layout and its operations.
     """
 
@@ -40,6 +40,7 @@ class Model:
     weights: Weights
     labels: tuple[str, ...] | None = None
     channels_last: bool = False
+    foldable: bool = False
     _networks: dict[tuple[str, str], Network] = field(default_factory=dict, repr=False)
 
     @property
@@ -96,5 +97,5 @@ class Model:
             if precision != "fp32" or device != self.device:
                 module = copy.deepcopy(module).to(device)
                 module = module.to(DTYPES[precision]) if precision != "fp32" else module
-            self._networks[key] = Network(module, channels_last=self.channels_last, foldable=self.channels_last)
+            self._networks[key] = Network(module, channels_last=self.channels_last, foldable=self.foldable)
         return self._networks[key]

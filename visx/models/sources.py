@@ -28,10 +28,11 @@ class Source(Protocol):
     """What `load_model` asks of a source."""
 
     channels_last: bool
+    foldable: bool
     resizable: bool
 
     def build(self) -> nn.Module: ...
-    def build_for(self, state: dict[str, Tensor], classes: int | None = None) -> nn.Module: ...
+    def build_for(self, state: dict[str, Tensor], classes: int | None = None, digest: str = "") -> nn.Module: ...
     def preprocess(self) -> Preprocess: ...
     def labels(self, module: nn.Module) -> tuple[str, ...] | None: ...
     def default(self) -> Model: ...
@@ -58,6 +59,7 @@ class BuiltIn:
 
     name = "efficientnet_lite0"
     channels_last = True
+    foldable = True
     resizable = True
 
     def build(self, classes: int = 1000) -> nn.Module:
@@ -65,7 +67,7 @@ class BuiltIn:
 
         return EfficientNetLite0(classes)
 
-    def build_for(self, state: dict[str, Tensor], classes: int | None = None) -> nn.Module:
+    def build_for(self, state: dict[str, Tensor], classes: int | None = None, digest: str = "") -> nn.Module:
         with torch.device("meta"):
             module = self.build(classes or 1000)
         return module.to_empty(device="cpu")
@@ -86,13 +88,16 @@ class BuiltIn:
         # The file is an older port with other names for the same 296 tensors in the same order.
         module.load_state_dict(dict(zip(module.state_dict(), state.values(), strict=True)), assign=True)
         weights = Weights("imagenet", checkpoint.digest_file(path))
-        return Model(self.name, module, self.preprocess(), weights, self.labels(module), True)
+        return Model(
+            self.name, module, self.preprocess(), weights, self.labels(module), self.channels_last, self.foldable
+        )
 
 
 class Torchvision:
     """Any torchvision classification model, with the preprocessing and categories of its default weights."""
 
     channels_last = True
+    foldable = True
     resizable = True
 
     def __init__(self, name: str) -> None:
@@ -103,6 +108,9 @@ class Torchvision:
             raise unknown("model", name, [BuiltIn.name, *known], "`visx models` lists them")
         self.name = name
         self._enum = models.get_model_weights(name).DEFAULT
+        # VGG's large convolutions round several times more in channels-last on a CPU, enough to move max-pooling's
+        # switches and single pixels of a gradient with them; the plain layout costs it 10 to 20 % of the time.
+        self.channels_last = not name.startswith("vgg")
 
     def build(self, **options: Any) -> nn.Module:
         from torchvision import models
@@ -111,11 +119,13 @@ class Torchvision:
             warnings.simplefilter("ignore")  # notes on initialisation schemes to come
             return models.get_model(self.name, weights=None, **options)
 
-    def build_for(self, state: dict[str, Tensor], classes: int | None = None) -> nn.Module:
+    def build_for(self, state: dict[str, Tensor], classes: int | None = None, digest: str = "") -> nn.Module:
         options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
         if self.name in ("googlenet", "inception_v3"):
             # their checkpoints come with and without the auxiliary heads of training
             options |= {"aux_logits": any("aux" in key.lower() for key in state), "init_weights": False}
+            # torchvision's own files of these two expect the input as TensorFlow had it, which only `weights=` sets
+            options["transform_input"] = digest[:8] == self._enum.url.rsplit("-", 1)[-1].split(".")[0] != ""
         return self.build(**options)
 
     def preprocess(self) -> Preprocess:
@@ -139,13 +149,16 @@ class Torchvision:
         file = Path(torch.hub.get_dir(), "checkpoints", self._enum.url.rsplit("/", 1)[-1])
         digest = checkpoint.digest_file(file) if file.is_file() else checkpoint.digest_state(module)
         weights = Weights(str(self._enum), digest)
-        return Model(self.name, module, self.preprocess(), weights, self.labels(module), True)
+        return Model(
+            self.name, module, self.preprocess(), weights, self.labels(module), self.channels_last, self.foldable
+        )
 
 
 class Timm:
     """Any timm model, with its own data configuration (the extra `visx[timm]`)."""
 
     channels_last = True
+    foldable = True
     resizable = True
 
     def __init__(self, name: str) -> None:
@@ -169,7 +182,7 @@ class Timm:
         options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
         return timm.create_model(self.name, pretrained=False, **options)
 
-    def build_for(self, state: dict[str, Tensor], classes: int | None = None) -> nn.Module:
+    def build_for(self, state: dict[str, Tensor], classes: int | None = None, digest: str = "") -> nn.Module:
         return self.build(classes)
 
     def preprocess(self, module: nn.Module | None = None) -> Preprocess:
@@ -215,7 +228,15 @@ class Timm:
             module = timm.create_model(self.name, pretrained=True, pretrained_cfg_overlay=overlay)
         tag = getattr(module, "pretrained_cfg", {}).get("tag") or "default"
         weights = Weights(f"timm {tag}", checkpoint.digest_state(module))
-        return Model(f"timm/{self.name}", module, self.preprocess(), weights, self.labels(module), True)
+        return Model(
+            f"timm/{self.name}",
+            module,
+            self.preprocess(),
+            weights,
+            self.labels(module),
+            self.channels_last,
+            self.foldable,
+        )
 
 
 class Factory:
@@ -225,6 +246,7 @@ class Factory:
     """
 
     channels_last = False  # a forward of one's own may call .view, which another memory layout breaks
+    foldable = False
     resizable = False
 
     def __init__(self, spec: str) -> None:
@@ -267,7 +289,7 @@ class Factory:
     def build(self) -> nn.Module:
         return self._made.module if isinstance(self._made, Model) else self._made
 
-    def build_for(self, state: dict[str, Tensor], classes: int | None = None) -> nn.Module:
+    def build_for(self, state: dict[str, Tensor], classes: int | None = None, digest: str = "") -> nn.Module:
         return self.build()
 
     def preprocess(self) -> Preprocess:
@@ -279,7 +301,9 @@ class Factory:
     def default(self) -> Model:
         module = self.build()
         weights = Weights("factory", checkpoint.digest_state(module))
-        return Model(self.name, module, self.preprocess(), weights, self.labels(module), False)
+        return Model(
+            self.name, module, self.preprocess(), weights, self.labels(module), self.channels_last, self.foldable
+        )
 
 
 def cached_by_timm(name: str) -> str | None:
