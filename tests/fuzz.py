@@ -4,7 +4,8 @@
 
 Every input is a valid file of some format, changed (`mutations.py`). A loader may read it or refuse it with a `VisxError`;
 any other exception, an input that takes longer than is allowed, and memory that grows are findings: they are printed and
-written to `--keep FOLDER`, and the exit code is 1. The same seed makes the same inputs.
+written to `--keep FOLDER`, and the exit code is 1. The same seed makes the same inputs, but for
+checkpoints of the format before zip files: PyTorch writes memory addresses into those.
 """
 
 from __future__ import annotations

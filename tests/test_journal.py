@@ -118,7 +118,9 @@ def test_two_names_of_one_hash_are_told_apart(tmp_path: Path) -> None:
 
 def test_a_record_is_parsed_when_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Journal(tmp_path) as journal:
-        journal.append([{"extras": {"long": "x" * 10_000}, **record(str(i))} for i in range(5)])
+        journal.append(
+            [{"weights": {"by": 1, "name": "w"}, "extras": "x" * 10_000, **record(str(i))} for i in range(5)]
+        )
     parsed: list[int] = []
     loads = json.loads
     monkeypatch.setattr(json, "loads", lambda text: (parsed.append(len(text)), loads(text))[1])
@@ -127,3 +129,11 @@ def test_a_record_is_parsed_when_it_is_asked_for(tmp_path: Path, monkeypatch: py
     assert len(parsed) == 5
     assert max(parsed) < 1000
     assert journal.find("3", "s")[0]["name"] == "3"
+
+
+def test_an_error_is_no_result_wherever_it_stands(tmp_path: Path) -> None:
+    """A run mends its own journal; those of shards it leaves alone."""
+    (tmp_path / "manifest.1-of-2.jsonl").write_text(to_json(record("a", error={"code": 1})) + "\n")
+    with Journal(tmp_path) as journal:
+        journal.read()
+        assert journal.find("a", "s") == []

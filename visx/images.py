@@ -216,13 +216,23 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _to_8bit(image: Image.Image) -> np.ndarray:
     import numpy as np
 
-    levels = np.nan_to_num(np.asarray(image).astype(np.float64))
-    top = levels.max(initial=0.0)
+    raw = np.asarray(image)
+    strips = [
+        slice(row, row + 256) for row in range(0, len(raw), 256)
+    ]  # doubles of all of it would take eight times as much
+
+    def levels(strip: slice) -> np.ndarray:
+        return np.nan_to_num(raw[strip].astype(np.float64))
+
+    top = max((levels(strip).max(initial=0.0) for strip in strips), default=0.0)
     if image.mode == "F":
         full = 1.0 if top <= 1 else 255.0 if top <= 255 else 65535.0
     else:
         full = 65535.0 if image.mode.startswith("I;16") or top > 255 else 255.0
-    return np.clip(np.rint(levels * (255.0 / full)), 0, 255).astype(np.uint8)
+    scaled = np.empty(raw.shape, np.uint8)
+    for strip in strips:
+        scaled[strip] = np.clip(np.rint(levels(strip) * (255.0 / full)), 0, 255)
+    return scaled
 
 
 def as_picture(image: Any) -> Picture:

@@ -97,6 +97,15 @@ def test_an_image_that_looks_like_an_option(explain: Any) -> None:
     assert "No such option" in run.err
 
 
+def test_an_image_that_looks_like_a_temporary_file(explain: Any) -> None:
+    Path(".visx-tmp-1.png").write_bytes(Path("cat.png").read_bytes())
+    for done in ("written", "already there"):
+        run = explain(".visx-tmp-1.png", "cat.png")
+        assert run.code == 0, run.err
+        assert f"2 {done}" in run.err
+    assert Path(".visx-tmp-1.png").exists()
+
+
 def test_no_path_leads_out(explain: Any) -> None:
     Path("deep/er").mkdir(parents=True)
     Path("deep/a.png").write_bytes(Path("cat.png").read_bytes())
@@ -143,9 +152,13 @@ def test_the_results_of_an_older_run_are_no_images(explain: Any) -> None:
     Path("in/mine").mkdir()
     Path("in/mine/manifest.jsonl").write_text(json.dumps({"image": "a", "files": {"npy": "b"}}) + "\n")
     Path("in/cat.png").rename("in/mine/cat.png")
+    Path("in/failed").mkdir()
+    Path("in/failed/cat.png").write_bytes(Path("in/mine/cat.png").read_bytes())
+    error = {"schema_version": 1, "image": "a", "method": None, "error": {"code": 1, "message": "", "hint": ""}}
+    Path("in/failed/manifest.jsonl").write_text(json.dumps(error) + "\n")
     run = explain("in", "--json")
     assert run.code == 0
-    assert [row["name"] for row in run.rows] == ["mine/cat.png"]
+    assert [row["name"] for row in run.rows] == ["failed/cat.png", "mine/cat.png"]
     assert run.err.splitlines()[:2] == [
         f"passing over in/{name}: results of an older run" for name in ("old", "sub/shard")
     ]
