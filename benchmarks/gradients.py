@@ -26,16 +26,12 @@ from visx.targets import parse_target
 
 
 def visx_runs(model: Model, name: str, x: Tensor) -> Callable[[], object]:
-    """One of our methods on a batch, classes found on the way, as the command runs it."""
+    """One of our methods on a batch, classes found on the way, as a run over a folder does it: in one session."""
     (job,) = plan(model, [get_method(name)])
     specs = [parse_target("top1", model.labels, model.classes)] * len(x)
     network = model.network()
 
-    def run() -> object:
-        with network.session():
-            return explain_batch(model, network, job, x, specs, [0] * len(x))
-
-    return run
+    return lambda: explain_batch(model, network, job, x, specs, [0] * len(x))
 
 
 def bare_forward(module: nn.Module, x: Tensor) -> Callable[[], object]:
@@ -117,7 +113,8 @@ def main() -> None:
             )
             contenders = {"forward + backward": bare_backward(model.module, x)}
             contenders |= {m: visx_runs(model, m, x) for m in ("backprop", "guided_backprop", "deconvnet")}
-            medians = take_turns(contenders, options.rounds)
+            with model.network().session():
+                medians = take_turns(contenders, options.rounds)
             print(table(f"{name}, batch {batch}: gradients", medians, "forward + backward"), "\n", flush=True)
         layouts(model, options.rounds)
 
@@ -132,7 +129,9 @@ def layouts(model: Model, rounds: int) -> None:
         "channels-last": bare_forward(model.module, x.contiguous(memory_format=torch.channels_last)),
         "gradcam": visx_runs(model, "gradcam", x),
     }
-    print(table(f"{model.name}, batch 16: layouts", take_turns(contenders, rounds), "contiguous"), "\n", flush=True)
+    with model.network().session():
+        medians = take_turns(contenders, rounds)
+    print(table(f"{model.name}, batch 16: layouts", medians, "contiguous"), "\n", flush=True)
 
 
 if __name__ == "__main__":

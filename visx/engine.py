@@ -152,8 +152,9 @@ class _Answers:
         scores = explained(logits, ids, job.kind)
         self.scores, self.probabilities = scores.tolist(), explained(logits, ids, "prob").tolist()
         self.maps = maps.float().cpu().numpy()
-        self.finite = maps.isfinite().flatten(2).all(2).tolist()
-        self.empty = (maps == 0).flatten(2).all(2).tolist()
+        low, high = found.map.flatten(2).aminmax(dim=2)  # NaN and infinity show in these, and upsampling adds none
+        self.finite = (low.isfinite() & high.isfinite()).tolist()
+        self.empty = ((low == 0) & (high == 0)).tolist()
         native = found.native if found.native is not None else found.map if found.map.shape != maps.shape else None
         self.native = native.float().cpu().numpy() if native is not None else None
         self.channels = found.channels.float().cpu().numpy() if found.channels is not None else None

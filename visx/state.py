@@ -224,9 +224,10 @@ class Network:
             outputs.append(_spatial(output, name).detach().requires_grad_())
             if folded is not None:
                 folded.active = False  # the gradient is of the network as it is
+            torch.set_grad_enabled(True)  # from here on; what lies before records nothing
             return outputs[-1].clone()  # what follows may work in place: the leaf keeps the layer's own output
 
-        with torch.enable_grad(), hooked(layer, cut):
+        with torch.no_grad(), hooked(layer, cut):
             try:
                 logits = self.logits(x)
             except _StopForward:
