@@ -118,7 +118,14 @@ class Bench:
         values = sample.map()
         if values.shape != tuple(x.shape[-2:]):
             raise VisxError(f"the map {sample.path} is not of the model's input size {tuple(x.shape[-2:])}")
-        score = Scorer(self.network.scores_of, self.batch_size or AUTO_BATCH, self.said)
+        net = self.network
+        score = Scorer(
+            net.scores_of,
+            self.batch_size or AUTO_BATCH,
+            self.said,
+            forward_copies=net.scores_of_copies,
+            layout=net.layout,
+        )
 
         def again(inputs: torch.Tensor) -> np.ndarray:
             return self.explain(self.network, sample, inputs, [seed] * len(inputs))
