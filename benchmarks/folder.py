@@ -47,7 +47,7 @@ with GradCAM(model=net, target_layers=[layer]) as cam:
     for path in paths:
         rgb = np.asarray(Image.open(path).convert("RGB"))
         x, _ = model.preprocess(rgb)
-        map_ = cam(input_tensor=torch.from_numpy(x)[None])[0]
+        map_ = cam(input_tensor=torch.from_numpy(x)[None], targets=None)[0]
         np.save(out / (path.name + ".npy"), map_)
         view = np.clip(x.transpose(1, 2, 0) * 0.5 + 0.5, 0, 1)
         cv2.imwrite(str(out / (path.name + ".png")), show_cam_on_image(view, map_, use_rgb=True)[:, :, ::-1])
@@ -83,7 +83,7 @@ def main() -> None:
             out = Path(folder, "peer")
             out.mkdir()
             command = [sys.executable, "-c", PEER, str(photos), str(out), options.model, weights]
-            seconds = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+            seconds = float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
             print(
                 f"grad-cam in a plain script: {len(items) / seconds:.1f} images/s; visx {seconds / medians['visx']:.1f} x"
             )
