@@ -233,7 +233,8 @@ def test_a_result_opens_with_its_recipe_beside_the_other_maps_of_its_image(small
     assert page.one("#heading").text.startswith("lynx")
     page.driver.switch_to.active_element.send_keys(Keys.ESCAPE)
     assert not page.js("return document.getElementById('detail').open")
-    assert "lynx" in page.driver.switch_to.active_element.text  # back where one was
+    # back where one was, as soon as the browser has told the page that the dialog is closed
+    WebDriverWait(page.driver, 5).until(lambda driver: "lynx" in driver.switch_to.active_element.text)
     assert page.complaints() == []
 
 
