@@ -152,7 +152,8 @@ class _Answers:
         scores = explained(logits, ids, job.kind)
         self.scores, self.probabilities = scores.tolist(), explained(logits, ids, "prob").tolist()
         self.maps = maps.float().cpu().numpy()
-        low, high = found.map.flatten(2).aminmax(dim=2)  # NaN and infinity show in these, and upsampling adds none
+        flat = found.map.flatten(2)
+        low, high = flat.amin(2), flat.amax(2)  # NaN and infinity show in these, and upsampling adds none
         self.finite = (low.isfinite() & high.isfinite()).tolist()
         self.empty = ((low == 0) & (high == 0)).tolist()
         native = found.native if found.native is not None else found.map if found.map.shape != maps.shape else None

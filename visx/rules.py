@@ -3,6 +3,11 @@
 deconvnet (Zeiler & Fergus 2013, arXiv:1311.2901): ReLU of the incoming gradient, whatever the forward sign was.
 guided (Springenberg et al. 2014, arXiv:1412.6806): where the incoming gradient is positive *and* the ReLU passed its
 input. For ReLU6 "passed" means 0 < x < 6, where its derivative is 1; the deconvnet's rule looks at no forward value.
+
+`attach` hangs the rule on the ReLUs of a graph that autograd has recorded: however a ReLU was written, there it is one of
+four kinds of node, and the forward pass costs nothing more. What a ReLU does in place to a slice of a tensor autograd
+hides inside a node of its own; there the pass is run again within `Rules`, which sees every call but costs a few
+microseconds each (6 % of a pass on efficientnet_lite0).
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -29,6 +35,67 @@ OTHER_ACTIVATIONS = {
     F.gelu, F.silu, F.hardswish, F.hardsigmoid, F.elu, F.celu, F.selu, F.leaky_relu, F.mish, F.softplus, F.prelu,
     torch.sigmoid, torch.tanh, Tensor.sigmoid, Tensor.tanh, F.sigmoid, F.tanh, torch.prelu, torch.celu, torch.selu,
 }  # fmt: skip
+
+
+# What autograd calls the backward passes of the same
+_OTHER_NODES = {
+    "GeluBackward0": "gelu", "SiluBackward0": "silu", "HardswishBackward0": "hardswish",
+    "HardsigmoidBackward0": "hardsigmoid", "EluBackward0": "elu", "LeakyReluBackward0": "leaky_relu",
+    "MishBackward0": "mish", "SoftplusBackward0": "softplus", "PreluKernelBackward0": "prelu",
+    "SigmoidBackward0": "sigmoid", "TanhBackward0": "tanh",
+}  # fmt: skip
+
+
+@dataclass
+class Met:
+    """What a rule met: `met` counts the ReLUs, `others` names the activations left alone."""
+
+    met: int = 0
+    others: Counter[str] = field(default_factory=Counter)
+
+
+def attach(output: Tensor, rule: Rule) -> Met | None:
+    """Let every ReLU in the graph behind `output` differentiate by `rule`; the rule ends with the graph.
+
+    None where the graph has work in place on slices, which may hide a ReLU.
+    """
+    found = Met()
+    hook = _guided if rule == "guided" else _deconv
+    seen: set[Any] = set()
+    waiting = [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        waiting += [before for before, _ in node.next_functions]
+        name = node.name()
+        if name == "ReluBackward0" or (name in _BOUNDS and _floor(node) == 0):
+            found.met += 1
+            node.register_hook(hook)
+        elif name in _OTHER_NODES:
+            found.others[_OTHER_NODES[name]] += 1
+        elif name.endswith("CopySlices"):
+            return None
+    return found
+
+
+# Where the nodes that may be a ReLU keep their floor
+_BOUNDS = {"HardtanhBackward0": "_saved_min_val", "ClampBackward1": "_saved_min", "ClampMinBackward0": "_saved_min"}
+
+
+def _floor(node: Any) -> float | None:
+    floor: float | None = getattr(node, _BOUNDS[node.name()])
+    return floor
+
+
+def _guided(grads: tuple[Tensor, ...], incoming: tuple[Tensor, ...]) -> tuple[Tensor]:
+    """A ReLU's own backward pass masks by its input; what is left of the rule is the sign. Its result is its own."""
+    return (grads[0].relu_(),)
+
+
+def _deconv(grads: tuple[Tensor, ...], incoming: tuple[Tensor, ...]) -> tuple[Tensor]:
+    return (incoming[0].relu(),)
 
 
 class ReluCall(NamedTuple):
@@ -70,22 +137,21 @@ def relu_call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
 
 
 class Rules(TorchFunctionMode):
-    """Within its `with`, every ReLU differentiates by `rule`; `met` counts them, `others` names activations left alone."""
+    """Every ReLU called within its `with` differentiates by `rule`; `found` says what it met."""
 
     def __init__(self, rule: Rule) -> None:
         super().__init__()
         self.rule = rule
-        self.met = 0
-        self.others: Counter[str] = Counter()
+        self.found = Met()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         call = relu_call(func, args, kwargs)
         if call is None:
             if func in OTHER_ACTIVATIONS:
-                self.others[func.__name__] += 1
+                self.found.others[func.__name__] += 1
             return func(*args, **kwargs)
-        self.met += 1
+        self.found.met += 1
         return _Rectify.apply(*call, self.rule == "guided")
 
 

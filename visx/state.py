@@ -1,8 +1,7 @@
 """The only code that touches a model: passes, hooks, ReLU rules, flags. It leaves the model as it was, always.
 
 Nothing is patched and nothing replaced. Flags and random state are recorded before anything changes and restored
-whatever happens; hooks live inside `with`; ReLU rules are a `TorchFunctionMode`, which sees `nn.ReLU`, `F.relu`,
-`torch.relu`, `Tensor.relu`, in-place and reused modules and ReLU6 alike and ends with its `with`.
+whatever happens; hooks live inside `with`; ReLU rules hang on the graph of one pass and end with it.
 """
 
 from __future__ import annotations
@@ -11,8 +10,9 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, overload
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from visx.errors import unknown, unsupported
 from visx.folding import Folded, fold
-from visx.rules import Rule, Rules
+from visx.rules import Met, Rule, Rules, attach
 from visx.targets import Targets
 
 ScoreKind = Literal["logit", "prob", "logprob"]
@@ -181,14 +181,18 @@ class Network:
 
     def input_gradients(self, x: Tensor, targets: Targets, kind: ScoreKind, rule: Rule | None = None) -> InputGradients:
         """Gradients of every target's score with respect to the input: one forward pass, one backward pass a target."""
-        with torch.enable_grad(), self._rules(rule) as rules:
-            leaf = self.prepare(x).requires_grad_()
-            logits = self.logits(leaf.clone())  # a network may work in place on its input
-            _require_graph(logits)
+        with torch.enable_grad():
+            leaf, logits, met = self._differentiable(x, self.logits, rule)
+            if rule is not None and not met.met:
+                others = f" (it uses {', '.join(met.others)})" if met.others else ""
+                raise unsupported(
+                    f"the model has no ReLU for the {rule} rule{others}: the result would be the plain gradient",
+                    "use backprop, smoothgrad or integrated_gradients",
+                )
             ids = targets.resolve(logits)
             scores = explained(logits, ids, kind)
             grads = _gradients(scores, leaf)
-        return InputGradients(grads, scores.detach(), rules.others if rules else Counter())
+        return InputGradients(grads, scores.detach(), met.others)
 
     def layer_gradients(self, x: Tensor, name: str, targets: Targets, kind: ScoreKind) -> LayerGradients:
         """Gradients with respect to a layer's output. Only what lies behind the layer is differentiated; what lies
@@ -253,39 +257,43 @@ class Network:
             outputs.append(_spatial(output, name))
             raise _StopForward
 
-        with torch.enable_grad(), self._rules(rule, required=False):
-            leaf = self.prepare(x).requires_grad_()
-            try:
-                with hooked(layer, stop):
-                    self.module(leaf.clone())
-            except _StopForward:
-                pass
-            if not outputs:
+        def run(x: Tensor) -> Tensor:
+            with suppress(_StopForward), hooked(layer, stop):
+                self.module(x)
                 raise unsupported(f"layer {name} is not used in the forward pass")
-            _require_graph(outputs[0], f"layer {name}")
-            activation = outputs[0].detach()
-            (grad,) = torch.autograd.grad(outputs[0], leaf, seed(activation))
+            return outputs[-1]
+
+        with torch.enable_grad():
+            leaf, output, _ = self._differentiable(x, run, rule, f"layer {name}")
+            activation = output.detach()
+            (grad,) = torch.autograd.grad(output, leaf, seed(activation))
         return _full(grad), _full(activation)
 
-    @contextmanager
-    def _rules(self, rule: Rule | None, required: bool = True) -> Iterator[Rules | None]:
-        if rule is None:
-            yield None
-            return
-        scripted = next((n for n, m in self.module.named_modules() if isinstance(m, torch.jit.ScriptModule)), None)
-        if scripted is not None:
+    @cached_property
+    def _scripted(self) -> str | None:
+        """The name of a scripted module, if there is one."""
+        modules = self.module.named_modules()
+        return next((n or type(m).__name__ for n, m in modules if isinstance(m, torch.jit.ScriptModule)), None)
+
+    def _differentiable(
+        self, x: Tensor, run: Callable[[Tensor], Tensor], rule: Rule | None, what: str = "the input"
+    ) -> tuple[Tensor, Tensor, Met]:
+        """A leaf of `x`, what `run` makes of it, with every ReLU between them under `rule`, and what the rule met."""
+        if rule is not None and self._scripted is not None:
             raise unsupported(
-                f"a ReLU rule cannot reach into the scripted module {scripted or type(self.module).__name__}",
+                f"a ReLU rule cannot reach into the scripted module {self._scripted}",
                 "use the eager module, or backprop",
             )
-        with Rules(rule) as rules:
-            yield rules
-        if required and not rules.met:
-            others = f" (it uses {', '.join(rules.others)})" if rules.others else ""
-            raise unsupported(
-                f"the model has no ReLU for the {rule} rule{others}: the result would be the plain gradient",
-                "use backprop, smoothgrad or integrated_gradients",
-            )
+        leaf = self.prepare(x).requires_grad_()
+        output = run(leaf.clone())  # a network may work in place on its input
+        _require_graph(output, what)
+        if rule is None:
+            return leaf, output, Met()
+        met = attach(output, rule)
+        if met is None:
+            with Rules(rule) as rules:
+                output, met = run(leaf.clone()), rules.found
+        return leaf, output, met
 
 
 def check_logits(output: Any, batch: int) -> Tensor:

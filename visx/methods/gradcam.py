@@ -29,7 +29,7 @@ def gradcam(req: Request, p: GradCAMParams) -> Attribution:
     assert req.layer is not None
     found = req.network.layer_gradients(req.x, req.layer, req.targets, req.kind)
     alpha_btk = found.grads.mean((-2, -1))
-    signed = torch.einsum("btk,bkhw->bthw", alpha_btk, found.activation)
+    signed = torch.bmm(alpha_btk, found.activation.flatten(2)).unflatten(2, found.activation.shape[2:])
     batch, count = signed.shape[:2]
     warnings: list[list[list[str]]] = [[[] for _ in range(count)] for _ in range(batch)]
     if p.relu:
