@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import visx.folding
 from visx.folding import fold
+from visx.rules import relu_call
 from visx.state import Network
 from visx.targets import Targets
 
@@ -210,3 +212,81 @@ def test_what_lies_before_a_layer_runs_folded_and_the_layer_is_what_it_was(layer
     torch.testing.assert_close(found.grads, wanted.grads)
     torch.testing.assert_close(found.scores, wanted.scores)
     assert folding.fold_layers == layer.startswith("bn")  # a convolution's own output exists only unfolded
+
+
+class Rectified(nn.Module):
+    """ReLUs behind normalisations: in place, by themselves, with a ceiling, with their input read elsewhere, shared."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3 if i == 0 else 4, 4, 3, padding=1) for i in range(6))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c, d, e, f = (lambda x, n=n: self.norms[n](self.convs[n](x)) for n in range(6))
+        x = F.relu(a(x))
+        x = b(x).relu_() * 2
+        x = F.relu6(4 * c(x), inplace=True)  # not the normalisation's own output
+        x = F.relu6(d(x), inplace=True)
+        y = e(x)
+        x = F.relu(y) + y
+        z = f(x)
+        return (torch.relu(z) + torch.clamp(z, 0, 1)).mean((2, 3))
+
+
+class Relus(torch.overrides.TorchFunctionMode):
+    """Counts the ReLUs that still run: an outer mode sees what the inner one lets through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.seen += relu_call(func, args, kwargs or {}) is not None
+        return func(*args, **(kwargs or {}))
+
+
+def relus_run(net: nn.Module, x: Tensor, folded) -> int:
+    with Relus() as count, folded:
+        net(x)
+    return count.seen
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_relus_behind_normalisations_are_folded_too(layout: torch.memory_format):
+    net, x = settled(Rectified()).float().to(memory_format=layout), pictures().float().contiguous(memory_format=layout)
+    want = net(x)
+    folded = fold(net, x[:1])
+    with folded, torch.no_grad():
+        torch.testing.assert_close(net(x), want, rtol=1e-5, atol=1e-5)
+        assert relus_run(net, x, folded) == 4, "of seven: those that are not alone with their normalisation"
+    assert relus_run(net, x, folded) == 7, "where gradients may be recorded, each runs"
+    leaf = x.clone().requires_grad_()
+    (plain,) = torch.autograd.grad(net(leaf)[:, 0].sum(), leaf)
+    with folded:
+        (grad,) = torch.autograd.grad(net(leaf)[:, 0].sum(), leaf)
+    torch.testing.assert_close(grad, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_without_the_rectifying_convolution_only_normalisations_are_folded(monkeypatch: pytest.MonkeyPatch):
+    def missing(*args: object) -> Tensor:
+        raise RuntimeError("not on this processor")
+
+    monkeypatch.setattr(visx.folding, "_rectified", missing)
+    net, x = settled(Rectified()).float(), pictures().float()
+    folded = fold(net, x[:1])
+    with torch.no_grad():
+        assert norms_run(net, x, folded) == 0 and relus_run(net, x, folded) == 7
+
+
+def test_layer_before_a_folded_relu_is_what_it_is():
+    """Grad-CAM at a normalisation whose ReLU is folded: its own output, negative values and all."""
+    net, x = settled(Rectified()).float(), pictures().float()
+    plain, folding = Network(net), Network(net, foldable=True)
+    folding.fold_layers = True
+    fixed = Targets.fixed(torch.zeros(4, 1, dtype=torch.int64))
+    with plain.session(), folding.session():
+        a, b = (n.layer_gradients(x, "norms.0", fixed, "logit") for n in (plain, folding))
+    assert (a.activation < 0).any()
+    torch.testing.assert_close(b.activation, a.activation)
+    torch.testing.assert_close(b.grads, a.grads)
