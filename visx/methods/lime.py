@@ -271,8 +271,9 @@ def _picture(labels: np.ndarray, weights: np.ndarray, show: int) -> Attachment:
     shown = numbers[labels]
 
     def draw(rgb: np.ndarray, place: Placement) -> bytes:
-        from visx import render
+        from visx.png import encode_png
+        from visx.render import regions
 
-        return render.encode_png(render.regions(rgb, shown, place))
+        return encode_png(regions(rgb, shown, place))
 
     return draw
