@@ -88,6 +88,7 @@ class Surrogate:
     source="arXiv:1602.04938",
     score="prob",
     signed=True,
+    passes="many",
     params=LimeParams,
 )
 def lime(req: Request, p: LimeParams) -> Attribution:
