@@ -4,7 +4,11 @@
 
 The bare loop runs the same number of batched no-grad forward passes, channels-last, on preloaded tensors, and nothing
 else, in the same process. `--peer` also times, in a process of its own, a plain script that loops the grad-cam package
-over the folder and writes the same files. Processor time of the parts is measured on one thread.
+over the folder and writes the same files. All take turns; the figures are medians, and the ratios medians of each round's.
+Processor time of the parts is measured on one thread, one after the other.
+
+Files go to the folder for temporary files. An ext4 without a journal passes over the inodes of files that were deleted in
+the last minutes one by one, so that opening a file takes ten times as long after the runs before: `TMPDIR` names another.
 """
 
 from __future__ import annotations
@@ -16,17 +20,24 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import visx
 from visx.cli.common import Talk
 from visx.engine import plan
-from visx.inputs import find
+from visx.explaining import AUTO_BATCH as BATCH
+from visx.explaining import FOLD_FROM, Explainer
+from visx.inputs import Item, find
+from visx.journal import Journal
 from visx.memory import keep_freed_memory
 from visx.methods import get_method
-from visx.results import Settings
+from visx.png import encode_png
+from visx.results import Settings, draw
 from visx.runner import Run
 from visx.targets import parse_target
 
@@ -71,41 +82,91 @@ def main() -> None:
         for copy in range(options.copies):
             shutil.copytree(options.photos, photos / str(copy), ignore=shutil.ignore_patterns("*.md", "*.csv"))
         items = find([str(photos)])
-        times: dict[str, list[float]] = {"bare": [], "visx": []}
+        times: dict[str, list[float]] = {}
         for number in range(options.rounds):
-            times["bare"].append(bare(model, len(items)))
-            times["visx"].append(run(model, items, Path(folder, f"out{number}")))
-        medians = {name: statistics.median(values) for name, values in times.items()}
-        for name, seconds in medians.items():
-            print(f"{name:5} {len(items) / seconds:7.1f} images/s", flush=True)
-        print(f"visx reaches {medians['bare'] / medians['visx']:.2f} of the bare forward passes' images/s")
-        if options.peer:
-            out = Path(folder, "peer")
-            out.mkdir()
-            command = [sys.executable, "-c", PEER, str(photos), str(out), options.model, weights]
-            seconds = float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
+            out = Path(folder, f"out{number}")
+            times.setdefault("bare", []).append(bare(model, len(items)))
+            times.setdefault("visx", []).append(run(model, items, out / "visx"))
+            if options.peer:
+                times.setdefault("grad-cam in a plain script", []).append(
+                    peer(photos, out / "peer", options.model, weights)
+                )
+        for name, seconds in times.items():
+            ratio = statistics.median(own / other for own, other in zip(times["visx"], seconds, strict=True))
             print(
-                f"grad-cam in a plain script: {len(items) / seconds:.1f} images/s; visx {seconds / medians['visx']:.1f} x"
+                f"{len(items) / statistics.median(seconds):7.1f} images/s: {name}; visx {1 / ratio:.2f} x", flush=True
             )
+        cost = parts(model, items[: 12 * BATCH], Path(folder, "parts"))
+        for name, milliseconds in cost.items():
+            print(f"{milliseconds:7.2f} ms of processor time an image: {name}")
+        cores, wall = torch.get_num_threads(), statistics.median(times["visx"]) * 1000 / len(items)
+        print(f"{wall * cores / sum(cost.values()):7.2f} x the sum of these / {cores} cores is the wall time of visx")
 
 
 def bare(model: visx.Model, count: int) -> float:
-    """Seconds of `count` images' forward passes in batches of 16."""
-    batches = [torch.randn(16, 3, *model.input_size).contiguous(memory_format=torch.channels_last) for _ in range(4)]
+    """Seconds of `count` images' forward passes in batches."""
+    batches = [torch.randn(BATCH, 3, *model.input_size).contiguous(memory_format=torch.channels_last) for _ in range(4)]
     begun = time.perf_counter()
     with torch.no_grad():
-        for number in range(-(-count // 16)):
+        for number in range(-(-count // BATCH)):
             model.module(batches[number % 4])
     return time.perf_counter() - begun
 
 
-def run(model: visx.Model, items: list, out: Path) -> float:  # type: ignore[type-arg]
+def run(model: visx.Model, items: list[Item], out: Path) -> float:
     """Seconds of a whole run over the folder."""
-    jobs = plan(model, [get_method("gradcam")])
-    settings = Settings(out=out, target=parse_target("top1", model.labels, model.classes))
+    jobs, settings = plan(model, [get_method("gradcam")]), settings_of(model, out)
     begun = time.perf_counter()
     Run(model, jobs, settings, torch.device("cpu"), said=Talk().say)(items)
     return time.perf_counter() - begun
+
+
+def peer(photos: Path, out: Path, model: str, weights: str) -> float:
+    """Seconds of the plain script, its imports and its model's loading left out."""
+    out.mkdir()
+    command = [sys.executable, "-c", PEER, str(photos), str(out), model, weights]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
+
+
+def parts(model: visx.Model, items: list[Item], out: Path) -> dict[str, float]:
+    """Milliseconds of processor time an image, by what they are spent on."""
+    spent: dict[str, float] = {}
+
+    def timed(name: str, function: Callable[..., Any]) -> Any:
+        begun = time.thread_time()
+        result = function()
+        spent[name] = spent.get(name, 0.0) + (time.thread_time() - begun) * 1000 / len(items)
+        return result
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    jobs, settings = plan(model, [get_method("gradcam")]), settings_of(model, out)
+    explainer = Explainer(model, settings, torch.device("cpu"))
+    explainer.sized(FOLD_FROM)
+    with explainer.network.session(), Journal(out) as journal:
+        for start in range(0, len(items), BATCH):
+            images = [explainer.look(item, jobs) for item in items[start : start + BATCH]]
+            for image in images:
+                timed("read, decode, resize", partial(explainer.decode, image))
+            if not start:
+                list(explainer.explain(images, BATCH))  # learns what can be folded
+            for found in timed("forward pass, map", lambda: list(explainer.explain(images, BATCH))):  # noqa: B023
+                image, answer = found.image, found.answers[0]
+                picture = timed(
+                    "draw",
+                    lambda: draw(image.picture.rgb, image.place, found.job, answer.map, None, "turbo", 0.5),  # noqa: B023
+                )
+                timed("PNG", partial(encode_png, picture))
+                write = partial(explainer.recorder.write, image, found.job, found.answers, found.seconds)
+                timed("files, names, manifest", lambda: journal.append(write()))  # noqa: B023
+    torch.set_num_threads(threads)
+    spent["files, names, manifest"] -= spent["draw"] + spent["PNG"]  # writing draws and encodes too
+    return spent
+
+
+def settings_of(model: visx.Model, out: Path) -> Settings:
+    """Those of `visx explain`."""
+    return Settings(out=out, target=parse_target("top1", model.labels, model.classes))
 
 
 if __name__ == "__main__":

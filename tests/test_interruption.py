@@ -29,9 +29,11 @@ KILLER = """
 import json, os, random, shutil, signal, sys, time
 import torch
 import visx.api, visx.render, visx.cli.app
-import visx.models.sources, visx.runner
-torch.set_num_threads(1)
-arguments, kills, seed = json.loads(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+import visx.models.sources, visx.lanes, visx.runner
+arguments, kills, seed, lanes = json.loads(sys.argv[1]), *map(int, sys.argv[2:])
+torch.set_num_threads(lanes)
+if lanes > 1:  # as for a model that visx loads itself, in a larger folder
+    visx.models.sources.Factory.foldable, visx.lanes.LANES_FROM = True, 8
 
 def start(out):
     pid = os.fork()
@@ -82,9 +84,11 @@ def lines(out: Path) -> list[str]:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_twenty_kills_and_a_clean_finish_leave_the_same_bytes(folder: Path) -> None:
+@pytest.mark.parametrize(("kills", "lanes"), [(20, 1), (5, 2)])
+def test_kills_and_a_clean_finish_leave_the_same_bytes(folder: Path, kills: int, lanes: int) -> None:
     arguments = ["explain", "photos", "-M", "net.py:build", "-m", "gradcam,backprop", "-t", "top2", "--batch-size", "4"]
-    command = [sys.executable, "-c", KILLER, json.dumps([*arguments, "-q", "--device", "cpu"]), "20", "7"]
+    command = [sys.executable, "-c", KILLER, json.dumps([*arguments, "-q", "--device", "cpu"])]
+    command += map(str, (kills, 7, lanes))
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     calm, disturbed = folder / "calm", folder / "disturbed"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 _TEMPORARY = ".visx-tmp-"
+_JSON = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(", ", ": "))
 
 
 class DiskFull(VisxError):  # noqa: N818 (a VisxError, as its kin)
@@ -51,7 +52,8 @@ def make_folder(path: Path) -> None:
     Only one run at a time writes to a folder (the journal's lock), so whatever is not this process's is left over.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        if _is_new(path):
+            return
         for temporary in path.glob(f"{_TEMPORARY}*"):
             ours = temporary.name.startswith(f"{_TEMPORARY}{os.getpid()}-")  # our other threads are still at theirs
             if not ours and not temporary.is_dir():  # a folder is some image's of that name
@@ -60,6 +62,19 @@ def make_folder(path: Path) -> None:
         raise VisxError(f"cannot write to {path}: a file is in the way, where a folder is needed") from None
     except OSError as error:
         raise unwritable(path, error) from None
+
+
+def _is_new(path: Path) -> bool:
+    """Create a folder and its parents; whether it was not there before."""
+    try:
+        path.mkdir()
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+        return False
+    except FileNotFoundError:
+        path.mkdir(parents=True, exist_ok=True)
+    return True
 
 
 def npy_bytes(array: np.ndarray) -> bytes:
@@ -73,7 +88,10 @@ def npy_bytes(array: np.ndarray) -> bytes:
 
 def to_json(record: Any) -> str:
     """One line of JSON, always ASCII; a NaN or an infinity in it is written as null."""
-    return json.dumps(_finite(record), ensure_ascii=True, allow_nan=False, separators=(", ", ": "))
+    try:
+        return _JSON.encode(record)
+    except ValueError:
+        return _JSON.encode(_finite(record))
 
 
 def digest(record: Any) -> str:

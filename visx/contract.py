@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Need = Literal["grad", "layer", "gap_head", "relu"]
 ScoreKind = Literal["logit", "prob", "logprob"]
 Picture = Literal["overlay", "gradient"]
+Passes = Literal["few", "many"]
 
 NEEDS: dict[str, str] = {
     "grad": "gradients (a torch module)",
@@ -127,6 +128,7 @@ class Method:
     score: ScoreKind
     signed: bool
     picture: Picture
+    passes: Passes
     params: type[Params]
     run: Callable[[Request, Any], Attribution] = field(repr=False)
 
@@ -148,13 +150,16 @@ def method(
     score: ScoreKind = "logit",
     signed: bool = False,
     picture: Picture = "overlay",
+    passes: Passes = "few",
     params: type[Params] = Params,
 ) -> Callable[[Callable[[Request, Any], Attribution]], Callable[[Request, Any], Attribution]]:
     """Declare a method. `needs` is what it asks of a model, `score` the scalar it explains unless told otherwise,
-    `signed` whether negative values mean evidence against, `picture` how it is drawn."""
+    `signed` whether negative values mean evidence against, `picture` how it is drawn, `passes` whether a batch is
+    through after a few passes or takes many."""
 
     def register(run: Callable[[Request, Any], Attribution]) -> Callable[[Request, Any], Attribution]:
-        REGISTRY[name] = Method(name, family, title, source, frozenset(needs), score, signed, picture, params, run)
+        declared = frozenset(needs)
+        REGISTRY[name] = Method(name, family, title, source, declared, score, signed, picture, passes, params, run)
         return run
 
     return register

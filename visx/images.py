@@ -93,7 +93,7 @@ class Preprocess:
         pixels = np.asarray(picture.convert("L"))[..., None] if grey else np.asarray(picture)
         x = np.empty((len(self.mean), crop_h, crop_w), dtype=np.float32)
         for channel, levels in enumerate(self._levels()):
-            np.take(levels, pixels[..., channel], out=x[channel])
+            np.take(levels, pixels[..., channel], out=x[channel], mode="clip")  # the default mode buffers
         return x, Placement(box, self.crop)
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
@@ -169,7 +169,8 @@ def decode(data: bytes) -> Picture:
         with Image.open(io.BytesIO(data)) as image:
             _check(image, len(data))
             image.load()
-            rgb = np.ascontiguousarray(np.asarray(to_rgb(ImageOps.exif_transpose(image))))
+            ImageOps.exif_transpose(image, in_place=True)
+            rgb = np.ascontiguousarray(np.asarray(to_rgb(image)))
     except VisxError:
         raise
     except UnidentifiedImageError:

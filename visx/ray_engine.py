@@ -6,7 +6,7 @@ mean the same on every machine; a machine that finds other weights is refused. R
 its batch again; a batch over which worker after worker dies is a failure of its images, not of the run.
 
 A batch is one row and one block of the data set, because Ray Data cuts rows into batches by its own lights. A worker has
-a GPU where there are any, else as many threads as this process: their number can move the last bits of a map.
+a GPU where there are any, else as many threads as a lane of this process: their number can move the last bits of a map.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from visx.engine import Job
 from visx.errors import VisxError, said_by, usage
 from visx.explaining import Loaded, grouped
 from visx.inputs import Item
+from visx.lanes import count_lanes, threads_of
 from visx.models import Model
 from visx.results import Settings
 from visx.runner import AHEAD, Run
@@ -101,7 +102,8 @@ class RayRun(Run):
 
     def _reports(self, rows: list[list[Deal]], inputs: int) -> Generator[Report, None, None]:
         """The batches through Ray Data, in the order in which they are done."""
-        count, share = _share(self.device)
+        threads = threads_of(count_lanes(self.explainer.network, self.jobs, inputs))
+        count, share = _share(self.device, threads)
         attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
         task = Task(
             self.load,
@@ -109,7 +111,7 @@ class RayRun(Run):
             self.jobs,
             self.settings,
             inputs,
-            torch.get_num_threads(),
+            threads,
             Path.cwd(),
             attempts,
         )
@@ -132,8 +134,8 @@ class RayRun(Run):
             ) from error
 
 
-def _share(device: str) -> tuple[int, dict[str, Any]]:
-    """How many workers the cluster holds, and what each has of it."""
+def _share(device: str, threads: int) -> tuple[int, dict[str, Any]]:
+    """How many workers of so many threads the cluster holds, and what each has of it."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     if gpus and device in ("auto", "cuda"):
@@ -142,7 +144,7 @@ def _share(device: str) -> tuple[int, dict[str, Any]]:
         hint = "--device auto takes what there is" if device == "cuda" else "Ray deals them out: --device cuda"
         raise usage(f"--engine ray: the cluster has {gpus} GPUs, and no {device}", hint)
     cpus = [int(node.get("CPU", 0)) for node in nodes]
-    threads = max(1, min(torch.get_num_threads(), max(cpus)))
+    threads = max(1, min(threads, max(cpus)))
     return max(1, sum(n // threads for n in cpus)), {"num_cpus": threads}
 
 

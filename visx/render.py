@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 import cv2
@@ -37,12 +38,6 @@ DIVERGING = {
     "purplegreen": ((64, 0, 75), (153, 112, 171), (247, 247, 247), (90, 174, 97), (0, 68, 27)),
 }
 COLORMAPS = (*SEQUENTIAL, *DIVERGING)
-# On overlays of photographs half the time of the defaults (3.1 for 5.7 ms at 500 x 335), and smaller files
-_PNG = [
-    *(cv2.IMWRITE_PNG_COMPRESSION, 1),
-    *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
-    *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
-]
 GREYS = "greys"  # the bar of a gradient picture: black against, mid-grey nothing, white for; no map is drawn in it
 Limits = tuple[float, float]
 UNSEEN_BRIGHTNESS = 0.4
@@ -78,7 +73,8 @@ def shared(scales: Iterable[Limits]) -> Limits:
 
 def colorize(values: np.ndarray, signed: bool, colormap: str = "turbo", scale: Limits | None = None) -> np.ndarray:
     """(H, W) raw map -> (H, W, 3) uint8 RGB. A signed map always gets a diverging colour map, centred on zero."""
-    return _lut(signed, colormap)[to_levels(values, signed, scale)]
+    colours = cv2.applyColorMap(to_levels(values, signed, scale), _lut(signed, colormap)[:, None])
+    return cast(np.ndarray, colours)
 
 
 def to_levels(values: np.ndarray, signed: bool, scale: Limits | None = None) -> np.ndarray:
@@ -196,13 +192,6 @@ def cut(picture: np.ndarray, place: Placement) -> np.ndarray:
     return np.ascontiguousarray(picture[rows, columns])
 
 
-def encode_png(rgb: np.ndarray) -> bytes:
-    """(H, W, 3) uint8 RGB -> PNG bytes."""
-    done, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), _PNG)
-    assert done
-    return data.tobytes()
-
-
 def _scale(values: np.ndarray) -> float:
     """What counts as full strength in a signed map or gradient: never zero."""
     strength = np.abs(values)
@@ -234,11 +223,17 @@ def _back(
         ]
     )
     size = (columns.stop - columns.start, rows.stop - rows.start)
+    colours = picture.ndim == 3
+    if colours:  # the same values of four channels in half the time of three
+        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA)
     flags = how | cv2.WARP_INVERSE_MAP
-    return cast(np.ndarray, cv2.warpAffine(picture, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE))
+    placed = cv2.warpAffine(picture, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return cast(np.ndarray, cv2.cvtColor(placed, cv2.COLOR_RGBA2RGB) if colours else placed)
 
 
+@cache
 def _lut(signed: bool, colormap: str) -> np.ndarray:
+    """The colours of the 256 levels, (256, 3) uint8 RGB; shared, so not to be written to."""
     if colormap == GREYS:
         return np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
     if signed:

@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from visx.artifacts import SCHEMA_VERSION, digest, make_folder, npy_bytes, write_whole
-from visx.render import encode_png, gradient_picture, overlay
+from visx.png import encode_png
+from visx.render import gradient_picture, overlay
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,6 +54,7 @@ class Recorder:
 
     def __init__(self, model: Model, network: Network, settings: Settings) -> None:
         self.model, self.network, self.settings = model, network, settings
+        self._asked: dict[tuple[Job, str], str] = {}
 
     def write(self, image: Loaded, job: Job, answers: Sequence[Answer], seconds: float) -> list[dict[str, Any]]:
         """Write the files of a job's answers on an image; returns their records for the manifest."""
@@ -127,7 +129,11 @@ class Recorder:
 
     def _settings_of(self, job: Job, spec: TargetSpec) -> str:
         """The digest of all that a result follows from, but for the image's content and name."""
-        return digest([self._variant(job), job.method.name, job.layer, spec.text, list(self.model.input_size)])
+        key = (job, spec.text)
+        if key not in self._asked:
+            size = list(self.model.input_size)
+            self._asked[key] = digest([self._variant(job), job.method.name, job.layer, spec.text, size])
+        return self._asked[key]
 
     def _variant(self, job: Job) -> dict[str, Any]:
         """What the RECIPE of a file name stands for: everything that is not the image, the layer or the target."""

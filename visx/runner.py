@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,10 +19,11 @@ import torch
 from visx.artifacts import SCHEMA_VERSION, DiskFull, to_json
 from visx.engine import Job
 from visx.errors import ExitCode, VisxError
-from visx.explaining import Explainer, Loaded, grouped
+from visx.explaining import Explained, Explainer, Loaded, grouped
 from visx.images import digest_of
 from visx.inputs import Item
 from visx.journal import Journal
+from visx.lanes import Lanes, count_lanes
 from visx.models import Model
 from visx.results import Settings
 
@@ -47,6 +49,7 @@ class Summary:
 
 
 _Writing = tuple[Item, Job, "Future[list[dict[str, Any]]]"]  # results on their way to the disk
+_Outcome = tuple[Explained, "Future[list[dict[str, Any]]] | None"]  # None where there is nothing to write
 
 
 class Run:
@@ -86,16 +89,20 @@ class Run:
         size = self.explainer.sized(inputs)
         pool = ThreadPoolExecutor(2, thread_name_prefix="visx-io")
         writing: deque[_Writing] = deque()
+        lanes: Lanes[_Outcome] = Lanes(self.explainer, count_lanes(self.explainer.network, self.jobs, inputs))
         try:
-            with self.explainer.network.session():
-                for batch in grouped(self._left(self._ahead(pool, items, AHEAD * size)), size):
-                    self._explain(batch, size, pool, writing)
+            batches = grouped(self._left(self._ahead(pool, items, AHEAD * size)), size)
+            with self.explainer.network.session(), lanes:
+                for outcomes in lanes.work(batches, partial(self._explain, size, pool)):
+                    for outcome in outcomes:
+                        self._receive(outcome, writing)
                     while len(writing) > AHEAD * size:
                         self._settle(writing.popleft())
             while writing:
                 self._settle(writing.popleft())
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            writing += [(found.image.item, found.job, write) for found, write in lanes.finished() if write]
             for writer in writing:  # a full disk or a second interrupt must not hide the first reason
                 if not writer[2].cancelled():
                     with contextlib.suppress(VisxError):
@@ -157,16 +164,26 @@ class Run:
             else:
                 self._count_image()
 
-    def _explain(self, batch: list[Loaded], size: int, pool: ThreadPoolExecutor, writing: deque[_Writing]) -> None:
+    def _explain(
+        self, size: int, pool: ThreadPoolExecutor, explainer: Explainer, batch: list[Loaded]
+    ) -> Iterator[_Outcome]:
         """One batch through its jobs; every image's results go to the writers."""
-        for found in self.explainer.explain(batch, size):
-            item, job = found.image.item, found.job
+        for found in explainer.explain(batch, size):
             if isinstance(found.answers, VisxError):
-                self._fail(item, found.answers, job)
-                continue
-            write = pool.submit(self.explainer.recorder.write, found.image, job, found.answers, found.seconds)
-            writing.append((item, job, write))
-        for _ in batch:
+                yield found, None
+            else:
+                write = pool.submit(explainer.recorder.write, found.image, found.job, found.answers, found.seconds)
+                yield found, write
+
+    def _receive(self, outcome: _Outcome, writing: deque[_Writing]) -> None:
+        """What became of one job on one image."""
+        found, write = outcome
+        image, job = found.image, found.job
+        if write is not None:
+            writing.append((image.item, job, write))
+        elif isinstance(found.answers, VisxError):
+            self._fail(image.item, found.answers, job)
+        if job is image.jobs[-1]:
             self._count_image()
 
     def _settle(self, writer: _Writing) -> None:

@@ -132,6 +132,7 @@ class _Path:
     source="arXiv:1703.01365",
     needs={"grad"},
     signed=True,
+    passes="many",
     params=IntegratedGradientsParams,
 )
 def integrated_gradients(req: Request, p: IntegratedGradientsParams) -> Attribution:

@@ -88,6 +88,7 @@ class Surrogate:
     source="arXiv:1602.04938",
     score="prob",
     signed=True,
+    passes="many",
     params=LimeParams,
 )
 def lime(req: Request, p: LimeParams) -> Attribution:
@@ -271,8 +272,9 @@ def _picture(labels: np.ndarray, weights: np.ndarray, show: int) -> Attachment:
     shown = numbers[labels]
 
     def draw(rgb: np.ndarray, place: Placement) -> bytes:
-        from visx import render
+        from visx.png import encode_png
+        from visx.render import regions
 
-        return render.encode_png(render.regions(rgb, shown, place))
+        return encode_png(regions(rgb, shown, place))
 
     return draw

@@ -69,6 +69,7 @@ class _Pairs:
     source="arXiv:1704.03296",
     needs={"grad"},
     score="prob",
+    passes="many",
     params=MeaningfulPerturbationParams,
 )
 def meaningful_perturbation(req: Request, p: MeaningfulPerturbationParams) -> Attribution:

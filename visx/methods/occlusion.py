@@ -55,6 +55,7 @@ class OcclusionParams(Params):
     source="arXiv:1311.2901",
     score="prob",
     signed=True,
+    passes="many",
     params=OcclusionParams,
 )
 def occlusion(req: Request, p: OcclusionParams) -> Attribution:

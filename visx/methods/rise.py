@@ -47,6 +47,7 @@ class RiseParams(Params):
     title="RISE",
     source="arXiv:1806.07421",
     score="prob",
+    passes="many",
     params=RiseParams,
 )
 def rise(req: Request, p: RiseParams) -> Attribution:

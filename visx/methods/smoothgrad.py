@@ -47,6 +47,7 @@ class SmoothGradParams(Params):
     source="arXiv:1706.03825",
     needs={"grad"},
     picture="gradient",
+    passes="many",
     params=SmoothGradParams,
 )
 def smoothgrad(req: Request, p: SmoothGradParams) -> Attribution:

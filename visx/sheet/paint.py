@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 from PIL import ImageDraw
 
 from visx.errors import unknown
-from visx.render import encode_png
+from visx.png import encode_png
 from visx.sheet.layout import Image, Layout, Text
 from visx.sheet.text import FINE
 
