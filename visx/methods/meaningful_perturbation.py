@@ -159,6 +159,7 @@ class _Views:
             (masks.grad,) = torch.autograd.grad([copies, costs], masks, [of_copies, torch.ones_like(costs)])
             adam.step()
             masks.data.clamp_(0, 1)
+            self.req.score.progress(step + 1, p.iterations)
         if p.iterations in moments:
             kept.append(masks.detach().clone())
         frames = torch.stack(kept, 1) if kept else masks.detach()[:, None][:, :0]
