@@ -47,19 +47,25 @@ class MeaningfulPerturbationParams(Params):
     blur_radius: float = Field(10.0, gt=0, description="deviation of the blur that hides, in input pixels")
     upsample: Literal["nearest", "bilinear"] = Field("nearest", description="how the mask grows to the input's size")
     final_blur: float = Field(1.0, ge=0, description="deviation of the map's own blur, in input pixels")
+    relative: bool = Field(
+        True, description="the score counts as a part of the clean one (probabilities); false: as it is"
+    )
     frames: int = Field(0, ge=0, le=1000, description="pictures of the mask's evolution, as an animated GIF; 0: none")
 
 
 @dataclass
 class _Pairs:
-    """Some pairs of image and target: `owners` (n,) is each one's image, `ids` (n,) its class, `masks` (n, s, s)."""
+    """Some pairs of image and target: `owners` (n,) is each one's image, `ids` (n,) its class, `masks` (n, s, s), and
+    `weights` (n,) what a point of the score counts."""
 
     owners: Tensor
     ids: Tensor
     masks: Tensor
+    weights: Tensor
 
     def part(self, start: int, stop: int) -> _Pairs:
-        return _Pairs(self.owners[start:stop], self.ids[start:stop], self.masks[start:stop])
+        parts = (field[start:stop] for field in (self.owners, self.ids, self.masks, self.weights))
+        return _Pairs(*parts)
 
 
 @method(
@@ -85,7 +91,8 @@ def meaningful_perturbation(req: Request, p: MeaningfulPerturbationParams) -> At
     batch, count = ids.shape
     views = _Views(req, gaussian_blur(req.x, p.blur_radius), p)
     start = torch.cat([views.initial(b, ids[b]) for b in range(batch)])
-    pairs = _Pairs(torch.arange(batch, device=ids.device).repeat_interleave(count), ids.flatten(), start)
+    weights = torch.cat([views.weights(b, ids[b]) for b in range(batch)])
+    pairs = _Pairs(torch.arange(batch, device=ids.device).repeat_interleave(count), ids.flatten(), start, weights)
     learned = list(req.score.batches(batch * count, lambda a, b: views.learn(pairs.part(a, b))))
     masks = torch.cat([masks for masks, _ in learned]).unflatten(0, (batch, count))
     frames = torch.cat([frames for _, frames in learned]).unflatten(0, (batch, count)).cpu().numpy()
@@ -156,6 +163,7 @@ class _Views:
                 copies = torch.lerp(soft, sharp, self.grown(masks[:, None]))
                 costs = p.l1 * (1 - masks).abs().sum() + p.tv * _variation(masks, p.tv_beta)
             of_copies = self.req.network.input_gradients(copies.detach(), fixed, self.req.kind).grads[:, 0]
+            of_copies *= pairs.weights[:, None, None, None]
             (masks.grad,) = torch.autograd.grad([copies, costs], masks, [of_copies, torch.ones_like(costs)])
             adam.step()
             masks.data.clamp_(0, 1)
@@ -173,6 +181,15 @@ class _Views:
             return torch.lerp(self.blurred[b], self.req.x[b], masks[start:stop, None])
 
         return self.req.score.scores(len(masks), copies, ids, self.req.kind)
+
+    def weights(self, b: int, ids: Tensor) -> Tensor:
+        """What a point of image `b`'s score counts, (T,): its inverse where the score is taken as a part of itself."""
+        import torch
+
+        if not self.p.relative or self.req.kind != "prob":
+            return self.req.x.new_ones(len(ids))
+        clean = self.scores(b, ids, self.req.x.new_ones(1, *self.size))[0]
+        return (1 / clean.clamp_min(torch.finfo(clean.dtype).tiny)).to(self.req.x)
 
     def initial(self, b: int, ids: Tensor) -> Tensor:
         """The masks that image `b` starts with: (T, s, s)."""
