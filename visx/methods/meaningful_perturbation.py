@@ -5,6 +5,11 @@ A mask m in [0, 1], 1 keeps, minimises S(x m + blur(x) (1 - m)) + l1 sum |1 - m|
 is clamped to [0, 1] after every step, and both sums run over the coarse mask, so their weights go with its size.
 The circular start is the smallest blurred disc that takes the score below 1% of its range (clean to the largest disc).
 
+One default is not the paper's: a probability counts as a part of the clean image's, S(masked) / S(x) for S, so that the
+areas weigh as much for an unlikely class as for a sure one, where the two agree. By the probability itself a class of
+0.01 cannot pay for more than a hundred cells' l1, and its mask melts away to what the start left of it.
+`relative=false` is the paper.
+
 SAM's program (arXiv:2003.08754) is followed, but for these: its jitter shifts the picture under the mask within a view
 that is `jitter` pixels larger, and ours, which has no more than the network's view, shifts it about the centre and
 repeats the edge; discs are measured at input size (radii 0 to 170 of 224 pixels, blurred by 10) and averaged onto the
@@ -91,8 +96,8 @@ def meaningful_perturbation(req: Request, p: MeaningfulPerturbationParams) -> At
     batch, count = ids.shape
     views = _Views(req, gaussian_blur(req.x, p.blur_radius), p)
     start = torch.cat([views.initial(b, ids[b]) for b in range(batch)])
-    weights = torch.cat([views.weights(b, ids[b]) for b in range(batch)])
-    pairs = _Pairs(torch.arange(batch, device=ids.device).repeat_interleave(count), ids.flatten(), start, weights)
+    owners = torch.arange(batch, device=ids.device).repeat_interleave(count)
+    pairs = _Pairs(owners, ids.flatten(), start, _weights(req, ids, p).flatten())
     learned = list(req.score.batches(batch * count, lambda a, b: views.learn(pairs.part(a, b))))
     masks = torch.cat([masks for masks, _ in learned]).unflatten(0, (batch, count))
     frames = torch.cat([frames for _, frames in learned]).unflatten(0, (batch, count)).cpu().numpy()
@@ -182,15 +187,6 @@ class _Views:
 
         return self.req.score.scores(len(masks), copies, ids, self.req.kind)
 
-    def weights(self, b: int, ids: Tensor) -> Tensor:
-        """What a point of image `b`'s score counts, (T,): its inverse where the score is taken as a part of itself."""
-        import torch
-
-        if not self.p.relative or self.req.kind != "prob":
-            return self.req.x.new_ones(len(ids))
-        clean = self.scores(b, ids, self.req.x.new_ones(1, *self.size))[0]
-        return (1 / clean.clamp_min(torch.finfo(clean.dtype).tiny)).to(self.req.x)
-
     def initial(self, b: int, ids: Tensor) -> Tensor:
         """The masks that image `b` starts with: (T, s, s)."""
         import torch
@@ -210,6 +206,19 @@ class _Views:
         hidden = left < DISC_THRESHOLD
         smallest = torch.where(hidden.any(0), hidden.int().argmax(0), len(discs) - 1)
         return discs[smallest]
+
+
+def _weights(req: Request, ids: Tensor, p: MeaningfulPerturbationParams) -> Tensor:
+    """What a point of each score counts, (B, T): the clean score's inverse where it is taken as a part of itself."""
+    import torch
+
+    from visx.state import explained
+
+    logits = req.targets.logits
+    if not p.relative or req.kind != "prob" or logits is None:
+        return req.x.new_ones(ids.shape)
+    clean = explained(logits, ids, req.kind)
+    return (1 / clean.clamp_min(torch.finfo(clean.dtype).tiny)).to(req.x)
 
 
 def _discs(size: tuple[int, ...], mask_size: int) -> Tensor:
