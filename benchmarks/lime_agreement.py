@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--model", default="toy")
     parser.add_argument("--image", default="samples/chelsea.png")
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--precision", default="fp32", help="of both sides' passes")
     args = parser.parse_args()
     model = toy() if args.model == "toy" else visx.load_model(args.model)
     picture = np.asarray(Image.open(args.image).convert("RGB"))
@@ -50,7 +51,7 @@ def main() -> None:
     mean, std = np.array(model.preprocess.mean), np.array(model.preprocess.std)
     pixels = np.clip(np.rint((x.transpose(1, 2, 0) * std + mean) * 255), 0, 255) / 255
     labels = superpixels(pixels, LimeParams())
-    network = model.network()
+    network = model.network(args.precision)
     target = visx.explain(model, picture, method="lime", samples=2).target
 
     def classify(batch: np.ndarray) -> np.ndarray:
@@ -60,13 +61,13 @@ def main() -> None:
 
     def package(seed: int) -> np.ndarray:
         found = LimeImageExplainer(random_state=seed).explain_instance(
-            pixels, classify, labels=(target,), top_labels=None, num_samples=1000, batch_size=16, progress_bar=False,
+            pixels, classify, labels=(target,), top_labels=None, num_samples=1000, batch_size=16,
             segmentation_fn=lambda _: labels,
         )  # fmt: skip
         return np.array([weight for _, weight in sorted(found.local_exp[target])])
 
     def ours(seed: int) -> np.ndarray:
-        values = visx.explain(model, picture, method="lime", target=target, seed=seed, **SETTINGS).map
+        values = visx.explain(model, picture, method="lime", target=target, seed=seed, precision=args.precision, **SETTINGS).map
         return np.array([values[labels == number][0] for number in range(labels.max() + 1)])
 
     theirs, mine, seconds = [], [], [0.0, 0.0]
