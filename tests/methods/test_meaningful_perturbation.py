@@ -101,8 +101,15 @@ def test_finds_the_square_for_an_unlikely_class_because_its_score_is_taken_as_a_
     assert (faint.map[SQUARE] > 0.5).mean() > 0.8 * (sure.map[SQUARE] > 0.5).mean()
     as_it_is = found_square(unsure, relative=False).map[SQUARE]
     assert (as_it_is > 0.5).mean() < 0.5 * (faint.map[SQUARE] > 0.5).mean()  # most cells cost more than they are worth
-    by_logit = found_square(unsure, relative=False, score="logit").map
-    np.testing.assert_array_equal(found_square(unsure, score="logit").map, by_logit)  # a logit has no part of itself
+
+
+@pytest.mark.parametrize("score", ["logit", "logprob"])
+def test_a_logit_counts_as_it_is(score):
+    relative, as_it_is = (
+        ask(Counted(), pictures(1), score=score, relative=on, init="ones", l1=0.05)[0][0] for on in (True, False)
+    )
+    np.testing.assert_array_equal(relative.map, as_it_is.map)
+    assert 0 < as_it_is.map.mean() < 1
 
 
 def naive(module: Counted, x: Tensor, seed: int, p: dict, start: Tensor) -> np.ndarray:
