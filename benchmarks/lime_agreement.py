@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--model", default="toy")
     parser.add_argument("--image", default="samples/chelsea.png")
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--precision", default="fp32", help="of both sides' passes")
     args = parser.parse_args()
     model = toy() if args.model == "toy" else visx.load_model(args.model)
     picture = np.asarray(Image.open(args.image).convert("RGB"))
@@ -50,13 +51,13 @@ def main() -> None:
     mean, std = np.array(model.preprocess.mean), np.array(model.preprocess.std)
     pixels = np.clip(np.rint((x.transpose(1, 2, 0) * std + mean) * 255), 0, 255) / 255
     labels = superpixels(pixels, LimeParams())
-    network = model.network()
+    network = model.network(args.precision)
     target = visx.explain(model, picture, method="lime", samples=2).target
 
     def classify(batch: np.ndarray) -> np.ndarray:
         normalised = torch.from_numpy(((np.asarray(batch) - mean) / std).astype(np.float32)).permute(0, 3, 1, 2)
         with network.session():
-            return network.scores_of(normalised).softmax(1).numpy()
+            return network.scores_of_copies(normalised).softmax(1).numpy()
 
     def package(seed: int) -> np.ndarray:
         found = LimeImageExplainer(random_state=seed).explain_instance(
@@ -66,7 +67,7 @@ def main() -> None:
         return np.array([weight for _, weight in sorted(found.local_exp[target])])
 
     def ours(seed: int) -> np.ndarray:
-        values = visx.explain(model, picture, method="lime", target=target, seed=seed, **SETTINGS).map
+        values = visx.explain(model, picture, method="lime", target=target, seed=seed, precision=args.precision, **SETTINGS).map
         return np.array([values[labels == number][0] for number in range(labels.max() + 1)])
 
     theirs, mine, seconds = [], [], [0.0, 0.0]

@@ -4,7 +4,9 @@
 
 LABELS.csv has rows image,target (a class index). A mosaic is four photographs of different classes as cells of 128
 pixels; the class of one of them is explained, and the figure is the share of the map's positive part that lies in its
-cell (chance 0.25; the network sees the central 224 of 256 pixels, so every cell loses its outer 16). Insertion is on single
+cell (chance 0.25; the network sees the central 224 of 256 pixels, so every cell loses its outer 16). `--least 0.5` takes
+photographs alone that the network is so sure of, and `--half 0` or `1` every other one of these, so that what was tuned on
+the one half can be confirmed on the other. Insertion is on single
 photographs: pixels appear from the strongest down over the blurred image, ties in a seeded order, and the figure is the
 mean probability of the class. `captum_lime` runs captum's LIME on the same superpixels, where captum is installed.
 """
@@ -73,13 +75,23 @@ def insertion(model: visx.Model, x: torch.Tensor, values: np.ndarray, target: in
     return float(torch.trapezoid(torch.cat(scores), dx=1 / steps))
 
 
-def explain(model: visx.Model, picture: np.ndarray, target: int, spec: str) -> np.ndarray:
+def known(model: visx.Model, photos: list[tuple[Path, int]], least: float) -> list[tuple[Path, int]]:
+    """The photographs whose class has at least this probability."""
+    kept = []
+    for path, target in photos:
+        x = torch.from_numpy(model.preprocess(np.asarray(Image.open(path).convert("RGB")))[0])[None]
+        with (network := model.network()).session():
+            kept += [(path, target)] if network.scores_of(x).softmax(1)[0, target] >= least else []
+    return kept
+
+
+def explain(model: visx.Model, picture: np.ndarray, target: int, spec: str, precision: str = "fp32") -> np.ndarray:
     """The map (H, W) of one picture by METHOD or METHOD:KEY=VALUE,..."""
     name, _, rest = spec.partition(":")
     params = dict(pair.split("=", 1) for pair in rest.split(",") if pair)
     if name == "captum_lime":
         return captum_lime(model, picture, target, int(params.get("samples", 1000)))
-    return visx.explain(model, picture, method=name, target=target, **params).map
+    return visx.explain(model, picture, method=name, target=target, precision=precision, **params).map
 
 
 def captum_lime(model: visx.Model, picture: np.ndarray, target: int, samples: int) -> np.ndarray:
@@ -112,19 +124,23 @@ def main() -> None:
     parser.add_argument("--mosaics", type=int, default=8)
     parser.add_argument("--singles", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--least", type=float, default=0.0, help="least probability of a photograph's class")
+    parser.add_argument("--half", type=int, choices=(0, 1), help="every other photograph alone")
+    parser.add_argument("--precision", default="fp32", help="of the maps; insertion is in fp32")
     args = parser.parse_args()
     model = visx.load_model(args.model)
-    photos = photographs(args.photos, args.labels)
+    photos = known(model, photographs(args.photos, args.labels), args.least)
+    photos = photos if args.half is None else photos[args.half :: 2]
     made = mosaics(photos, args.mosaics, args.seed)
     order = np.random.default_rng(args.seed).permutation(len(photos))[: args.singles]
     singles = [(np.asarray(Image.open(photos[i][0]).convert("RGB")), photos[i][1]) for i in order]
     for spec in args.methods:
         begun = time.perf_counter()
-        shares = [cell_share(explain(model, picture, target, spec), cell) for picture, target, cell in made]
+        shares = [cell_share(explain(model, *one, spec, args.precision), cell) for *one, cell in made]
         areas = []
         for picture, target in singles:
             x = torch.from_numpy(model.preprocess(picture)[0])[None]
-            areas.append(insertion(model, x, explain(model, picture, target, spec), target))
+            areas.append(insertion(model, x, explain(model, picture, target, spec, args.precision), target))
         seconds = (time.perf_counter() - begun) / max(1, len(made) + len(singles))
         figures = [
             f"{title} {np.mean(found):.3f} (n={len(found)}, {' '.join(f'{v:.2f}' for v in found)})"

@@ -102,9 +102,10 @@ def test_what_counts_as_out_of_memory():
 
 
 def test_progress_counts_every_copy_once_retries_aside():
-    done: list[int] = []
-    Scorer(Linear(limit=4), 8, progress=done.append).scores(11, copy_number, torch.tensor([0]), "logit")
-    assert done == [4, 4, 3]
+    told: list[tuple[int, int]] = []
+    scorer = Scorer(Linear(limit=4), 8, progress=lambda done, count: told.append((done, count)))
+    scorer.scores(11, copy_number, torch.tensor([0]), "logit")
+    assert told == [(4, 11), (8, 11), (11, 11)]
 
 
 def test_copies_take_the_faster_forward_and_the_clean_pass_does_not():

@@ -118,13 +118,13 @@ def explain_batch(
     count: int | None = None,
     copies: int = 16,
     said: Callable[[str], None] = lambda _: None,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Callable[[int, int], None] = lambda done, count: None,
 ) -> list[list[Answer] | VisxError]:
     """Explain (B, C, H, W) normalised images: for each a list of answers, one a target, or the error it met.
 
     `targets` may be shared between jobs on the same batch, so that the classes are found once; `count` is how many
     images from the first are wanted (the others pad the batch; None: all), and as many answers come back; `copies` is
-    how many perturbed copies go through the network at a time. Call inside `network.session()`.
+    how many perturbed copies go through the network at a time; `progress` is told how many of how many passes are done. Call inside `network.session()`.
     """
     targets = targets if targets is not None else Targets(specs)
     scorer = Scorer(network.scores_of, copies, said, progress, network.scores_of_copies, network.layout)

@@ -17,6 +17,7 @@ from visx.metrics.contract import Measured, Metric, Survey, Trial
 from visx.metrics.regions import Annotations, to_input
 from visx.models import Model
 from visx.options import Params
+from visx.progress import SILENT, Progress
 from visx.randomizing import cascade
 from visx.runner import Settings
 from visx.state import Network
@@ -80,10 +81,11 @@ def evaluate(
     params: Mapping[str, Params],
     boxes: Annotations | None = None,
     said: Callable[[str], None] = lambda text: None,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Progress = SILENT,
 ) -> Evaluation:
-    """Explain what is not explained yet, measure every map with every metric, and sum up."""
-    maps = explain_all(model, jobs, items, settings, said=said)
+    """Explain what is not explained yet, measure every map with every metric, and sum up. `progress` is told of every
+    image explained and every map measured."""
+    maps = explain_all(model, jobs, items, settings, progress, said)
     found = Evaluation(list(metrics), reused=maps.skipped)
     found.errors += [
         {"image": e["image"], "method": e["method"], "metric": None, "error": e["error"]} for e in maps.errors
@@ -121,7 +123,7 @@ def _measure_maps(
     metrics: Sequence[Metric],
     params: Mapping[str, Params],
     boxes: Annotations | None,
-    progress: Callable[[int], None],
+    progress: Progress,
 ) -> None:
     for sample in maps.samples:
         for metric in metrics:
@@ -140,7 +142,7 @@ def _measure_maps(
                 continue
             name = names[id(sample.job)]
             found.values.append(Value(name, metric.name, str(sample.item.path), sample.target, measured))
-        progress(1)
+        progress.advance()
 
 
 def _measure_set(

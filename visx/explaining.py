@@ -73,6 +73,7 @@ class Explainer:
         self.model, self.settings, self.said = model, settings, said
         self.network = model.network(settings.precision, device)
         self.recorder = Recorder(model, self.network, settings)
+        self.on_passes: Callable[[int, int], None] = lambda done, count: None  # of what is computed at the moment
         self._halved: int | None = None
 
     def sized(self, inputs: int) -> int:
@@ -132,5 +133,5 @@ class Explainer:
         copies = self.settings.batch_size or AUTO_BATCH
         return explain_batch(
             self.model, self.network, job, x, targets.specs, seeds,
-            targets=targets, count=count, copies=copies, said=self.said,
+            targets=targets, count=count, copies=copies, said=self.said, progress=self.on_passes,
         )  # fmt: skip

@@ -18,6 +18,7 @@ from visx.images import Placement, decode
 from visx.inputs import Item
 from visx.metrics.contract import Trial
 from visx.models import Model
+from visx.progress import SILENT, Progress
 from visx.results import Settings
 from visx.runner import Run
 from visx.scoring import Scorer
@@ -61,7 +62,7 @@ def explain_all(
     jobs: Sequence[Job],
     items: Sequence[Item],
     settings: Settings,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Progress = SILENT,
     said: Callable[[str], None] = lambda text: None,
 ) -> Maps:
     """Explain `items` into `settings.out`, without pictures, and return the maps. Resumes as `visx explain` does."""
@@ -80,7 +81,7 @@ def explain_all(
 
     settings = replace(settings, overlay=False)
     run = Run(model, jobs, settings, model.device, on_record=on_record, said=said)
-    run.on_progress = progress
+    run.on_progress, run.explainer.on_passes = progress.advance, progress.within
     summary = run(items)
     found.written, found.skipped = summary.written, summary.skipped
     places = {id(job): i for i, job in enumerate(by_key.values())}

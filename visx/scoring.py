@@ -36,7 +36,7 @@ class Scorer:
     """Logits of images and explained scalars of perturbed copies.
 
     `forward` maps (N, C, H, W) to logits (N, K) without gradients; `batch_size` is how many copies go at a time;
-    `said` is told when it had to halve; `progress` is told how many copies are done; `forward_copies` is a faster
+    `said` is told when it had to halve; `progress` is told how many of how many copies are done; `forward_copies` is a faster
     `forward`, equal up to rounding, for copies in numbers (None: there is none); `layout` is the memory format that
     copies are best made in.
     """
@@ -44,7 +44,7 @@ class Scorer:
     forward: Callable[[Tensor], Tensor]
     batch_size: int = 16
     said: Callable[[str], None] = lambda _: None
-    progress: Callable[[int], None] = lambda _: None
+    progress: Callable[[int, int], None] = lambda done, count: None
     forward_copies: Callable[[Tensor], Tensor] | None = None
     layout: torch.memory_format = torch.contiguous_format
 
@@ -63,7 +63,7 @@ class Scorer:
                 if not out_of_memory(error):
                     raise
             else:
-                self.progress(stop - start)
+                self.progress(stop, count)
                 yield result
                 start = stop
                 continue

@@ -28,6 +28,7 @@ from visx.metrics.contract import Metric
 from visx.models import Model
 from visx.options import Params
 from visx.predicting import predictions
+from visx.progress import SILENT, Progress
 from visx.runner import Settings
 from visx.seeds import image_seed
 from visx.targets import TargetSpec
@@ -202,7 +203,7 @@ def measure(
     params: Mapping[str, Params],
     against: Against,
     said: Callable[[str], None] = lambda text: None,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Progress = SILENT,
 ) -> None:
     """Explain under every setting, once where groups share one, and compare within each group; adds to `found`."""
     everything = [setting for group in groups for setting in group]

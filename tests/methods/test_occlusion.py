@@ -178,6 +178,7 @@ def test_defaults_follow_the_input_and_sams_settings_are_its_3364_patches():
     assert found.native.shape == (1, 1, 11, 11)
     assert explain(net, image(32, 32).float(), [0]).extras[0][0] == {"patch": 9, "stride": 2, "passes": 170}
     assert explain(net, image(3, 5).float(), [0]).extras[0][0]["patch"] == 1
+    assert [explain(net, image(*size).float(), [0]).extras[0][0]["patch"] for size in ((28, 56), (56, 28))] == [8, 8]
     from visx.methods.occlusion import _starts
 
     assert len(_starts(224, 53, 3)) ** 2 == 3364

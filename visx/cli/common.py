@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from visx.errors import usage
+from visx.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     import torch
@@ -124,9 +124,6 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but erro
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")]
 
 
-LOG_SECONDS = 30.0
-
-
 class Talk:
     """Remarks on standard error, for people; silent with --quiet."""
 
@@ -148,55 +145,15 @@ class Talk:
         print(f"visx: {text}", file=sys.stderr, flush=True)
 
     @contextmanager
-    def progress(self, total: int, what: str) -> Iterator[Callable[[int], None]]:
-        """Where there is something to wait for: a bar on a terminal, a line every half minute in a log.
-        Yields `advance(n)`."""
-        if self.quiet or total < 2:
-            yield lambda n: None
-        elif sys.stderr.isatty():
-            with _bar(total, what) as advance:
-                yield advance
-        else:
-            yield self._log(total)
+    def progress(self, total: int, what: str, drawn: bool = True) -> Iterator[Progress]:
+        """What to tell how far `total` units are; it shows nothing with --quiet, or where it is not to be `drawn`."""
+        if self.quiet or not drawn:
+            yield SILENT
+            return
+        from visx.cli.progress import shown
 
-    def _log(self, total: int) -> Callable[[int], None]:
-        begun = said = time.monotonic()
-        done = 0
-
-        def advance(n: int) -> None:
-            nonlocal done, said
-            done += n
-            now = time.monotonic()
-            if now - said >= LOG_SECONDS:
-                said = now
-                speed = done / (now - begun)
-                self.say(f"{done}/{total} images, {speed:.1f} images/s, {(total - done) / speed:.0f} s left")
-
-        return advance
-
-
-@contextmanager
-def _bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TaskProgressColumn(text_format="{task.speed:.1f}/s", show_speed=True),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda n: bar.advance(task, n)
+        with shown(total, what, self.say) as progress:
+            yield progress
 
 
 def split(values: Sequence[str] | None) -> list[str]:

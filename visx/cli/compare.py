@@ -109,7 +109,8 @@ def compare(
     methods = list(dict.fromkeys(m for loaded in models for m in common.pick_methods(names, loaded)))
     dealt = assign(param or [], {m.name: m.params for m in methods})
     ask = Ask(methods, layer or [], dealt, target, score, seed, precision, size or 16)
-    rows = compute(models, picture, source, ask, talk.say)
+    with talk.progress(len(models) * len(methods) * max(1, len(ask.layers)), "explaining") as progress:
+        rows = compute(models, picture, source, ask, talk.say, progress)
     for found in (f for row in rows for f in row.found.values()):
         if json:
             print(to_json(found.record), flush=True)

@@ -155,8 +155,8 @@ def evaluate(
     settings = Settings(
         out=out, target=spec, seed=seed, precision=precision, batch_size=size, default_model=default, resume=resume
     )
-    with talk.progress(len(items) * len(jobs), "measuring") as advance:
-        found = measure(loaded, jobs, items, settings, chosen, params, annotations, talk.say, advance)
+    with talk.progress(len(items) * (1 + len(jobs)), "explaining and measuring") as progress:
+        found = measure(loaded, jobs, items, settings, chosen, params, annotations, talk.say, progress)
     write_evaluation(out, found, loaded.name, loaded.weights.sha256)
     for error in found.errors:
         where = [error["image"] or error["method"], error["metric"] or "", error["error"]["message"]]

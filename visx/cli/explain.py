@@ -174,7 +174,8 @@ def explain(
     else:
         run = Run(loaded, jobs, settings, loaded.device, on_record, talk.say)
     try:
-        with talk.progress(len(items), "explaining") as run.on_progress:
+        with talk.progress(len(items), "explaining", drawn=not showing) as progress:
+            run.on_progress, run.explainer.on_passes = progress.advance, progress.within
             run(items, len(listed))
     finally:
         if len(items) > 1 or run.summary.skipped:

@@ -167,8 +167,8 @@ def sensitivity(
             resume=resume,
         )
         runs = len({(s.seed, s.noise) for group in groups for s in group})
-        with talk.progress(len(items) * runs, f"explaining with {spec}") as advance:
-            moving.measure(found, loaded, groups, texts, items, run, params, against, talk.say, advance)
+        with talk.progress(len(items) * runs, f"explaining with {spec}") as progress:
+            moving.measure(found, loaded, groups, texts, items, run, params, against, talk.say, progress)
         for group in found.groups[-len(groups) :]:
             write_sensitivity(out, found, group, loaded)
     for error in found.errors:

@@ -53,8 +53,8 @@ def write_report(folder: Path, out: Path, inline_limit: int, talk: Talk) -> dict
     run = read_run(folder)
     store = Store(out.parent / f"{out.stem}-files", inline_limit)
     make_folder(out.parent)
-    with talk.progress(len(run.results), "drawing") as advance:
-        shown, images = _draw(run, store, advance)
+    with talk.progress(len(run.results), "drawing") as progress:
+        shown, images = _draw(run, store, progress.advance)
     to_folder = quote(os.fsencode(os.path.relpath(folder, out.parent))) + "/"
     data = _data(run, shown, images, store, "./" if to_folder == "./" else to_folder)
     page = render_page(run, data, inline=store.inline).encode()

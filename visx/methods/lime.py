@@ -10,11 +10,12 @@ seed moves the samples and never the superpixels; `features` picks the largest w
 and fits again (the package picks with alpha 0.01, or step by step for six and fewer). Superpixels are found on the
 pixels that the network sees. Samples whose score is not finite are left out, and said so.
 
-One default was chosen by measurement (benchmarks/localisation.py): a weight that lies within `significance` of its
-standard errors about zero shrinks by the cube of the part it is of them, because most superpixels' weights are chance
-and together outweigh what is found. Shrinking all but keeps their order (rank correlation 0.999), as cutting them off
-would not. `significance=0` takes every weight as fitted, as the paper and the package do. Standard errors are
-heteroscedasticity-consistent (White 1980), for a score is steeper near the whole image.
+One default was chosen by measurement (benchmarks/localisation.py): a weight that lies within `significance` standard
+errors of zero shrinks by the cube of the part it is of them, because most superpixels' weights are chance and together
+outweigh what is found: of 50 weights that are all chance the largest lies 3 standard errors out, and shrinks to a
+twentieth. One standard error, the root mean square of the weights', holds for all (they differ by some hundredths), so
+that the order of the weights is exactly the fit's. `significance=0` takes every weight as fitted, as the paper and the
+package do. Standard errors are heteroscedasticity-consistent (White 1980), for a score is steeper near the whole image.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from visx.images import Placement
 
 POOR_FIT = 0.3
+CHANCE = 3.0  # standard errors
 ROUNDING = 1e-6  # scores that differ by less than this part of themselves are the same
 
 
@@ -56,18 +58,18 @@ class LimeParams(Params):
     alpha: float = Field(1.0, ge=0, description="strength of the ridge penalty")
     features: int | None = Field(None, ge=1, description="fit this many superpixels alone; left out: all")
     significance: float = Field(
-        4.0, ge=0, description="a weight within so many standard errors of zero shrinks towards it; 0: as fitted"
+        8.0, ge=0, description="a weight within so many standard errors of zero shrinks towards it; 0: as fitted"
     )
     show: int = Field(5, ge=1, le=255, description="strongest positive superpixels in the superpixel picture")
 
 
 @dataclass(frozen=True)
 class Surrogate:
-    """The linear model: `weights` (S,), one a superpixel, and their standard `errors`; `r2` weighted, None where the
-    score never changes; `local` is its prediction for the whole image."""
+    """The linear model: `weights` (S,), one a superpixel, and their typical standard `error`, NaN where it cannot be told;
+    `r2` weighted, None where the score never changes; `local` is its prediction for the whole image."""
 
     weights: np.ndarray
-    errors: np.ndarray
+    error: float
     intercept: float
     local: float
     r2: float | None
@@ -76,9 +78,15 @@ class Surrogate:
         """The weights (S,), shrunk where they lie within so many standard errors of zero."""
         import numpy as np
 
-        doubt = np.nan_to_num(significance * self.errors)
-        part = np.abs(self.weights) / np.maximum(doubt, np.abs(self.weights) + 1e-300)
-        return self.weights * part**3
+        size = np.abs(self.weights)
+        doubt = np.nan_to_num(significance * self.error)
+        return self.weights * (size / np.maximum(doubt, size + 1e-300)) ** 3
+
+    def stand_out(self) -> int:
+        """How many weights are more than the largest of some chance ones is likely to be."""
+        import numpy as np
+
+        return int((np.abs(self.weights) > CHANCE * np.nan_to_num(self.error)).sum())
 
 
 @method(
@@ -120,10 +128,9 @@ def _image(
         found = fit(z, y, p)
         weights = found.told(p.significance)
         maps.append(torch.from_numpy(weights[labels]).to(req.x))
-        told = int((weights == found.weights).sum())
-        figures = {"r2": found.r2, "superpixels": count, "significant": told}
+        figures = {"r2": found.r2, "superpixels": count, "significant": found.stand_out()}
         extras.append({**figures, "intercept": found.intercept, "local_prediction": found.local})
-        warnings.append(_remarks(found, told, y))
+        warnings.append(_remarks(found, y))
         attachments.append({"superpixels.png": _picture(labels, weights, p.show)})
     return torch.stack(maps), extras, warnings, attachments
 
@@ -163,12 +170,11 @@ def fit(on: np.ndarray, scores: np.ndarray, p: LimeParams) -> Surrogate:
     count = on.shape[1]
     usable = np.isfinite(scores)
     if not usable.any():
-        nothing = np.full(count, np.nan)
-        return Surrogate(nothing, nothing, np.nan, np.nan, None)
+        return Surrogate(np.full(count, np.nan), np.nan, np.nan, np.nan, None)
     z, y = on[usable].astype(np.float64), scores[usable]
-    weights, errors = np.zeros(count), np.zeros(count)
+    weights = np.zeros(count)
     if np.ptp(y) <= ROUNDING * np.abs(y).max():
-        return Surrogate(weights, errors, float(y[0]), float(y[0]), None)
+        return Surrogate(weights, 0.0, float(y[0]), float(y[0]), None)
     distance = 1 - np.sqrt(z.mean(1))  # cosine distance of a vector of zeros and ones to all ones
     weight = np.sqrt(np.exp(-((distance / p.kernel_width) ** 2)))
     kept, model = np.arange(count), Ridge(alpha=p.alpha).fit(z, y, sample_weight=weight)
@@ -177,9 +183,9 @@ def fit(on: np.ndarray, scores: np.ndarray, p: LimeParams) -> Surrogate:
         model = Ridge(alpha=p.alpha).fit(z[:, kept], y, sample_weight=weight)
     z = z[:, kept]
     weights[kept] = model.coef_
-    errors[kept] = standard_errors(z, y - model.predict(z), weight, p.alpha)
+    error = float(np.sqrt(np.square(standard_errors(z, y - model.predict(z), weight, p.alpha)).mean()))
     r2 = float(model.score(z, y, sample_weight=weight))
-    return Surrogate(weights, errors, float(model.intercept_), float(model.intercept_ + weights.sum()), r2)
+    return Surrogate(weights, error, float(model.intercept_), float(model.intercept_ + weights.sum()), r2)
 
 
 def standard_errors(z: np.ndarray, residual: np.ndarray, weight: np.ndarray, alpha: float) -> np.ndarray:
@@ -236,8 +242,7 @@ def _pixels(req: Request, b: int) -> np.ndarray:
     return pixels if pixels.shape[2] == 3 else np.repeat(pixels.mean(2, keepdims=True), 3, axis=2)
 
 
-def _remarks(found: Surrogate, told: int, scores: np.ndarray) -> list[str]:
-    """The warnings; `told` is how many weights stand out."""
+def _remarks(found: Surrogate, scores: np.ndarray) -> list[str]:
     import numpy as np
 
     count = len(found.weights)
@@ -255,7 +260,7 @@ def _remarks(found: Surrogate, told: int, scores: np.ndarray) -> list[str]:
         remarks.append(f"{len(scores) - lost} samples for {count} superpixels: raise -p samples, or have fewer superpixels")  # fmt: skip
     if found.r2 is None:
         remarks.append("the score does not change when superpixels are hidden")
-    elif not told:
+    elif not found.stand_out():
         remarks.append("no superpixel's weight stands out from chance: raise -p samples")
     elif found.r2 < POOR_FIT:
         remarks.append(f"the linear model explains little of the score (R² {found.r2:.2f}): do not rely on this map")

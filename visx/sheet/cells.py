@@ -16,6 +16,7 @@ from visx.engine import Answer, Job, explain_batch, missing, plan
 from visx.errors import VisxError
 from visx.images import Picture, Placement
 from visx.options import parse
+from visx.progress import SILENT, Progress
 from visx.results import draw, is_signed, record_of
 from visx.seeds import image_seed
 from visx.sheet.layout import Bar, Cell
@@ -78,10 +79,15 @@ class Row:
 
 
 def compute(
-    models: Sequence[Model], picture: Picture, name: str, ask: Ask, said: Callable[[str], None] = lambda _: None
+    models: Sequence[Model],
+    picture: Picture,
+    name: str,
+    ask: Ask,
+    said: Callable[[str], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> list[Row]:
     """Rows of maps, model by model and target by target. A method that fits some of the models leaves the others'
-    places empty with the reason; one that fits none is an error (exit 4)."""
+    places empty with the reason; one that fits none is an error (exit 4). `progress` is told of every job done."""
     planned = [_plan(model, models, ask) for model in models]
     rows: list[Row] = []
     for model, (jobs, reasons) in zip(models, planned, strict=True):
@@ -95,8 +101,10 @@ def compute(
             for key, job in jobs.items():
                 begun = time.perf_counter()
                 answers = explain_batch(
-                    model, network, job, batch, [spec], seeds, targets=targets, copies=ask.copies, said=said
-                )[0]
+                    model, network, job, batch, [spec], seeds,
+                    targets=targets, copies=ask.copies, said=said, progress=progress.within,
+                )[0]  # fmt: skip
+                progress.advance()
                 if isinstance(answers, VisxError):
                     raise answers
                 seconds = (time.perf_counter() - begun) / len(answers)
