@@ -17,7 +17,8 @@ from visx.errors import VisxError
 from visx.images import Preprocess
 from visx.options import parse
 from visx.presets import PRESETS
-from visx.sensitivity import NoisyPreprocess, parse_vary
+from visx.sensitivity import NoisyPreprocess
+from visx.varying import parse_vary
 
 
 @pytest.fixture

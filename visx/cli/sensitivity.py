@@ -141,6 +141,7 @@ def sensitivity(
     from visx.runner import Settings
     from visx.sensitivity_report import write_sensitivity
     from visx.targets import parse_target
+    from visx.varying import parse_vary, settings_of
 
     found = moving.Sensitivity(pairwise)
     scalar = score or (chosen.score if chosen else None)
@@ -152,8 +153,8 @@ def sensitivity(
         for experiment, one in zip(experiments, methods, strict=True):
             fixed = {**experiment.params, **dealt[one.name]}
             for varied in experiment.groups:
-                values = moving.parse_vary(varied)
-                groups.append(moving.settings_of(loaded, one, values, fixed, scalar, layer, seed, against))
+                values = parse_vary(varied)
+                groups.append(settings_of(loaded, one, values, fixed, scalar, layer, seed, against))
                 texts.append(" ".join(varied))
         default = spec == "efficientnet_lite0" and weights == "default"
         classes = parse_target(target, loaded.labels, loaded.classes)
