@@ -16,8 +16,10 @@ from visx.errors import VisxError, unsupported
 from visx.explaining import AUTO_BATCH
 from visx.images import Placement, decode
 from visx.inputs import Item
-from visx.metrics.contract import Trial
+from visx.metrics.contract import Measured, Metric, Trial
+from visx.metrics.regions import Annotations, to_input
 from visx.models import Model
+from visx.options import Params
 from visx.results import Settings
 from visx.runner import Run
 from visx.scoring import Scorer
@@ -90,31 +92,47 @@ def explain_all(
 
 @dataclass
 class Bench:
-    """Where maps are put to the model: makes the `Trial` of a sample, and remembers the last image it decoded."""
+    """Where maps are measured, the model at hand: makes the `Trial` of a sample, and remembers the last image it decoded.
+
+    `seed` is what metrics draw from, one for all maps; a method that is asked again has the seed that its map was made
+    with. `boxes` are for metrics against an annotation.
+    """
 
     model: Model
     network: Network
     seed: int = 0
     batch_size: int | None = None
     said: Callable[[str], None] = lambda _: None
-    _last: tuple[Path, torch.Tensor, Placement, tuple[int, int], int] | None = field(default=None, repr=False)
+    boxes: Annotations | None = None
+    _last: tuple[Path, torch.Tensor, Placement, tuple[int, int], str] | None = field(default=None, repr=False)
 
-    def load(self, item: Item) -> tuple[torch.Tensor, Placement, tuple[int, int], int]:
-        """The network's input (C, H, W), where it lies in the picture, the picture's (height, width), and its stream."""
+    def measure(self, sample: Sample, metric: Metric, params: Params) -> Measured:
+        """One map's value of a metric of kind `box` or `map`. Call inside `network.session()`."""
+        measured: Measured
+        if metric.kind == "box":
+            assert self.boxes is not None
+            _, place, size, digest = self.load(sample.item)
+            inside = to_input(self.boxes.boxes(sample.item.path, size), place)
+            measured = metric.run(sample.map(), inside, image_seed(self.seed, digest), params)
+        else:
+            measured = metric.run(self.trial(sample), params)
+        return measured
+
+    def load(self, item: Item) -> tuple[torch.Tensor, Placement, tuple[int, int], str]:
+        """The network's input (C, H, W), where it lies in the picture, the picture's (height, width), and its digest."""
         if self._last is None or self._last[0] != item.path:
             picture = decode(item.read())
             x, place = self.model.preprocess(picture.rgb)
             dtype = torch.float64 if self.network.dtype == torch.float64 else torch.float32
             tensor = torch.from_numpy(x).to(self.network.device, dtype)
-            size = (picture.rgb.shape[0], picture.rgb.shape[1])
-            self._last = (item.path, tensor, place, size, image_seed(self.seed, picture.digest))
+            self._last = (item.path, tensor, place, (picture.rgb.shape[0], picture.rgb.shape[1]), picture.digest)
         return self._last[1:]
 
     def trial(self, sample: Sample) -> Trial:
         """A map and the model. Call inside `network.session()`. Refuses maps of a unit, which no class score speaks about."""
         if sample.record["probability"] is None:
             raise unsupported(f"{sample.job.method.name} explains {sample.record['label']}, not a class")
-        x, _, _, seed = self.load(sample.item)
+        x, _, _, digest = self.load(sample.item)
         values = sample.map()
         if values.shape != tuple(x.shape[-2:]):
             raise VisxError(f"the map {sample.path} is not of the model's input size {tuple(x.shape[-2:])}")
@@ -128,13 +146,14 @@ class Bench:
         )
 
         def again(inputs: torch.Tensor) -> np.ndarray:
-            return self.explain(self.network, sample, inputs, [seed] * len(inputs))
+            return self.explain(self.network, sample, inputs)
 
-        return Trial(x, values, sample.target, seed, sample.job.kind, score, again)
+        return Trial(x, values, sample.target, image_seed(self.seed, digest), sample.job.kind, score, again)
 
-    def explain(self, network: Network, sample: Sample, x: torch.Tensor, seeds: Sequence[int]) -> np.ndarray:
-        """The maps (N, H, W) float64 of inputs (N, C, H, W), by a sample's job and for its class."""
+    def explain(self, network: Network, sample: Sample, x: torch.Tensor) -> np.ndarray:
+        """The maps (N, H, W) float64 of inputs (N, C, H, W), by a sample's job, for its class and with its seed."""
         specs = [TargetSpec(str(sample.target), index=sample.target)] * len(x)
+        seeds = [image_seed(sample.record["seed"], self.load(sample.item)[3])] * len(x)
         answers = explain_batch(
             self.model, network, sample.job, x, specs, seeds, copies=self.batch_size or AUTO_BATCH, said=self.said
         )
