@@ -152,8 +152,9 @@ def measure(
     """Explain and measure under every setting, once where groups share one, and compare within each group; adds to
     `found`. `progress` counts images explained, and maps measured where metrics of one map are asked for."""
     everything = [setting for group in groups for setting in group]
-    if any(setting.noise for setting in everything):
-        settings = dataclasses.replace(settings, target=_pinned(model, items, settings))
+    if any(setting.noise for setting in everything) and settings.target.top:
+        target, items = _pinned(found, model, items, settings)
+        settings = dataclasses.replace(settings, target=target)
     single = [metric for metric in found.metrics if metric.kind != "pair"]
     network = model.network(settings.precision, model.device)
     maps: Maps = {}
@@ -223,14 +224,19 @@ def _noisy(model: Model, variance: float, seed: int) -> Model:
     return dataclasses.replace(model, name=f"{model.name}+noise{variance:g}", preprocess=noisy)
 
 
-def _pinned(model: Model, items: Sequence[Item], settings: Settings) -> TargetSpec:
-    """The targets as each clean image has them: noise must not change what is explained."""
-    if not settings.target.top:
-        return settings.target
+def _pinned(
+    found: Sensitivity, model: Model, items: Sequence[Item], settings: Settings
+) -> tuple[TargetSpec, list[Item]]:
+    """The targets as each clean image has them, for noise must not change what is explained, and the images that have one;
+    the others are noted."""
     if settings.target.top > 1:
         raise usage("--vary noise follows one class an image", "--target top1, a class, or a table")
     table: dict[str, str] = {}
-    for row in predictions(model, items, 1, settings.precision, settings.batch_size):
+    rows = list(predictions(model, items, 1, settings.precision, settings.batch_size))
+    for row in rows:
         if "predictions" in row:
-            table[row["image"]] = str(row["predictions"][0]["target"])
-    return TargetSpec("top1", table={key.replace("\\", "/"): value for key, value in table.items()})
+            table[row["image"].replace("\\", "/")] = str(row["predictions"][0]["target"])
+        else:
+            found.note([{"image": row["image"], "method": None, "error": row["error"]}])
+    whole = [item for item, row in zip(items, rows, strict=True) if "predictions" in row]
+    return TargetSpec("top1", table=table), whole

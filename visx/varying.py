@@ -43,7 +43,7 @@ def parse_vary(texts: Sequence[str]) -> dict[str, list[str]]:
             found += map(str, range(int(span[1]), int(span[2]) + 1)) if span else [value]
         if not key or not found:
             raise usage(f"--vary {text!r} is not KEY=a,b,c", "for instance --vary patch=52,53,54 or --vary seed=0..4")
-        varied[key.strip()] = list(dict.fromkeys(found))
+        varied[key.strip()] = list(dict.fromkeys([*varied.get(key.strip(), []), *found]))
     return varied
 
 
@@ -89,7 +89,8 @@ def _setting(
     try:
         seed, noise = int(values.get("seed", seed)), float(values.get("noise", 0))
     except ValueError:
-        raise usage(f"--vary: {dict(values)} has a seed or noise that is no number") from None
+        bad = ", ".join(f"{key}={values[key]}" for key in ("seed", "noise") if key in values)
+        raise usage(f"--vary {bad}: a seed is a whole number, noise a variance") from None
     if not 0 <= noise < float("inf"):
         raise usage(f"--vary noise={noise:g} is no variance", "0 and above")
     return Setting(", ".join(f"{k}={v}" for k, v in values.items()) or "default", job, seed, noise)

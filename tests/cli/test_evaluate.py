@@ -79,6 +79,10 @@ def test_boxes_are_asked_for_and_one_image_without_costs_only_itself(photos: Pat
     assert {row["metric"]: row["mean"] for row in done.rows}["energy"] == 1.0
     assert {row["metric"]: row["mean"] for row in done.rows}["pointing_game"] == 1.0
     assert {row["count"] for row in done.rows} == {2}
+    boxes.write_text("other.png,0,0,48,48\n")
+    out = photos.parent / "out"
+    nothing = visx("evaluate", photos, "-M", f"{photos.parent / 'toy.py'}:make", "-o", out, *asked, "--boxes", boxes)
+    assert (nothing.code, nothing.out) == (1, "")
 
 
 def test_a_missed_threshold_exits_5(photos: Path) -> None:

@@ -211,12 +211,17 @@ def test_the_teaser_has_a_row_an_image_and_a_column_a_setting(photos: Path) -> N
             assert picture[top : top + CELL, left : left + CELL].std() > 5
 
 
-def test_one_broken_image_costs_only_itself(photos: Path) -> None:
+@pytest.mark.parametrize("vary", ["reduce=sum,l2", "seed=0..2", "noise=0,0.1"])
+def test_one_broken_image_costs_only_itself_and_is_named_once(photos: Path, vary: str) -> None:
     (photos / "broken.png").write_bytes(b"no image")
-    done = run(photos, "-m", "backprop", "--vary", "reduce=sum,l2", "--metrics", "ssim")
+    done = run(photos, "-m", "backprop", "--vary", vary, "--metrics", "ssim,average_drop")
     assert done.code == 3
-    assert "broken.png" in done.err
+    assert done.err.count("broken.png: not an image") == 1
     assert {row["images"] for row in done.rows} == {3}
+    for path in photos.glob("[abc].png"):
+        path.unlink()
+    done = run(photos, "-m", "backprop", "--vary", vary, "--metrics", "ssim,average_drop")
+    assert (done.code, done.out) == (1, "")
 
 
 def test_several_models_give_a_row_each(photos: Path) -> None:
@@ -256,6 +261,7 @@ def test_presets_fit_their_methods_and_lean_on_no_default(name: str) -> None:
 
 def test_vary_is_parsed() -> None:
     assert parse_vary(["patch=52, 53,52", "seed=0..2,7"]) == {"patch": ["52", "53"], "seed": ["0", "1", "2", "7"]}
+    assert parse_vary(["seed=0", "seed=0,4"]) == {"seed": ["0", "4"]}
     for bad in ("patch", "patch=", "=1", "seed=3..1", "seed=0..999999999"):
         with pytest.raises(VisxError, match="--vary"):
             parse_vary([bad])
@@ -268,7 +274,7 @@ def test_vary_is_parsed() -> None:
         (("--vary", "reduce=sum", "-m", "backprop"), "one setting alone"),
         (("--vary", "reduec=sum,l2", "-m", "backprop"), "reduce"),
         (("--vary", "noise=-1,0", "-m", "backprop"), "is no variance"),
-        (("--vary", "seed=x,0", "-m", "backprop"), "no number"),
+        (("--vary", "seed=x,0", "-m", "backprop"), "--vary seed=x: a seed is a whole number"),
         (("--preset", "sam-gradeint"), "sam-gradient"),
         (("--preset", "sam-gradient", "-m", "backprop"), "brings its own"),
         (("--vary", "seed=0,1", "--metrics", "randomization"), "sensitivity cannot use the metric randomization"),

@@ -174,6 +174,8 @@ def _show(found: Evaluation, json: bool) -> None:
     for row in found.rows:
         interval = "" if row.low is None else f" [{row.low:.3f}, {row.high:.3f}]"
         cells.setdefault(row.job, {})[row.metric] = f"{row.mean:.4f}{interval}{'*' if row.best else ' '}"
+    if not cells:
+        return
     titles = ["method", *(f"{m.name} ({'+' if m.better == 'higher' else '-'})" for m in found.metrics)]
     lines = [titles] + [[job, *(row.get(m.name, "-") for m in found.metrics)] for job, row in cells.items()]
     common.print_table(lines)
