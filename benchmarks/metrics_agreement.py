@@ -112,7 +112,7 @@ def of_quantus(case: Case) -> Iterator[Row]:
     why = "channels of a pixel go one by one: a step may end inside a pixel"
     yield "deletion", "PixelFlipping, clean first", case.ours("deletion", ig, steps=STEPS), area(ig), why
     why = "ties (zeros of the map) go by position there, by a seeded shuffle here"
-    yield "deletion of Grad-CAM", "the same", case.ours("deletion", cam, steps=STEPS), area(cam), why
+    yield "deletion of Grad-CAM", "PixelFlipping, clean first", case.ours("deletion", cam, steps=STEPS), area(cam), why
 
     removed = np.random.default_rng(0).random(cam.shape) < 0.5
     theirs = noisy_linear_imputation(case.x.double().numpy(), np.nonzero(removed.ravel())[0], noise=0.0)
@@ -241,11 +241,11 @@ def of_captum(case: Case) -> Iterator[Row]:
 def of_grad_cam(case: Case) -> Iterator[Row]:
     """grad-cam."""
     from pytorch_grad_cam.metrics.road import ROADCombined
-    from pytorch_grad_cam.utils.model_targets import ClassifierSoftmaxOutputTarget
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 
     for name, values in (("road", case.ig.map), ("road of Grad-CAM", case.cam.map)):
         combined = ROADCombined([20, 40, 60, 80])
-        target = [ClassifierSoftmaxOutputTarget(case.target)]
+        target = [ClassifierOutputSoftmaxTarget(case.target)]
         theirs = float(combined(case.x[None], values[None], target, case.net)[0])
         why = "its noise" if name == "road" else "its noise; ties there are all removed or all kept, shuffled here"
         yield name, "ROADCombined", case.ours("road", values), theirs, why

@@ -12,6 +12,7 @@ import numpy as np
 from visx.engine import Job
 from visx.errors import ExitCode, VisxError
 from visx.inputs import Item
+from visx.ledger import Ledger
 from visx.mapping import Bench, Maps, Sample, explain_all
 from visx.metrics.contract import Measured, Metric, Survey, Trial
 from visx.metrics.regions import Annotations
@@ -90,7 +91,8 @@ def evaluate(
     ]
     names = job_names(jobs)
     network = model.network(settings.precision, model.device)
-    bench = Bench(model, network, settings.seed, settings.batch_size, said, boxes)
+    ledger = Ledger(settings.out, settings.resume)
+    bench = Bench(model, network, settings.seed, settings.batch_size, said, boxes, ledger)
     with network.session():
         _measure_maps(found, maps, bench, names, metrics, params, progress)
         for metric in metrics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -10,12 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from visx import __version__
 from visx.artifacts import digest
 from visx.engine import Job, explain_batch
 from visx.errors import VisxError, unsupported
 from visx.explaining import AUTO_BATCH
 from visx.images import Placement, decode
 from visx.inputs import Item
+from visx.ledger import Ledger
 from visx.metrics.contract import Measured, Metric, Trial
 from visx.metrics.regions import Annotations, to_input
 from visx.models import Model
@@ -27,6 +30,11 @@ from visx.seeds import image_seed
 from visx.state import Network
 from visx.stored import read_map
 from visx.targets import TargetSpec
+
+# what a value depends on besides the map and the metric: a metric may ask the model, or the method again
+MADE_FROM = (
+    "image_sha256", "model", "weights", "precision", "input_size", "method", "params", "layer", "target", "score_kind", "seed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,7 @@ class Bench:
     """Where maps are measured, the model at hand: makes the `Trial` of a sample, and remembers the last image it decoded.
 
     `seed` is what metrics draw from, one for all maps; a method that is asked again has the seed that its map was made
-    with. `boxes` are for metrics against an annotation.
+    with. `boxes` are for metrics against an annotation; `ledger` knows what has been measured before.
     """
 
     model: Model
@@ -104,6 +112,7 @@ class Bench:
     batch_size: int | None = None
     said: Callable[[str], None] = lambda _: None
     boxes: Annotations | None = None
+    ledger: Ledger | None = None
     _last: tuple[Path, torch.Tensor, Placement, tuple[int, int], str] | None = field(default=None, repr=False)
 
     def measure(self, sample: Sample, metric: Metric, params: Params) -> Measured:
@@ -111,12 +120,24 @@ class Bench:
         measured: Measured
         if metric.kind == "box":
             assert self.boxes is not None
-            _, place, size, digest = self.load(sample.item)
+            _, place, size, digest_of_image = self.load(sample.item)
             inside = to_input(self.boxes.boxes(sample.item.path, size), place)
-            measured = metric.run(sample.map(), inside, image_seed(self.seed, digest), params)
-        else:
-            measured = metric.run(self.trial(sample), params)
+            measured = metric.run(sample.map(), inside, image_seed(self.seed, digest_of_image), params)
+            return measured
+        key = self._key(sample, metric, params)
+        known = self.ledger.find(key) if self.ledger else None
+        if known:
+            return known
+        measured = metric.run(self.trial(sample), params)
+        if self.ledger:
+            self.ledger.keep(key, measured)
         return measured
+
+    def _key(self, sample: Sample, metric: Metric, params: Params) -> str:
+        """A digest of all that a value follows from: the metric, the map itself, the image, the model and the recipe."""
+        content = hashlib.sha256(sample.map().tobytes()).hexdigest()
+        made = [sample.record[key] for key in MADE_FROM]
+        return digest([__version__, metric.name, params.model_dump(mode="json"), self.seed, content, made])
 
     def load(self, item: Item) -> tuple[torch.Tensor, Placement, tuple[int, int], str]:
         """The network's input (C, H, W), where it lies in the picture, the picture's (height, width), and its digest."""

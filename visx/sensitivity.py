@@ -26,6 +26,7 @@ from visx.errors import ExitCode, VisxError, usage
 from visx.evaluation import average, measuring_error
 from visx.images import Placement, Preprocess
 from visx.inputs import Item
+from visx.ledger import Ledger
 from visx.mapping import Bench, Sample, explain_all
 from visx.metrics.contract import Metric
 from visx.metrics.regions import Annotations
@@ -157,6 +158,7 @@ def measure(
         settings = dataclasses.replace(settings, target=target)
     single = [metric for metric in found.metrics if metric.kind != "pair"]
     network = model.network(settings.precision, model.device)
+    ledger = Ledger(settings.out, settings.resume)
     maps: Maps = {}
     for seed, noise in dict.fromkeys((s.seed, s.noise) for s in everything):
         jobs = list(dict.fromkeys(s.job for s in everything if (s.seed, s.noise) == (seed, noise)))
@@ -165,7 +167,7 @@ def measure(
         made = explain_all(seen, jobs, items, run, progress, said)
         found.note(made.errors)
         found.written, found.skipped = found.written + made.written, found.skipped + made.skipped
-        bench = Bench(seen, network, settings.seed, settings.batch_size, said, boxes)
+        bench = Bench(seen, network, settings.seed, settings.batch_size, said, boxes, ledger)
         with network.session():
             for sample in made.samples:
                 values = _measured(found, bench, sample, single, params)

@@ -1,0 +1,83 @@
+"""The ledger of measured values: found again, whatever happened to the file, and never for something else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from in_process import make_work, visx
+from visx.ledger import Ledger
+from visx.metrics import get_metric
+from visx.metrics.contract import REGISTRY, Measured
+
+
+def test_values_survive_and_damage_costs_only_what_it_hits(tmp_path: Path) -> None:
+    one = Measured(0.25, [(0.0, 1.0), (1.0, 0.5)], {"clean": 0.5})
+    ledger = Ledger(tmp_path / "out")
+    ledger.keep("a", one)
+    ledger.keep("b", Measured(1.0))
+    assert (ledger.find("a"), ledger.find("c")) == (one, None)
+    with ledger.path.open("ab") as file:
+        file.write(b'{"key": "torn", "val')
+    again = Ledger(tmp_path / "out")
+    assert (again.find("a"), again.find("b"), again.find("torn")) == (one, Measured(1.0), None)
+    again.keep("c", Measured(2.0))
+    assert Ledger(tmp_path / "out").find("c") == Measured(2.0)
+    ledger.path.write_bytes(b'[]\n7\n{"key": "a"}\n\xff\n{"key": "d", "value": null, "curve": null, "details": {}}\n')
+    assert Ledger(tmp_path / "out").find("d") is None
+    assert Ledger(tmp_path / "out", resume=False).find("a") is None
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of metrics as they are computed."""
+    seen: list[str] = []
+    for name in ("deletion", "average_drop"):
+        metric = get_metric(name)
+
+        def watched(*args: Any, name: str = name, run: Callable[..., Any] = metric.run) -> Any:
+            seen.append(name)
+            return run(*args)
+
+        monkeypatch.setitem(REGISTRY, name, dataclasses.replace(metric, run=watched))
+    return seen
+
+
+def run(photos: Path, *args: object) -> SimpleNamespace:
+    model, out = f"{photos.parent / 'toy.py'}:make", photos.parent / "out"
+    asked = ("--metrics", "deletion,average_drop", "-p", "deletion.steps=5", "--json", "-q")
+    done = visx(args[0], photos, "-M", model, "-m", "backprop", "-o", out, *asked, *args[1:])
+    assert done.code == 0, done.err
+    return done
+
+
+def test_what_was_measured_is_not_measured_again_unless_it_has_changed(tmp_path: Path, counted: list[str]) -> None:
+    photos = make_work(tmp_path, "ab") / "photos"
+    first = run(photos, "sensitivity", "--vary", "reduce=sum,l2")
+    assert sorted(counted) == ["average_drop"] * 4 + ["deletion"] * 4
+    counted.clear()
+    assert run(photos, "sensitivity", "--vary", "reduce=sum,l2").out == first.out
+    evaluated = run(photos, "evaluate", "-p", "reduce=l2")  # its maps and values are the same
+    assert counted == []
+    assert {json.loads(line)["count"] for line in evaluated.out.splitlines()} == {2}
+    run(photos, "sensitivity", "--vary", "reduce=sum,l2,mean")
+    assert sorted(counted) == ["average_drop"] * 2 + ["deletion"] * 2
+    counted.clear()
+    run(photos, "evaluate", "-p", "reduce=l2", "-p", "deletion.steps=6")
+    assert counted == ["deletion"] * 2
+    counted.clear()
+    path = next((tmp_path / "out" / "a.png").glob("*.npy"))
+    np.save(path, np.load(path)[::-1])
+    run(photos, "sensitivity", "--vary", "reduce=sum,l2,mean")
+    assert sorted(counted) == ["average_drop", "deletion"]
+    counted.clear()
+    run(photos, "evaluate", "--overwrite")
+    run(photos, "evaluate", "--seed", "1")
+    assert sorted(counted) == ["average_drop"] * 4 + ["deletion"] * 4
