@@ -3,8 +3,8 @@
     python benchmarks/sam_experiments.py IMAGES --count 8 --out sam-out --table benchmarks/sam_experiments.md
 
 IMAGES is a folder of photographs; the first `--count` by name are used. Each preset is one `visx sensitivity` run, so a run
-that was cut off goes on where it stopped. A CPU needs fewer passes than the paper's settings ask for: `--full` takes those,
-the default takes the settings in REDUCED, and the table says which. What the table shows is reported beside the paper's
+that was cut off goes on where it stopped. A CPU needs fewer passes than the paper's settings ask for: the presets that
+`--full` names take those, the others the settings in REDUCED, and the table says which. What the table shows is reported beside the paper's
 claims; nothing is fitted to them, and the paper's adversarially robust networks are not among the models.
 """
 
@@ -81,14 +81,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("sam-out"))
     parser.add_argument("--table", type=Path, required=True)
     parser.add_argument("--presets", default=",".join(REDUCED))
-    parser.add_argument("--full", action="store_true", help="the paper's settings, whatever they cost")
+    parser.add_argument("--full", default="", help="presets that take the paper's settings, whatever they cost")
     asked = parser.parse_args()
     suffixes = {".jpg", ".jpeg", ".png"}
     images = sorted(p for p in asked.images.iterdir() if p.suffix.lower() in suffixes)[: asked.count]
     rows: list[dict[str, Any]] = []
     reduced = {}
     for preset in asked.presets.split(","):
-        params = () if asked.full else REDUCED[preset]
+        params = () if preset in asked.full.split(",") else REDUCED[preset]
         reduced[preset] = ", ".join(params)
         rows += run(preset, images, asked.out, asked.model, params)
         settings = "; ".join(f"{name}: {text}" for name, text in reduced.items() if text) or "none"

@@ -17,7 +17,8 @@ from visx.errors import unknown
 
 @dataclass(frozen=True)
 class Experiment:
-    """One method whose maps are compared within each of some groups of settings: `groups` holds `--vary` texts."""
+    """One method whose maps are compared within each of some groups of settings: `groups` holds `--vary` texts, `params`
+    what stays, and the default of what varies."""
 
     method: str
     groups: tuple[tuple[str, ...], ...]
@@ -34,14 +35,14 @@ class Preset:
 
 
 NOISE = (("noise=0,0.1",),)
-OCCLUSION = {"stride": "3", "fill": "zero", "pad": "false"}
+OCCLUSION = {"patch": "53", "stride": "3", "fill": "zero", "pad": "false"}
 LIME = {
     "segmenter": "slic", "segments": "50", "compactness": "30", "sigma": "3", "samples": "1000", "hide": "0",
     "kernel_width": "0.25", "alpha": "1", "significance": "0",
 }  # fmt: skip
 MEANINGFUL_PERTURBATION = {
     "mask_size": "28", "init": "circular", "iterations": "300", "lr": "0.1", "l1": "1e-4", "tv": "1e-2", "tv_beta": "3",
-    "jitter": "4", "upsample": "nearest", "final_blur": "1",
+    "jitter": "4", "blur_radius": "10", "upsample": "nearest", "final_blur": "1",
 }  # fmt: skip
 SMOOTHGRAD = {"samples": "50", "spread": "0.15", "base": "backprop", "reduce": "mean"}
 INTEGRATED_GRADIENTS = {
