@@ -136,7 +136,7 @@ class Bench:
     def _key(self, sample: Sample, metric: Metric, params: Params) -> str:
         """A digest of all that a value follows from: the metric, the map itself, the image, the model and the recipe."""
         content = hashlib.sha256(sample.map().tobytes()).hexdigest()
-        made = [sample.record[key] for key in MADE_FROM]
+        made = [sample.record.get(key) for key in MADE_FROM]
         return digest([__version__, metric.name, params.model_dump(mode="json"), self.seed, content, made])
 
     def load(self, item: Item) -> tuple[torch.Tensor, Placement, tuple[int, int], str]:

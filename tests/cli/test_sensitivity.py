@@ -172,7 +172,7 @@ def test_the_printed_tables_tell_pairs_from_settings(photos: Path) -> None:
     asked = ("-m", "backprop", "--vary", "reduce=sum,l2", "-p", "deletion.steps=3", "-q")
     both = visx("sensitivity", photos, "-M", model, "-o", out, *asked, "--metrics", "ssim,deletion").out.splitlines()
     assert both[0] == f"{model}  backprop  reduce=sum,l2"  # what is the same in all rows is said once
-    assert [line.split() for line in (both[1], both[5])] == [["pair", "ssim"], ["setting", "deletion"]]
+    assert [line.split() for line in (both[1], both[5])] == [["pair", "ssim"], ["setting", "deletion", "(-)"]]
     assert both[4] == ""
     assert [line.split()[0] for line in both[6:]] == ["all", "between", "reduce=sum", "reduce=l2"]
     alone = visx("sensitivity", photos, "-M", model, "-o", out, *asked, "--metrics", "deletion").out.splitlines()

@@ -116,6 +116,7 @@ def sensitivity(
     scores beneath), and the maps.
 
     [dim]visx sensitivity photos/ -m smoothgrad --vary spread=0.1,0.2,0.3[/dim]
+    [dim]visx sensitivity photos/ -m lime --vary seed=0..4 --metrics insertion,deletion[/dim]
     [dim]visx sensitivity photos/ --preset sam-occlusion -p stride=5[/dim]
     """
     from visx.metrics import get_metric, split_params
@@ -201,7 +202,8 @@ def _show(found: Sensitivity, json: bool) -> None:
     if not rows:
         return
     alike = [key for key in ("model", "method", "varied") if len({row[key] for row in rows}) == 1]
-    print("  ".join(rows[0][key] for key in alike))
+    if alike:
+        print("  ".join(rows[0][key] for key in alike))
     columns = [key for key in ("model", "method", "varied") if key not in alike]
     shown = [_table(found, rows, [*columns, key], key) for key in ("pair", "setting")]
     for number, lines in enumerate(filter(None, shown)):
@@ -219,6 +221,7 @@ def _table(found: Sensitivity, rows: list[dict[str, Any]], columns: list[str], k
             cells.setdefault(names, {})[row["metric"]] = f"{row['mean']:.3f} ±{row['std']:.3f}"
             if row["between"] is not None and key == "setting":
                 cells.setdefault((*names[:-1], "between settings"), {})[row["metric"]] = f"{row['between']:.3f}"
-    titles = [m.name for m in found.metrics if (m.kind == "pair") == (key == "pair")]
-    lines = [[*names, *(values.get(title, "-") for title in titles)] for names, values in cells.items()]
+    shown = [m for m in found.metrics if (m.kind == "pair") == (key == "pair")]
+    lines = [[*names, *(values.get(m.name, "-") for m in shown)] for names, values in cells.items()]
+    titles = [m.name if m.kind == "pair" else f"{m.name} ({'+' if m.better == 'higher' else '-'})" for m in shown]
     return [[*columns, *titles], *lines] if lines else []
