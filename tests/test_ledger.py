@@ -30,9 +30,19 @@ def test_values_survive_and_damage_costs_only_what_it_hits(tmp_path: Path) -> No
     assert (again.find("a"), again.find("b"), again.find("torn")) == (one, Measured(1.0), None)
     again.keep("c", Measured(2.0))
     assert Ledger(tmp_path / "out").find("c") == Measured(2.0)
-    ledger.path.write_bytes(b'[]\n7\n{"key": "a"}\n\xff\n{"key": "d", "value": null, "curve": null, "details": {}}\n')
-    assert Ledger(tmp_path / "out").find("d") is None
-    assert Ledger(tmp_path / "out", resume=False).find("a") is None
+    rest = '"curve": null, "details": {}}'
+    foreign = (
+        "[]",
+        "7",
+        '{"key": "a"}',
+        "[" * 100_000,
+        f'{{"key": "d", "value": null, {rest}',
+        f'{{"key": "d", "value": NaN, {rest}',
+    )
+    ledger.path.write_text("\n".join([*foreign, f'{{"key": "e", "value": 3, {rest}', ""]))
+    foreign_and_ours = Ledger(tmp_path / "out")
+    assert (foreign_and_ours.find("d"), foreign_and_ours.find("e")) == (None, Measured(3.0))
+    assert Ledger(tmp_path / "out", resume=False).find("e") is None
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ is known by a digest of all that it follows from, so whatever has changed is mea
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 from visx.artifacts import make_folder, to_json, unwritable
@@ -32,8 +33,9 @@ class Ledger:
             try:
                 record = json.loads(line)
                 curve = [(float(x), float(y)) for x, y in record["curve"]] if record["curve"] else None
-                self._known[record["key"]] = Measured(float(record["value"]), curve, dict(record["details"]))
-            except (ValueError, KeyError, TypeError):  # torn, or not ours: it is measured again
+                if math.isfinite(record["value"]):
+                    self._known[record["key"]] = Measured(float(record["value"]), curve, dict(record["details"]))
+            except (ValueError, KeyError, TypeError, RecursionError):  # torn, or not ours: it is measured again
                 continue
 
     def find(self, key: str) -> Measured | None:
