@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from in_process import make_work, visx
+from visx.artifacts import DiskFull
 from visx.ledger import Ledger
 from visx.metrics import get_metric
 from visx.metrics.contract import REGISTRY, Measured
@@ -91,3 +92,16 @@ def test_what_was_measured_is_not_measured_again_unless_it_has_changed(tmp_path:
     run(photos, "evaluate", "--overwrite")
     run(photos, "evaluate", "--seed", "1")
     assert sorted(counted) == ["average_drop"] * 4 + ["deletion"] * 4
+
+
+@pytest.mark.parametrize("command", [("evaluate",), ("sensitivity", "--vary", "reduce=sum,l2")])
+def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]) -> None:
+    def full(ledger: Ledger, text: str) -> None:
+        raise DiskFull("no room left")
+
+    monkeypatch.setattr(Ledger, "_append", full)
+    photos = make_work(tmp_path, "ab") / "photos"
+    model, out = f"{tmp_path / 'toy.py'}:make", tmp_path / "out"
+    asked = ("-M", model, "-m", "backprop", "-o", out, "--metrics", "average_drop", "-q", *command[1:])
+    done = visx(command[0], photos, *asked)
+    assert (done.code, done.err.strip(), done.out) == (1, "no room left", "")

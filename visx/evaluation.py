@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from visx.artifacts import DiskFull
 from visx.engine import Job
 from visx.errors import ExitCode, VisxError
 from visx.inputs import Item
@@ -130,6 +131,8 @@ def _measure_maps(
                 continue
             try:
                 measured = bench.measure(sample, metric, params[metric.name])
+            except DiskFull:
+                raise
             except VisxError as error:
                 found.errors.append(measuring_error(str(sample.item.path), sample.job.method.name, metric, error))
                 continue

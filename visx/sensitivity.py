@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from visx.artifacts import DiskFull
 from visx.engine import Job
 from visx.errors import ExitCode, VisxError, usage
 from visx.evaluation import average, measuring_error
@@ -185,6 +186,8 @@ def _measured(
     for metric in metrics:
         try:
             values[metric.name] = bench.measure(sample, metric, params[metric.name]).value
+        except DiskFull:
+            raise
         except VisxError as error:
             found.note([measuring_error(str(sample.item.path), sample.job.method.name, metric, error)])
     return values
