@@ -3,8 +3,8 @@
     python benchmarks/sam_experiments.py IMAGES --count 8 --out sam-out --table benchmarks/sam_experiments.md
 
 IMAGES is a folder of photographs; the first `--count` by name are used. Each preset is one `visx sensitivity` run, so a run
-that was cut off goes on where it stopped. A CPU needs fewer passes than the paper's settings ask for: `--full` takes those,
-the default takes the settings in REDUCED, and the table says which. What the table shows is reported beside the paper's
+that was cut off goes on where it stopped. A CPU needs fewer passes than the paper's settings ask for: the presets that
+`--full` names take those, the others the settings in REDUCED, and the table says which. What the table shows is reported beside the paper's
 claims; nothing is fitted to them, and the paper's adversarially robust networks are not among the models.
 """
 
@@ -25,28 +25,33 @@ REDUCED = {
     "sam-mp": ("iterations=60",),
 }
 METRICS = ("ssim", "spearman", "hog")
+OWN = ("insertion", "deletion")  # of each setting's own map, in SAM's 28 steps; localisation wants annotated boxes
 
 
 def run(preset: str, images: list[Path], out: Path, model: str, params: tuple[str, ...]) -> list[dict[str, Any]]:
     """The rows that `visx sensitivity --preset` prints."""
     command = [sys.executable, "-c", "from visx.cli import main; main()", "sensitivity", *map(str, images)]
     command += ["--preset", preset, "--model", model, "--out", str(out), "--json"]
+    command += ["--metrics", ",".join((*METRICS, *OWN)), *(f"--param={name}.steps=28" for name in OWN)]
     for param in params:
         command += ["--param", param]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def table(rows: list[dict[str, Any]]) -> list[str]:
-    """Markdown lines: a row a pair, a column a metric."""
+def table(rows: list[dict[str, Any]], key: str, metrics: tuple[str, ...]) -> list[str]:
+    """Markdown lines: a row a pair, or a setting, a column a metric."""
     cells: dict[tuple[str, str, str], dict[str, str]] = {}
     for row in rows:
-        text = f"{row['mean']:.3f} ± {row['std']:.3f}"
-        cells.setdefault((row["method"], row["varied"], row["pair"]), {})[row["metric"]] = text
-    lines = [f"| method | varied | pair | {' | '.join(METRICS)} |", "| --- " * (3 + len(METRICS)) + "|"]
-    for (method, varied, pair), values in cells.items():
-        figures = " | ".join(values.get(name, "-") for name in METRICS)
-        lines.append(f"| {method} | {varied} | {pair.replace(' | ', ' / ')} | {figures} |")
+        if row[key] is not None:
+            names = (row["method"], row["varied"], row[key])
+            cells.setdefault(names, {})[row["metric"]] = f"{row['mean']:.3f} ± {row['std']:.3f}"
+            if key == "setting" and row["between"] is not None:
+                cells.setdefault((*names[:2], "between settings"), {})[row["metric"]] = f"{row['between']:.3f}"
+    lines = [f"| method | varied | {key} | {' | '.join(metrics)} |", "| --- " * (3 + len(metrics)) + "|"]
+    for (method, varied, name), values in cells.items():
+        figures = " | ".join(values.get(metric, "-") for metric in metrics)
+        lines.append(f"| {method} | {varied} | {name.replace(' | ', ' / ')} | {figures} |")
     return lines
 
 
@@ -69,7 +74,15 @@ def claims(rows: list[dict[str, Any]]) -> list[str]:
         ("... and with its number of samples", "smoothgrad", "samples=25,50,75"),
         ("Meaningful perturbation moves with its blur", "meaningful_perturbation", "blur_radius=5,10,30"),
     )
-    return [*lines, "", *(f"- {claim}: {overall(rows, method, varied)}" for claim, method, varied in said)]
+    lines += ["", *(f"- {claim}: {overall(rows, method, varied)}" for claim, method, varied in said)]
+    lines += [
+        "",
+        "Average accuracy does not tell of it. Deviation of insertion between an image's settings, and between images:",
+    ]
+    for row in rows:
+        if row["setting"] == "all" and row["metric"] == "insertion":
+            lines.append(f"- {row['method']}, {row['varied']}: {row['between']:.3f}, {row['std']:.3f}")
+    return lines
 
 
 def main() -> None:
@@ -81,14 +94,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("sam-out"))
     parser.add_argument("--table", type=Path, required=True)
     parser.add_argument("--presets", default=",".join(REDUCED))
-    parser.add_argument("--full", action="store_true", help="the paper's settings, whatever they cost")
+    parser.add_argument("--full", default="", help="presets that take the paper's settings, whatever they cost")
     asked = parser.parse_args()
     suffixes = {".jpg", ".jpeg", ".png"}
     images = sorted(p for p in asked.images.iterdir() if p.suffix.lower() in suffixes)[: asked.count]
     rows: list[dict[str, Any]] = []
     reduced = {}
     for preset in asked.presets.split(","):
-        params = () if asked.full else REDUCED[preset]
+        params = () if preset in asked.full.split(",") else REDUCED[preset]
         reduced[preset] = ", ".join(params)
         rows += run(preset, images, asked.out, asked.model, params)
         settings = "; ".join(f"{name}: {text}" for name, text in reduced.items() if text) or "none"
@@ -100,7 +113,8 @@ def main() -> None:
             "each image over the pairs. Robust networks were not to be had.",
             "",
         ]
-        asked.table.write_text("\n".join([*head, *claims(rows), "", *table(rows), ""]), encoding="utf-8")
+        tables = [*table(rows, "pair", METRICS), "", *table(rows, "setting", OWN), ""]
+        asked.table.write_text("\n".join([*head, *claims(rows), "", *tables]), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ def test_strings_are_cast() -> None:
         ({"kind": "c"}, ["a|b"]),
         ({"on": "7"}, ["bool"]),
         ({"step": "1"}, ["did you mean steps"]),
+        ({"xyz": "1"}, ["known: steps, rate"]),
     ],
 )
 def test_mistakes(values: dict[str, Any], words: list[str]) -> None:

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from visx.artifacts import DiskFull
 from visx.engine import Job
 from visx.errors import ExitCode, VisxError
 from visx.inputs import Item
+from visx.ledger import Ledger
 from visx.mapping import Bench, Maps, Sample, explain_all
 from visx.metrics.contract import Measured, Metric, Survey, Trial
-from visx.metrics.regions import Annotations, to_input
+from visx.metrics.regions import Annotations
 from visx.models import Model
 from visx.options import Params
 from visx.progress import SILENT, Progress
@@ -92,9 +94,10 @@ def evaluate(
     ]
     names = job_names(jobs)
     network = model.network(settings.precision, model.device)
-    bench = Bench(model, network, settings.seed, settings.batch_size, said)
+    ledger = Ledger(settings.out, settings.resume)
+    bench = Bench(model, network, settings.seed, settings.batch_size, said, boxes, ledger)
     with network.session():
-        _measure_maps(found, maps, bench, names, metrics, params, boxes, progress)
+        _measure_maps(found, maps, bench, names, metrics, params, progress)
         for metric in metrics:
             if metric.kind == "set":
                 for job in jobs:
@@ -122,7 +125,6 @@ def _measure_maps(
     names: Mapping[int, str],
     metrics: Sequence[Metric],
     params: Mapping[str, Params],
-    boxes: Annotations | None,
     progress: Progress,
 ) -> None:
     for sample in maps.samples:
@@ -130,15 +132,11 @@ def _measure_maps(
             if metric.kind == "set":
                 continue
             try:
-                if metric.kind == "box":
-                    assert boxes is not None
-                    _, place, size, seed = bench.load(sample.item)
-                    inside = to_input(boxes.boxes(sample.item.path, size), place)
-                    measured = metric.run(sample.map(), inside, seed, params[metric.name])
-                else:
-                    measured = metric.run(bench.trial(sample), params[metric.name])
+                measured = bench.measure(sample, metric, params[metric.name])
+            except DiskFull:
+                raise
             except VisxError as error:
-                found.errors.append(_error(str(sample.item.path), sample.job.method.name, metric, error))
+                found.errors.append(measuring_error(str(sample.item.path), sample.job.method.name, metric, error))
                 continue
             name = names[id(sample.job)]
             found.values.append(Value(name, metric.name, str(sample.item.path), sample.target, measured))
@@ -160,7 +158,7 @@ def _measure_set(
     try:
         measured = metric.run(survey, params[metric.name])
     except VisxError as error:
-        found.errors.append(_error(None, name, metric, error))
+        found.errors.append(measuring_error(None, name, metric, error))
         return
     whole = len(measured) == len(samples)
     for i, one in enumerate(measured):
@@ -192,8 +190,7 @@ def _randomized(bench: Bench, samples: Sequence[Sample], count: int) -> Iterator
 
             def maps(network: Network = network) -> Iterator[np.ndarray]:
                 for sample in samples:
-                    x, _, _, seed = bench.load(sample.item)
-                    yield bench.explain(network, sample, x[None], [seed])[0]
+                    yield bench.explain(network, sample, bench.load(sample.item)[0][None])[0]
 
             yield stage, maps()
 
@@ -216,16 +213,21 @@ def summarise(values: Sequence[Value], jobs: Sequence[str], metrics: Sequence[Me
     return rows
 
 
+def average(values: np.ndarray, classes: np.ndarray | None) -> float:
+    """The mean of (n,) values, within each class first where classes (n,) are given."""
+    if classes is None:
+        return float(values.mean())
+    return float(np.mean([values[classes == c].mean() for c in np.unique(classes)]))
+
+
 def bootstrap(values: np.ndarray, classes: np.ndarray | None, seed: int) -> tuple[float, float | None, float | None]:
     """(mean, low, high): the mean of (n,) values, within each class first where classes (n,) are given, and the
     percentile interval of the same mean over 2000 resamples of the images."""
 
     def mean(index: np.ndarray) -> float:
-        if classes is None:
-            return float(values[index].mean())
-        return float(np.mean([values[index][classes[index] == c].mean() for c in np.unique(classes[index])]))
+        return average(values[index], None if classes is None else classes[index])
 
-    whole = mean(np.arange(len(values)))
+    whole = average(values, classes)
     if len(values) < 2:
         return whole, None, None
     random = np.random.default_rng(seed)
@@ -246,7 +248,8 @@ def curves(found: Evaluation) -> dict[str, dict[str, list[tuple[float, float]]]]
     return mean
 
 
-def _error(image: str | None, method: str, metric: Metric, error: VisxError) -> dict[str, Any]:
+def measuring_error(image: str | None, method: str, metric: Metric, error: VisxError) -> dict[str, Any]:
+    """A metric that could not be measured, as JSON has it."""
     return {
         "image": image,
         "method": method,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -10,14 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from visx import __version__
 from visx.artifacts import digest
 from visx.engine import Job, explain_batch
 from visx.errors import VisxError, unsupported
 from visx.explaining import AUTO_BATCH
 from visx.images import Placement, decode
 from visx.inputs import Item
-from visx.metrics.contract import Trial
+from visx.ledger import Ledger
+from visx.metrics.contract import Measured, Metric, Trial
+from visx.metrics.regions import Annotations, to_input
 from visx.models import Model
+from visx.options import Params
 from visx.progress import SILENT, Progress
 from visx.results import Settings
 from visx.runner import Run
@@ -26,6 +31,11 @@ from visx.seeds import image_seed
 from visx.state import Network
 from visx.stored import read_map
 from visx.targets import TargetSpec
+
+# what a value depends on besides the map and the metric: a metric may ask the model, or the method again
+MADE_FROM = (
+    "image_sha256", "model", "weights", "precision", "input_size", "method", "params", "layer", "target", "score_kind", "seed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,31 +101,60 @@ def explain_all(
 
 @dataclass
 class Bench:
-    """Where maps are put to the model: makes the `Trial` of a sample, and remembers the last image it decoded."""
+    """Where maps are measured, the model at hand: makes the `Trial` of a sample, and remembers the last image it decoded.
+
+    `seed` is what metrics draw from, one for all maps; a method that is asked again has the seed that its map was made
+    with. `boxes` are for metrics against an annotation; `ledger` knows what has been measured before.
+    """
 
     model: Model
     network: Network
     seed: int = 0
     batch_size: int | None = None
     said: Callable[[str], None] = lambda _: None
-    _last: tuple[Path, torch.Tensor, Placement, tuple[int, int], int] | None = field(default=None, repr=False)
+    boxes: Annotations | None = None
+    ledger: Ledger | None = None
+    _last: tuple[Path, torch.Tensor, Placement, tuple[int, int], str] | None = field(default=None, repr=False)
 
-    def load(self, item: Item) -> tuple[torch.Tensor, Placement, tuple[int, int], int]:
-        """The network's input (C, H, W), where it lies in the picture, the picture's (height, width), and its stream."""
+    def measure(self, sample: Sample, metric: Metric, params: Params) -> Measured:
+        """One map's value of a metric of kind `box` or `map`. Call inside `network.session()`."""
+        measured: Measured
+        if metric.kind == "box":
+            assert self.boxes is not None
+            _, place, size, digest_of_image = self.load(sample.item)
+            inside = to_input(self.boxes.boxes(sample.item.path, size), place)
+            measured = metric.run(sample.map(), inside, image_seed(self.seed, digest_of_image), params)
+            return measured
+        key = self._key(sample, metric, params)
+        known = self.ledger.find(key) if self.ledger else None
+        if known:
+            return known
+        measured = metric.run(self.trial(sample), params)
+        if self.ledger:
+            self.ledger.keep(key, measured)
+        return measured
+
+    def _key(self, sample: Sample, metric: Metric, params: Params) -> str:
+        """A digest of all that a value follows from: the metric, the map itself, the image, the model and the recipe."""
+        content = hashlib.sha256(sample.map().tobytes()).hexdigest()
+        made = [sample.record.get(key) for key in MADE_FROM]
+        return digest([__version__, metric.name, params.model_dump(mode="json"), self.seed, content, made])
+
+    def load(self, item: Item) -> tuple[torch.Tensor, Placement, tuple[int, int], str]:
+        """The network's input (C, H, W), where it lies in the picture, the picture's (height, width), and its digest."""
         if self._last is None or self._last[0] != item.path:
             picture = decode(item.read())
             x, place = self.model.preprocess(picture.rgb)
             dtype = torch.float64 if self.network.dtype == torch.float64 else torch.float32
             tensor = torch.from_numpy(x).to(self.network.device, dtype)
-            size = (picture.rgb.shape[0], picture.rgb.shape[1])
-            self._last = (item.path, tensor, place, size, image_seed(self.seed, picture.digest))
+            self._last = (item.path, tensor, place, (picture.rgb.shape[0], picture.rgb.shape[1]), picture.digest)
         return self._last[1:]
 
     def trial(self, sample: Sample) -> Trial:
         """A map and the model. Call inside `network.session()`. Refuses maps of a unit, which no class score speaks about."""
         if sample.record["probability"] is None:
             raise unsupported(f"{sample.job.method.name} explains {sample.record['label']}, not a class")
-        x, _, _, seed = self.load(sample.item)
+        x, _, _, digest = self.load(sample.item)
         values = sample.map()
         if values.shape != tuple(x.shape[-2:]):
             raise VisxError(f"the map {sample.path} is not of the model's input size {tuple(x.shape[-2:])}")
@@ -129,13 +168,14 @@ class Bench:
         )
 
         def again(inputs: torch.Tensor) -> np.ndarray:
-            return self.explain(self.network, sample, inputs, [seed] * len(inputs))
+            return self.explain(self.network, sample, inputs)
 
-        return Trial(x, values, sample.target, seed, sample.job.kind, score, again)
+        return Trial(x, values, sample.target, image_seed(self.seed, digest), sample.job.kind, score, again)
 
-    def explain(self, network: Network, sample: Sample, x: torch.Tensor, seeds: Sequence[int]) -> np.ndarray:
-        """The maps (N, H, W) float64 of inputs (N, C, H, W), by a sample's job and for its class."""
+    def explain(self, network: Network, sample: Sample, x: torch.Tensor) -> np.ndarray:
+        """The maps (N, H, W) float64 of inputs (N, C, H, W), by a sample's job, for its class and with its seed."""
         specs = [TargetSpec(str(sample.target), index=sample.target)] * len(x)
+        seeds = [image_seed(sample.record["seed"], self.load(sample.item)[3])] * len(x)
         answers = explain_batch(
             self.model, network, sample.job, x, specs, seeds, copies=self.batch_size or AUTO_BATCH, said=self.said
         )

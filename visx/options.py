@@ -43,7 +43,8 @@ def parse(params: type[P], values: Mapping[str, Any], owner: str) -> P:
     """Cast and check `values` (strings from a shell, or Python values) for `owner`; usage error on the first bad one."""
     for key in values:
         if key not in params.model_fields:
-            raise unknown(f"parameter of {owner}", key, params.model_fields, f"{owner} has no parameters")
+            none = "" if params.model_fields else f"{owner} has no parameters"
+            raise unknown(f"parameter of {owner}", key, params.model_fields, none)
     try:
         return params.model_validate(dict(values))
     except ValidationError as error:

@@ -1,9 +1,13 @@
 """Sensitivity: how much a method's map moves when a hyperparameter, the seed or noise on the image does.
 
-SAM: Bansal et al. 2020, arXiv:2003.08754. One map is made per setting and image; within a group of settings every pair is
-compared (or each with the default setting); mean and standard deviation are over images. Noise is Gaussian, of the given
-variance, on the pixels (0..1) of the picture as the network sees it after resizing and cropping, and clipped to 0..1 like
-any picture; the class stays that of the clean image.
+SAM: Bansal et al. 2020, arXiv:2003.08754. One map is made per setting and image. Metrics of two maps compare every pair
+within a group of settings (or each with the default setting); metrics of one map score every setting's own. Mean and
+standard deviation are over images; `between` is the root mean square over images of the deviation between a group's
+settings (or pairs), the deviation that SAM's program reports.
+
+Noise is Gaussian, of the given variance, on the pixels (0..1) of the picture as the network sees it after resizing and
+cropping, and clipped to 0..1 like any picture (SAM's program adds it before resizing, which takes part of it away); the
+class stays that of the clean image. A noisy map is measured on the noisy picture, which is the one it explains.
 """
 
 from __future__ import annotations
@@ -11,20 +15,22 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from visx.contract import Method, ScoreKind
-from visx.engine import Job, plan
-from visx.errors import ExitCode, usage
+from visx.artifacts import DiskFull
+from visx.engine import Job
+from visx.errors import ExitCode, VisxError, usage
+from visx.evaluation import average, measuring_error
 from visx.images import Placement, Preprocess
 from visx.inputs import Item
-from visx.mapping import Sample, explain_all
+from visx.ledger import Ledger
+from visx.mapping import Bench, Sample, explain_all
 from visx.metrics.contract import Metric
+from visx.metrics.regions import Annotations
 from visx.models import Model
 from visx.options import Params
 from visx.predicting import predictions
@@ -32,25 +38,14 @@ from visx.progress import SILENT, Progress
 from visx.runner import Settings
 from visx.seeds import image_seed
 from visx.targets import TargetSpec
+from visx.varying import Against, Setting
 
-Against = Literal["all-pairs", "default"]
-RUN_KEYS = ("seed", "noise", "layer")  # what can vary besides a method's parameters
-MOST_SETTINGS = 200
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One column: what differs (`varied`, in words), the job, and the run's seed and noise."""
-
-    name: str
-    job: Job
-    seed: int
-    noise: float
+Maps = dict[tuple[Job, int, float], list[tuple[Sample, dict[str, float]]]]  # by setting: maps and their own values
 
 
 @dataclass(frozen=True)
 class Score:
-    """One metric of one pair of settings on one image's map."""
+    """One metric on one image: of a pair of settings, or of the map of the `first` alone (`second` is empty)."""
 
     image: str
     target: int
@@ -72,21 +67,31 @@ class Group:
     samples: dict[tuple[str, int], dict[str, Sample]] = field(default_factory=dict)
 
     def rows(self, metrics: Sequence[Metric]) -> Iterator[dict[str, Any]]:
-        """The table: a row for all pairs together (each image's mean first), then one a pair."""
+        """The table: for every metric a row for all pairs, or settings, together, then one each."""
         for metric in metrics:
             mine = [s for s in self.scores if s.metric == metric.name]
+            if not mine:
+                continue
             images: dict[tuple[str, int], list[float]] = {}
             for score in mine:
                 images.setdefault((score.image, score.target), []).append(score.value)
-            if mine:
-                yield self._row("all", metric, [float(np.mean(v)) for v in images.values()])
-            for pair in dict.fromkeys((s.first, s.second) for s in mine):
-                yield self._row(" | ".join(pair), metric, [s.value for s in mine if (s.first, s.second) == pair])
+            means = [(target, float(np.mean(values))) for (_, target), values in images.items()]
+            between = float(np.sqrt(np.mean([np.var(values) for values in images.values()])))
+            yield self._row("all", metric, means, between)
+            for both in dict.fromkeys((s.first, s.second) for s in mine):
+                values = [(s.target, s.value) for s in mine if (s.first, s.second) == both]
+                yield self._row(" | ".join(filter(None, both)), metric, values)
 
-    def _row(self, pair: str, metric: Metric, values: Sequence[float]) -> dict[str, Any]:
+    def _row(
+        self, name: str, metric: Metric, values: Sequence[tuple[int, float]], between: float | None = None
+    ) -> dict[str, Any]:
+        classes = np.array([target for target, _ in values]) if metric.average == "class" else None
+        numbers = np.array([value for _, value in values])
+        paired = metric.kind == "pair"
         return {
-            "model": self.model, "method": self.method, "varied": self.varied, "pair": pair, "metric": metric.name,
-            "mean": float(np.mean(values)), "std": float(np.std(values)), "images": len(values),
+            "model": self.model, "method": self.method, "varied": self.varied,
+            "pair": name if paired else None, "setting": None if paired else name, "metric": metric.name,
+            "mean": average(numbers, classes), "std": float(np.std(numbers)), "between": between, "images": len(values),
         }  # fmt: skip
 
 
@@ -99,6 +104,12 @@ class Sensitivity:
     errors: list[dict[str, Any]] = field(default_factory=list)
     written: int = 0
     skipped: int = 0
+
+    def note(self, errors: Iterable[dict[str, Any]]) -> None:
+        """Keep records of failures; what fails alike under many settings is kept once."""
+        for error in errors:
+            if error not in self.errors:
+                self.errors.append(error)
 
     @property
     def code(self) -> ExitCode:
@@ -128,71 +139,6 @@ class NoisyPreprocess(Preprocess):
         return np.ascontiguousarray((np.clip(pixels, 0, 1) - mean) / std, dtype=np.float32), place
 
 
-def parse_vary(texts: Sequence[str]) -> dict[str, list[str]]:
-    """`KEY=a,b,c` and `KEY=0..4` (whole numbers, both ends included) -> the values of each key, in order."""
-    varied: dict[str, list[str]] = {}
-    for text in texts:
-        key, _, values = text.partition("=")
-        found: list[str] = []
-        for value in filter(None, (v.strip() for v in values.split(","))):
-            span = re.fullmatch(r"(-?\d{1,9})\.\.(-?\d{1,9})", value)
-            if span and not 0 <= int(span[2]) - int(span[1]) < MOST_SETTINGS:
-                raise usage(f"--vary {text!r}: {value} is not a range of 1 to {MOST_SETTINGS} numbers")
-            found += map(str, range(int(span[1]), int(span[2]) + 1)) if span else [value]
-        if not key or not found:
-            raise usage(f"--vary {text!r} is not KEY=a,b,c", "for instance --vary patch=52,53,54 or --vary seed=0..4")
-        varied[key.strip()] = list(dict.fromkeys(found))
-    return varied
-
-
-def settings_of(
-    model: Model,
-    method: Method,
-    varied: Mapping[str, Sequence[str]],
-    params: Mapping[str, str],
-    score: ScoreKind | None,
-    layer: str | None,
-    seed: int,
-    against: Against,
-) -> list[Setting]:
-    """The settings of a group, every combination once; `against="default"` puts the method's own first."""
-    count = int(np.prod([len(values) for values in varied.values()]))
-    if count > MOST_SETTINGS:
-        raise usage(f"--vary asks for {count} settings, more than {MOST_SETTINGS}")
-    combinations = [dict(zip(varied, values, strict=True)) for values in itertools.product(*varied.values())]
-    found = [_setting(model, method, c, params, score, layer, seed) for c in combinations]
-    if against == "default":
-        default = _setting(model, method, {}, params, score, layer, seed)
-        same = next(
-            (s for s in found if (s.job, s.seed, s.noise) == (default.job, default.seed, default.noise)), default
-        )
-        found = [same, *(s for s in found if s is not same)]
-    if len(found) < 2:
-        raise usage("one setting alone cannot move", "--vary KEY=a,b")
-    return found
-
-
-def _setting(
-    model: Model,
-    method: Method,
-    values: Mapping[str, str],
-    params: Mapping[str, str],
-    score: ScoreKind | None,
-    layer: str | None,
-    seed: int,
-) -> Setting:
-    own = {key: value for key, value in values.items() if key not in RUN_KEYS}
-    wanted = values.get("layer", layer)
-    (job,) = plan(model, [method], [wanted] if wanted else [], {method.name: {**params, **own}}, score)
-    try:
-        seed, noise = int(values.get("seed", seed)), float(values.get("noise", 0))
-    except ValueError:
-        raise usage(f"--vary: {dict(values)} has a seed or noise that is no number") from None
-    if not 0 <= noise < float("inf"):
-        raise usage(f"--vary noise={noise:g} is no variance", "0 and above")
-    return Setting(", ".join(f"{k}={v}" for k, v in values.items()) or "default", job, seed, noise)
-
-
 def measure(
     found: Sensitivity,
     model: Model,
@@ -202,47 +148,76 @@ def measure(
     settings: Settings,
     params: Mapping[str, Params],
     against: Against,
+    boxes: Annotations | None = None,
     said: Callable[[str], None] = lambda text: None,
     progress: Progress = SILENT,
 ) -> None:
-    """Explain under every setting, once where groups share one, and compare within each group; adds to `found`."""
+    """Explain and measure under every setting, once where groups share one, and compare within each group; adds to
+    `found`. `progress` counts images explained, and maps measured where metrics of one map are asked for."""
     everything = [setting for group in groups for setting in group]
-    if any(setting.noise for setting in everything):
-        settings = dataclasses.replace(settings, target=_pinned(model, items, settings))
-    maps: dict[tuple[Job, int, float], list[Sample]] = {}
+    if any(setting.noise for setting in everything) and settings.target.top:
+        target, items = _pinned(found, model, items, settings)
+        settings = dataclasses.replace(settings, target=target)
+    single = [metric for metric in found.metrics if metric.kind != "pair"]
+    network = model.network(settings.precision, model.device)
+    ledger = Ledger(settings.out, settings.resume)
+    maps: Maps = {}
     for seed, noise in dict.fromkeys((s.seed, s.noise) for s in everything):
         jobs = list(dict.fromkeys(s.job for s in everything if (s.seed, s.noise) == (seed, noise)))
         run = dataclasses.replace(settings, seed=seed, default_model=settings.default_model and not noise)
-        made = explain_all(_noisy(model, noise, seed), jobs, items, run, progress, said)
-        found.errors += made.errors
+        seen = _noisy(model, noise, seed)
+        made = explain_all(seen, jobs, items, run, progress, said)
+        found.note(made.errors)
         found.written, found.skipped = found.written + made.written, found.skipped + made.skipped
-        for sample in made.samples:
-            maps.setdefault((sample.job, seed, noise), []).append(sample)
+        bench = Bench(seen, network, settings.seed, settings.batch_size, said, boxes, ledger)
+        with network.session():
+            for sample in made.samples:
+                values = _measured(found, bench, sample, single, params)
+                maps.setdefault((sample.job, seed, noise), []).append((sample, values))
+                progress.advance(len(single) > 0)
     for group, text in zip(groups, varied, strict=True):
         found.groups.append(_compare(model, group, text, maps, found.metrics, params, against))
+
+
+def _measured(
+    found: Sensitivity, bench: Bench, sample: Sample, metrics: Sequence[Metric], params: Mapping[str, Params]
+) -> dict[str, float]:
+    """The values of one map by metric; what fails is noted."""
+    values: dict[str, float] = {}
+    for metric in metrics:
+        try:
+            values[metric.name] = bench.measure(sample, metric, params[metric.name]).value
+        except DiskFull:
+            raise
+        except VisxError as error:
+            found.note([measuring_error(str(sample.item.path), sample.job.method.name, metric, error)])
+    return values
 
 
 def _compare(
     model: Model,
     group: Sequence[Setting],
     varied: str,
-    maps: Mapping[tuple[Job, int, float], Sequence[Sample]],
+    maps: Maps,
     metrics: Sequence[Metric],
     params: Mapping[str, Params],
     against: Against,
 ) -> Group:
     result = Group(model.name, group[0].job.method.name, list(group), varied)
     for setting in group:
-        for sample in maps.get((setting.job, setting.seed, setting.noise), ()):
+        for sample, values in maps.get((setting.job, setting.seed, setting.noise), ()):
             result.samples.setdefault((sample.item.name, sample.target), {})[setting.name] = sample
+            image = str(sample.item.path)
+            result.scores += [Score(image, sample.target, setting.name, "", n, v) for n, v in values.items()]
     names = [setting.name for setting in group]
     pairs = list(itertools.combinations(names, 2)) if against == "all-pairs" else [(names[0], n) for n in names[1:]]
+    compared = [metric for metric in metrics if metric.kind == "pair"]
     for (_, target), row in result.samples.items():
-        values = {name: sample.map() for name, sample in row.items()}
+        maps_of = {name: sample.map() for name, sample in row.items()} if compared else {}
         image = str(next(iter(row.values())).item.path)
-        for (first, second), metric in itertools.product(pairs, metrics):
-            if first in values and second in values:
-                value = metric.run(values[first], values[second], params[metric.name])
+        for (first, second), metric in itertools.product(pairs, compared):
+            if first in maps_of and second in maps_of:
+                value = metric.run(maps_of[first], maps_of[second], params[metric.name])
                 result.scores.append(Score(image, target, first, second, metric.name, float(value)))
     return result
 
@@ -255,14 +230,19 @@ def _noisy(model: Model, variance: float, seed: int) -> Model:
     return dataclasses.replace(model, name=f"{model.name}+noise{variance:g}", preprocess=noisy)
 
 
-def _pinned(model: Model, items: Sequence[Item], settings: Settings) -> TargetSpec:
-    """The targets as each clean image has them: noise must not change what is explained."""
-    if not settings.target.top:
-        return settings.target
+def _pinned(
+    found: Sensitivity, model: Model, items: Sequence[Item], settings: Settings
+) -> tuple[TargetSpec, list[Item]]:
+    """The targets as each clean image has them, for noise must not change what is explained, and the images that have one;
+    the others are noted."""
     if settings.target.top > 1:
         raise usage("--vary noise follows one class an image", "--target top1, a class, or a table")
     table: dict[str, str] = {}
-    for row in predictions(model, items, 1, settings.precision, settings.batch_size):
+    rows = list(predictions(model, items, 1, settings.precision, settings.batch_size))
+    for row in rows:
         if "predictions" in row:
-            table[row["image"]] = str(row["predictions"][0]["target"])
-    return TargetSpec("top1", table={key.replace("\\", "/"): value for key, value in table.items()})
+            table[row["image"].replace("\\", "/")] = str(row["predictions"][0]["target"])
+        else:
+            found.note([{"image": row["image"], "method": None, "error": row["error"]}])
+    whole = [item for item, row in zip(items, rows, strict=True) if "predictions" in row]
+    return TargetSpec("top1", table=table), whole

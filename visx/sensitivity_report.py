@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from visx.artifacts import SCHEMA_VERSION, make_folder, to_json, write_whole
 from visx.images import decode, read
+from visx.metrics.contract import Metric
 from visx.models import Model
 from visx.plotting import font, png_bytes
 from visx.render import colorize
@@ -59,21 +61,22 @@ def picture_name(group: Group) -> str:
 
 def teaser(group: Group, model: Model, found: Sensitivity) -> Image.Image:
     """One row an image (at most 12), first the picture as the network sees it, then one column a setting; beneath each map
-    the mean of each metric over the pairs that it is in."""
+    its own metrics, and the mean of each metric of two maps over the pairs that it is in."""
     rows = list(group.samples.items())[:MOST_ROWS]
-    lines = len(found.metrics)
-    height = LINE * 2 + len(rows) * (CELL + LINE * lines + GAP)
+    lines = max(len(found.metrics), 2)
+    height = LINE * 3 + len(rows) * (CELL + LINE * lines + GAP)
     sheet = Image.new("RGB", ((1 + len(group.settings)) * (CELL + GAP) + GAP, height), "white")
     pen = ImageDraw.Draw(sheet)
-    pen.text((GAP, LINE), group.method, "black", font(13), anchor="lm")
+    pen.text((GAP, LINE), _short(pen, group.method, 13), "black", font(13), anchor="lm")
     for column, setting in enumerate(group.settings, 1):
-        pen.text((GAP + column * (CELL + GAP) + CELL // 2, LINE), setting.name, "black", font(13), anchor="mm")
+        middle = GAP + column * (CELL + GAP) + CELL // 2
+        pen.text((middle, LINE), _short(pen, setting.name, 13), "black", font(13), anchor="mm")
     for number, ((name, target), row) in enumerate(rows):
         top = LINE * 2 + number * (CELL + LINE * lines + GAP)
         sample = next(iter(row.values()))
         sheet.paste(_fit(_seen(model, sample.item.path)), (GAP, top))
-        label = f"{name} {sample.record['label']}"
-        pen.text((GAP, top + CELL + 2), label[:28], "black", font(11))
+        for line, text in enumerate((name, str(sample.record["label"]))):
+            pen.text((GAP, top + CELL + 2 + line * LINE), _short(pen, text, 11), "black", font(11))
         for column, setting in enumerate(group.settings, 1):
             if setting.name not in row:
                 continue
@@ -91,7 +94,28 @@ def teaser(group: Group, model: Model, found: Sensitivity) -> Image.Image:
                     pen.text(
                         (left, top + CELL + 2 + line * LINE), f"{metric.name} {np.mean(mine):.2f}", "black", font(11)
                     )
+    pen.text(
+        (GAP, height - LINE // 2), _caption(found.metrics, len(group.samples) - len(rows)), "black", font(11), "lm"
+    )
     return sheet
+
+
+def _caption(metrics: Sequence[Metric], left_out: int) -> str:
+    """What the numbers are, and how many images there was no room for."""
+    paired = ", ".join(m.name for m in metrics if m.kind == "pair")
+    own = ", ".join(m.name for m in metrics if m.kind != "pair")
+    texts = [f"{paired}: mean over the map's pairs"] if paired else []
+    texts += [f"{own}: of the map itself"] if own else []
+    return "; ".join(texts + ([f"{left_out} more images are in the tables"] if left_out else []))
+
+
+def _short(pen: ImageDraw.ImageDraw, text: str, size: int) -> str:
+    """A text that fits a cell's width, its end left out if it must be."""
+    if pen.textlength(text, font(size)) <= CELL:
+        return text
+    while text and pen.textlength(f"{text}...", font(size)) > CELL:
+        text = text[:-1]
+    return f"{text}..."
 
 
 def _seen(model: Model, path: Path) -> np.ndarray:

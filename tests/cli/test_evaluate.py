@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,6 +80,10 @@ def test_boxes_are_asked_for_and_one_image_without_costs_only_itself(photos: Pat
     assert {row["metric"]: row["mean"] for row in done.rows}["energy"] == 1.0
     assert {row["metric"]: row["mean"] for row in done.rows}["pointing_game"] == 1.0
     assert {row["count"] for row in done.rows} == {2}
+    boxes.write_text("other.png,0,0,48,48\n")
+    out = photos.parent / "out"
+    nothing = visx("evaluate", photos, "-M", f"{photos.parent / 'toy.py'}:make", "-o", out, *asked, "--boxes", boxes)
+    assert (nothing.code, nothing.out) == (1, "")
 
 
 def test_a_missed_threshold_exits_5(photos: Path) -> None:
@@ -105,6 +110,26 @@ def test_the_grid_pointing_game_is_played_on_mosaics(photos: Path) -> None:
     assert done.code == 0, done.err
     assert done.rows[0]["count"] == 4
     assert 0 <= done.rows[0]["mean"] <= 1
+
+
+def test_an_edge_detector_passes_the_randomisation_check_for_nothing(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A method that never looks at the weights has 1.0 through the whole command; one that does has less."""
+    from visx import contract
+    from visx.methods import get_method
+
+    def edges(req: contract.Request, p: object) -> contract.Attribution:
+        across, down = (req.x.sum(1).diff(dim=d, append=req.x.sum(1).narrow(d, -1, 1)) for d in (1, 2))
+        return contract.Attribution((across.abs() + down.abs()).unsqueeze(1))
+
+    looking = get_method("backprop")
+    monkeypatch.setitem(contract.REGISTRY, "backprop", dataclasses.replace(looking, run=edges))
+    blind = run(photos, "-m", "backprop,input_x_gradient", "--metrics", "randomization")
+    assert blind.code == 0, blind.err
+    means = {row["method"]: row["mean"] for row in blind.rows}
+    assert means["backprop"] == 1.0
+    assert means["input_x_gradient"] < 0.9
 
 
 def test_a_unit_is_no_class(photos: Path) -> None:

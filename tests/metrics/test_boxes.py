@@ -49,6 +49,15 @@ def test_half_a_box() -> None:
     assert measure("localisation", values, [(50.0, 0.0, 60.0, 4.0), box]).value == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("name", ["localisation", "energy", "pointing_game"])
+def test_a_maps_scale_does_not_matter(name: str) -> None:
+    values = np.random.default_rng(0).normal(size=(40, 60))
+    values[8:20, 10:30] += 2
+    found = measure(name, values, [(10.0, 5.0, 30.0, 25.0)]).value
+    for factor in (1e-6, 7.0):
+        assert measure(name, factor * values, [(10.0, 5.0, 30.0, 25.0)]).value == pytest.approx(found)
+
+
 def test_localisation_walks_the_thresholds() -> None:
     values = np.zeros((40, 60))
     values[5:25, 10:30], values[5:25, 30:50] = 1.0, 0.32

@@ -116,6 +116,25 @@ def test_road_by_hand(make_trial: Make) -> None:
     assert measure("road", make_trial(Mean(), x, -values), noise=0, steps=1).value < 0
 
 
+def test_roads_noise_falls_on_imputed_pixels_alone(make_trial: Make, pixels: Tensor) -> None:
+    seen: list[Tensor] = []
+
+    class Watched(Mean):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x)
+            return super().forward(x)
+
+    values = pixels.sum(0).numpy()
+    measure("road", make_trial(Watched(), pixels, values), noise=0.05, steps=3)
+    copies, ranks = torch.cat(seen), np.argsort(np.argsort(-values.ravel())).reshape(values.shape)
+    for number, copy in enumerate(copies):
+        count = round((number % 3 + 1) / 4 * values.size)
+        removed = ranks < count if number < 3 else ranks >= values.size - count
+        assert (copy[:, ~removed] == pixels[:, ~removed]).all()
+        noise = copy.numpy()[:, removed] - impute(pixels.numpy(), removed)[:, removed]
+        assert noise.std() == pytest.approx(0.05, rel=0.25)
+
+
 def test_average_drop_and_increase_by_hand(make_trial: Make, pixels: Tensor) -> None:
     values = np.random.default_rng(2).normal(size=(SIDE, SIDE))
     mask = np.maximum(values, 0)
@@ -127,6 +146,10 @@ def test_average_drop_and_increase_by_hand(make_trial: Make, pixels: Tensor) -> 
     negative = make_trial(Mean(), pixels, values, target=1)
     assert measure("average_drop", negative).value == 0
     assert measure("increase", negative).value == 1
+    high = np.random.default_rng(3).uniform(5, 6, size=(SIDE, SIDE))
+    masked = float((pixels.numpy() * (high - high.min()) / (high.max() - high.min())).mean())
+    found = measure("average_drop", make_trial(Mean(), pixels, high)).value
+    assert found == pytest.approx((clean - masked) / clean, abs=1e-12)
     everything = make_trial(Mean(), pixels, np.full((SIDE, SIDE), 3.0))
     assert measure("average_drop", everything).value == 0
     nothing = make_trial(Mean(), pixels, np.full((SIDE, SIDE), -3.0))

@@ -56,6 +56,13 @@ def test_a_monotone_transform_leaves_spearman_at_one(maps: tuple[np.ndarray, np.
     assert value("spearman", a, -a, absolute=True) == 1.0
 
 
+def test_pearson_is_the_covariance_over_the_deviations(maps: tuple[np.ndarray, np.ndarray]) -> None:
+    a, b = maps[0], maps[0] + 0.7 * maps[1]
+    expected = ((a - a.mean()) * (b - b.mean())).mean() / (a.std() * b.std())
+    assert value("pearson", a, b) == pytest.approx(expected, abs=1e-12)
+    assert value("pearson", a, 3 - 2 * b) == pytest.approx(-expected, abs=1e-12)
+
+
 def test_spearman_is_pearson_of_ranks_with_ties_shared() -> None:
     a, b = np.array([[1.0, 2.0, 2.0, 9.0]]), np.array([[0.0, 5.0, 3.0, 4.0]])
     ranks = np.array([1, 2.5, 2.5, 4]), np.array([1, 4, 2, 3])

@@ -22,6 +22,28 @@ def test_every_module_is_listed_and_declares_its_name() -> None:
         assert metric.better in ("higher", "lower")
 
 
+def test_defaults_are_those_that_the_sources_name() -> None:
+    """SAM's SSIM, HOG and thresholds, RISE's steps, ROAD's parts and noise: another default is another metric."""
+    named = {
+        "ssim": {"window": 5, "scale": "max_abs", "data_range": 2.0},
+        "spearman": {"absolute": False},
+        "hog": {"cell": 16, "block": 3, "orientations": 9},
+        "top_k": {"part": 0.1},
+        "iou": {"threshold": 0.5},
+        "localisation": {"best": False},
+        "pointing_game": {"tolerance": 15.0},
+        "insertion": {"steps": 224, "blur_radius": 5.0},
+        "deletion": {"steps": 224},
+        "road": {"steps": 4, "noise": 0.01},
+        "infidelity": {"samples": 64, "noise": 0.2, "rescale": True},
+        "max_sensitivity": {"samples": 10, "radius": 0.02},
+        "grid_pointing": {"grid": 2, "confidence": 0.9, "mosaics": 500},
+        "randomization": {"stages": 5},
+    }
+    assert {m.name: m.params().model_dump() for m in all_metrics() if m.params.model_fields} == named
+    assert [m.name for m in all_metrics() if m.average == "class"] == ["pointing_game"]
+
+
 def test_declarations_import_nothing_heavy() -> None:
     code = (
         "import sys, visx.metrics as m; m.all_metrics(); import visx.cli.app;"

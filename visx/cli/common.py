@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -176,21 +175,6 @@ def print_table(lines: Sequence[Sequence[str]]) -> None:
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
-def thresholds(option: str, pairs: Sequence[str] | None) -> dict[str, float]:
-    """`METRIC=VALUE` pairs of an option such as `--min`; the metrics' names are checked by who knows them."""
-    found: dict[str, float] = {}
-    for pair in pairs or ():
-        name, _, value = pair.partition("=")
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not math.isfinite(number) or not name:
-            raise usage(f"{option} {pair!r} is not METRIC=VALUE", f"for instance {option} spearman=0.9")
-        found[name.strip()] = number
-    return found
 
 
 def batch_size(text: str) -> int | None:

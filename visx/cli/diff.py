@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from visx.cli.common import Json, Param, Quiet, Talk, thresholds
+from visx.cli.common import Json, Param, Quiet, Talk
+from visx.cli.measuring import thresholds
 from visx.errors import ExitCode, printable, usage
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ from visx.cli.common import (
     Talk,
     WeightsSpec,
 )
-from visx.errors import ExitCode, printable, usage
+from visx.cli.measuring import Boxes, annotated, failure, thresholds
+from visx.errors import ExitCode, usage
 
 if TYPE_CHECKING:
     from visx.evaluation import Evaluation, Row
@@ -49,15 +50,7 @@ def evaluate(
             show_default="insertion,deletion",
         ),
     ] = None,
-    boxes: Annotated[
-        Path | None,
-        typer.Option(
-            "--boxes",
-            metavar="DIR|FILE.csv",
-            help="Annotated boxes: Pascal VOC XML files named like the images, or image,left,top,right,bottom.",
-            show_default=False,
-        ),
-    ] = None,
+    boxes: Boxes = None,
     model: ModelSpec = "efficientnet_lite0",
     weights: WeightsSpec = "default",
     layer: Annotated[
@@ -117,17 +110,13 @@ def evaluate(
     chosen = [
         get_metric(n, ("map", "box", "set"), "evaluate") for n in common.split(metrics) or ("insertion", "deletion")
     ]
-    lower, upper = common.thresholds("--min", least), common.thresholds("--max", most)
+    lower, upper = thresholds("--min", least), thresholds("--max", most)
     for name in (*lower, *upper):
         if name not in [m.name for m in chosen]:
             raise usage(
                 f"--min/--max {name}: it is not measured", f"--metrics {','.join(m.name for m in chosen)},{name}"
             )
-    boxed = [m.name for m in chosen if m.kind == "box"]
-    if boxed and boxes is None:
-        raise usage(f"{', '.join(boxed)} needs --boxes", "a folder of Pascal VOC XML files, or a CSV")
-    if boxes is not None and not boxes.exists():
-        raise usage(f"no such file or folder: {boxes}")
+    annotations = annotated(chosen, boxes)
     rest, params = split_params(param or [], chosen)
     talk, size = Talk(quiet), common.batch_size(batch_size)
 
@@ -137,14 +126,12 @@ def evaluate(
 
     from visx.engine import plan
     from visx.evaluation import evaluate as measure
-    from visx.metrics.regions import Annotations
     from visx.models import load_model
     from visx.options import assign
     from visx.reports import write_evaluation
     from visx.runner import Settings
     from visx.targets import parse_target
 
-    annotations = Annotations(boxes) if boxed and boxes is not None else None
     if "all" not in names:
         assign(rest, {m.name: m.params for m in methods})
     loaded = load_model(model, weights, labels=labels, device=common.pick_device(device))
@@ -159,9 +146,7 @@ def evaluate(
         found = measure(loaded, jobs, items, settings, chosen, params, annotations, talk.say, progress)
     write_evaluation(out, found, loaded.name, loaded.weights.sha256)
     for error in found.errors:
-        where = [error["image"] or error["method"], error["metric"] or "", error["error"]["message"]]
-        hint = error["error"]["hint"]
-        talk.error(printable(": ".join(filter(None, where)) + (f" ({hint})" if hint else "")))
+        talk.error(failure(error))
     _show(found, json)
     if found.reused:
         talk.say(f"{found.reused} maps were there already")
@@ -189,6 +174,8 @@ def _show(found: Evaluation, json: bool) -> None:
     for row in found.rows:
         interval = "" if row.low is None else f" [{row.low:.3f}, {row.high:.3f}]"
         cells.setdefault(row.job, {})[row.metric] = f"{row.mean:.4f}{interval}{'*' if row.best else ' '}"
+    if not cells:
+        return
     titles = ["method", *(f"{m.name} ({'+' if m.better == 'higher' else '-'})" for m in found.metrics)]
     lines = [titles] + [[job, *(row.get(m.name, "-") for m in found.metrics)] for job, row in cells.items()]
     common.print_table(lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -24,10 +24,12 @@ from visx.cli.common import (
     Talk,
     WeightsSpec,
 )
-from visx.errors import printable, usage
+from visx.cli.measuring import Boxes, annotated, failure
+from visx.errors import usage
 from visx.presets import Experiment, get_preset
 
 if TYPE_CHECKING:
+    from visx.metrics.contract import Kind
     from visx.sensitivity import Sensitivity
 
 DEFAULT_METRICS = ("ssim", "spearman", "hog")
@@ -65,10 +67,13 @@ def sensitivity(
         typer.Option(
             "--metrics",
             metavar="NAME[,NAME]",
-            help="ssim, spearman, pearson, hog, top_k, iou.",
+            help="Of two settings' maps: ssim, spearman, pearson, hog, top_k, iou. Of each setting's own: insertion, "
+            "deletion, road, average_drop, increase, completeness, infidelity, max_sensitivity; with --boxes: "
+            "localisation, pointing_game, energy.",
             show_default="ssim,spearman,hog",
         ),
     ] = None,
+    boxes: Boxes = None,
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -111,6 +116,7 @@ def sensitivity(
     scores beneath), and the maps.
 
     [dim]visx sensitivity photos/ -m smoothgrad --vary spread=0.1,0.2,0.3[/dim]
+    [dim]visx sensitivity photos/ -m lime --vary seed=0..4 --metrics insertion,deletion[/dim]
     [dim]visx sensitivity photos/ --preset sam-occlusion -p stride=5[/dim]
     """
     from visx.metrics import get_metric, split_params
@@ -125,9 +131,11 @@ def sensitivity(
     methods = common.pick_methods([e.method for e in experiments])
     if len(methods) != len(experiments):
         raise usage("sensitivity takes methods by name, each once", "`visx methods` lists them")
-    pairwise = [get_metric(name, ("pair",), "sensitivity") for name in common.split(metrics) or DEFAULT_METRICS]
-    mine = [p for p in (chosen.metrics if chosen else ()) if p.partition(".")[0] in [m.name for m in pairwise]]
-    rest, params = split_params([*mine, *(param or [])], pairwise)
+    kinds: tuple[Kind, ...] = ("pair", "box", "map")
+    measured = [get_metric(name, kinds, "sensitivity") for name in common.split(metrics) or DEFAULT_METRICS]
+    annotations = annotated(measured, boxes)
+    mine = [p for p in (chosen.metrics if chosen else ()) if p.partition(".")[0] in [m.name for m in measured]]
+    rest, params = split_params([*mine, *(param or [])], measured)
     talk, size = Talk(quiet), common.batch_size(batch_size)
 
     from visx import inputs as finding
@@ -141,8 +149,9 @@ def sensitivity(
     from visx.runner import Settings
     from visx.sensitivity_report import write_sensitivity
     from visx.targets import parse_target
+    from visx.varying import parse_vary, settings_of
 
-    found = moving.Sensitivity(pairwise)
+    found = moving.Sensitivity(measured)
     scalar = score or (chosen.score if chosen else None)
     where = common.pick_device(device)
     specs = common.split(model) or ["efficientnet_lite0"]
@@ -152,8 +161,8 @@ def sensitivity(
         for experiment, one in zip(experiments, methods, strict=True):
             fixed = {**experiment.params, **dealt[one.name]}
             for varied in experiment.groups:
-                values = moving.parse_vary(varied)
-                groups.append(moving.settings_of(loaded, one, values, fixed, scalar, layer, seed, against))
+                values = parse_vary(varied)
+                groups.append(settings_of(loaded, one, values, fixed, scalar, layer, seed, against))
                 texts.append(" ".join(varied))
         default = spec == "efficientnet_lite0" and weights == "default"
         classes = parse_target(target, loaded.labels, loaded.classes)
@@ -166,13 +175,15 @@ def sensitivity(
             default_model=default,
             resume=resume,
         )
-        runs = len({(s.seed, s.noise) for group in groups for s in group})
-        with talk.progress(len(items) * runs, f"explaining with {spec}") as progress:
-            moving.measure(found, loaded, groups, texts, items, run, params, against, talk.say, progress)
+        wanted = {(s.job, s.seed, s.noise) for group in groups for s in group}
+        runs = len({(seed, noise) for _, seed, noise in wanted})
+        steps = runs + (len(wanted) if any(m.kind != "pair" for m in measured) else 0)
+        with talk.progress(len(items) * steps, f"explaining with {spec}") as progress:
+            moving.measure(found, loaded, groups, texts, items, run, params, against, annotations, talk.say, progress)
         for group in found.groups[-len(groups) :]:
             write_sensitivity(out, found, group, loaded)
     for error in found.errors:
-        talk.error(f"{printable(error['image'])}: {error['error']['message']}")
+        talk.error(failure(error))
     _show(found, json)
     if found.skipped:
         talk.say(f"{found.skipped} maps were there already")
@@ -188,9 +199,29 @@ def _show(found: Sensitivity, json: bool) -> None:
         for row in rows:
             print(to_json(row))
         return
-    cells: dict[tuple[str, str, str, str], dict[str, str]] = {}
+    if not rows:
+        return
+    alike = [key for key in ("model", "method", "varied") if len({row[key] for row in rows}) == 1]
+    if alike:
+        print("  ".join(rows[0][key] for key in alike))
+    columns = [key for key in ("model", "method", "varied") if key not in alike]
+    shown = [_table(found, rows, [*columns, key], key) for key in ("pair", "setting")]
+    for number, lines in enumerate(filter(None, shown)):
+        if number:
+            print()
+        common.print_table(lines)
+
+
+def _table(found: Sensitivity, rows: list[dict[str, Any]], columns: list[str], key: str) -> list[list[str]]:
+    """The rows that are about pairs, or about settings, as lines of cells, the first one the titles."""
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
     for row in rows:
-        key = (row["model"], row["method"], row["varied"], row["pair"])
-        cells.setdefault(key, {})[row["metric"]] = f"{row['mean']:.3f} ±{row['std']:.3f}"
-    titles = ["model", "method", "varied", "pair", *(m.name for m in found.metrics)]
-    common.print_table([titles, *([*key, *(cells[key].get(m.name, "-") for m in found.metrics)] for key in cells)])
+        if row[key] is not None:
+            names = tuple(row[column] for column in columns)
+            cells.setdefault(names, {})[row["metric"]] = f"{row['mean']:.3f} ±{row['std']:.3f}"
+            if row["between"] is not None and key == "setting":
+                cells.setdefault((*names[:-1], "between settings"), {})[row["metric"]] = f"{row['between']:.3f}"
+    shown = [m for m in found.metrics if (m.kind == "pair") == (key == "pair")]
+    lines = [[*names, *(values.get(m.name, "-") for m in shown)] for names, values in cells.items()]
+    titles = [m.name if m.kind == "pair" else f"{m.name} ({'+' if m.better == 'higher' else '-'})" for m in shown]
+    return [[*columns, *titles], *lines] if lines else []

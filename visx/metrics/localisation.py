@@ -2,8 +2,8 @@
 
 As SAM measures it (arXiv:2003.08754, after Zhou et al. 2015, arXiv:1512.04150): the positive part of the map, thresholds
 of 0.1 to 0.5 of its maximum in steps of 0.05, the tight box around what remains, intersection over union with the
-annotated box (the best one, where there are several). The value is the mean over the thresholds, which picks none with
-knowledge of the answer; `best=true` takes the best threshold of each image.
+annotated box (the best one where there are several; SAM's program takes them all as one region). The value is the mean
+over the thresholds, which picks none with knowledge of the answer; `best=true` takes the best threshold of each image.
 """
 
 from __future__ import annotations
