@@ -4,10 +4,11 @@ deconvnet (Zeiler & Fergus 2013, arXiv:1311.2901): ReLU of the incoming gradient
 guided (Springenberg et al. 2014, arXiv:1412.6806): where the incoming gradient is positive *and* the ReLU passed its
 input. For ReLU6 "passed" means 0 < x < 6, where its derivative is 1; the deconvnet's rule looks at no forward value.
 
-`attach` hangs the rule on the ReLUs of a graph that autograd has recorded: however a ReLU was written, there it is one of
-four kinds of node, and the forward pass costs nothing more. What a ReLU does in place to a slice of a tensor autograd
-hides inside a node of its own; there the pass is run again within `Rules`, which sees every call but costs a few
-microseconds each (6 % of a pass on efficientnet_lite0).
+Within `Rules` every call of a ReLU, by whichever name, records the rule's backward pass instead of its own. `guide` hangs
+the guided rule, whose mask is the ReLU's own, on a graph that autograd has recorded: however a ReLU was written, there it
+is one of four kinds of node, and the forward pass costs nothing more (`Rules` takes a few microseconds a call, 6 % of a
+pass on efficientnet_lite0). What a ReLU does in place to a slice of a tensor autograd hides, and `guide` gives up. For the
+deconvnet `Rules` is the faster one: no mask is kept or applied.
 """
 
 from __future__ import annotations
@@ -54,13 +55,12 @@ class Met:
     others: Counter[str] = field(default_factory=Counter)
 
 
-def attach(output: Tensor, rule: Rule) -> Met | None:
-    """Let every ReLU in the graph behind `output` differentiate by `rule`; the rule ends with the graph.
+def guide(output: Tensor) -> Met | None:
+    """Let every ReLU in the graph behind `output` differentiate by the guided rule, which ends with the graph.
 
     None where the graph has work in place on slices, which may hide a ReLU.
     """
     found = Met()
-    hook = _guided if rule == "guided" else _deconv
     seen: set[Any] = set()
     waiting = [output.grad_fn]
     while waiting:
@@ -72,7 +72,7 @@ def attach(output: Tensor, rule: Rule) -> Met | None:
         name = node.name()
         if name == "ReluBackward0" or (name in _BOUNDS and _floor(node) == 0):
             found.met += 1
-            node.register_hook(hook)
+            node.register_hook(_guided)
         elif name in _OTHER_NODES:
             found.others[_OTHER_NODES[name]] += 1
         elif name.endswith("CopySlices"):
@@ -92,10 +92,6 @@ def _floor(node: Any) -> float | None:
 def _guided(grads: tuple[Tensor, ...], incoming: tuple[Tensor, ...]) -> tuple[Tensor]:
     """A ReLU's own backward pass masks by its input; what is left of the rule is the sign. Its result is its own."""
     return (grads[0].relu_(),)
-
-
-def _deconv(grads: tuple[Tensor, ...], incoming: tuple[Tensor, ...]) -> tuple[Tensor]:
-    return (incoming[0].relu(),)
 
 
 class ReluCall(NamedTuple):

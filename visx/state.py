@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from visx.errors import unknown, unsupported
 from visx.folding import Folded, fold
-from visx.rules import Met, Rule, Rules, attach
+from visx.rules import Met, Rule, Rules, guide
 from visx.targets import Targets
 
 ScoreKind = Literal["logit", "prob", "logprob"]
@@ -285,15 +285,16 @@ class Network:
                 "use the eager module, or backprop",
             )
         leaf = self.prepare(x).requires_grad_()
-        output = run(leaf.clone())  # a network may work in place on its input
+        if rule != "deconv":
+            output = run(leaf.clone())  # a network may work in place on its input
+            _require_graph(output, what)
+            met = guide(output) if rule else Met()
+            if met is not None:
+                return leaf, output, met
+        with Rules(rule or "guided") as rules:
+            output = run(leaf.clone())
         _require_graph(output, what)
-        if rule is None:
-            return leaf, output, Met()
-        met = attach(output, rule)
-        if met is None:
-            with Rules(rule) as rules:
-                output, met = run(leaf.clone()), rules.found
-        return leaf, output, met
+        return leaf, output, rules.found
 
 
 def check_logits(output: Any, batch: int) -> Tensor:
