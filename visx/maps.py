@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -15,7 +16,10 @@ REDUCE_HELP = "how the channels become one map: max_abs (Simonyan et al. 2013), 
 def reduce_channels(channels: Tensor, how: Reduce) -> Tensor:
     """(..., C, H, W) -> (..., H, W)."""
     if how == "max_abs":
-        return channels.abs().amax(-3)
+        import torch
+
+        # channel by channel: `amax` over the innermost dimension of a channels-last gradient takes thrice as long
+        return reduce(torch.maximum, channels.abs().unbind(-3))
     if how == "mean":
         return channels.mean(-3)
     if how == "sum":
