@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from visx.contract import NEEDS, Attachment, Attribution, Method, Request, ScoreKind
 from visx.errors import VisxError, unknown, unsupported
+from visx.local import local
 from visx.maps import upsample
 from visx.options import Params, parse
 from visx.scoring import Scorer
@@ -127,7 +129,15 @@ def explain_batch(
     how many perturbed copies go through the network at a time; `progress` is told how many of how many passes are done. Call inside `network.session()`.
     """
     targets = targets if targets is not None else Targets(specs)
-    scorer = Scorer(network.scores_of, copies, said, progress, network.scores_of_copies, network.layout)
+    scorer = Scorer(
+        network.scores_of,
+        copies,
+        said,
+        progress,
+        network.scores_of_copies,
+        network.layout,
+        partial(local, network),
+    )
     x = x.to(network.device, torch.float64 if network.dtype == torch.float64 else torch.float32)
     count = len(x) if count is None else count
     if not job.method.needs_with(job.params):

@@ -78,7 +78,7 @@ class _Watch(TorchFunctionMode):
         if getattr(func, "__name__", "") in _ASKING and not isinstance(output, Tensor):
             return output
         self.kept.append((args, kwargs, output))
-        self.uses.update(id(t) for t in _tensors((args, kwargs)))
+        self.uses.update(id(t) for t in tensors((args, kwargs)))
         if func in _CONVOLUTIONS and len(args) > 1 and isinstance(output, Tensor):
             self.convolutions[id(output)] = (args[1], args[2] if len(args) > 2 else kwargs.get("bias"))
         elif func is F.batch_norm:
@@ -191,21 +191,22 @@ def fold(module: nn.Module, x: Tensor) -> Folded:
             if not rectifying:
                 raise
             continue
-        if isinstance(plain, Tensor) and (other - plain).abs().max() <= _TOLERANCE[plain.dtype] * _range(plain):
+        if isinstance(plain, Tensor) and agree(plain, other, plain.dtype):
             return folded
     return Folded([])
 
 
-def _range(logits: Tensor) -> Tensor:
-    return logits.max() - logits.min()
+def agree(plain: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
+    """Whether logits computed in this precision in another way are what they were, but for rounding."""
+    return bool((other - plain).abs().max() <= _TOLERANCE[dtype] * (plain.max() - plain.min()))
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors(value: Any) -> Iterator[Tensor]:
     """All tensors in nested arguments, in order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):
-        yield from _tensors(tuple(value.values()))
+        yield from tensors(tuple(value.values()))
     elif isinstance(value, (tuple, list)):
         for item in value:
-            yield from _tensors(item)
+            yield from tensors(item)

@@ -121,6 +121,7 @@ class Network:
         self.foldable = foldable
         self.fold_layers = False  # pays off over many images: learning what can be folded costs some passes
         self._known: Folded | None = None
+        self.local_plans: dict[Any, Any] = {}  # what visx.local has learnt
         tensor = next((p for p in self.module.parameters() if p.is_floating_point()), torch.empty(0))
         self.dtype, self.device = tensor.dtype, tensor.device
 
@@ -152,11 +153,24 @@ class Network:
     @torch.no_grad()
     def scores_of_copies(self, x: Tensor) -> Tensor:
         """As `scores_of`, for streams of copies: folded where the network is foldable, and equal up to rounding."""
-        with self._folded(x.shape[1:]):
+        with self.folded(x.shape[1:]):
             return self.scores_of(x)
 
+    @torch.no_grad()
+    def output_of(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """A module's output, without gradients; nothing behind it is computed."""
+        outputs: list[Tensor] = []
+
+        def stop(module: nn.Module, args: Any, output: Tensor) -> None:
+            outputs.append(output)
+            raise _StopForward
+
+        with suppress(_StopForward), hooked(layer, stop):
+            self.module(self.prepare(x))
+        return outputs[0]
+
     @contextmanager
-    def _folded(self, shape: torch.Size) -> Iterator[Folded | None]:
+    def folded(self, shape: torch.Size) -> Iterator[Folded | None]:
         """Inside, batch norms run folded into convolutions where the network is foldable (else nothing is done).
 
         What can be folded is learnt once, from a picture of its own, so that it never depends on the images; values
@@ -199,7 +213,7 @@ class Network:
         before it may run folded."""
         if not self.fold_layers:
             return self._layer_gradients(x, name, targets, kind, None)
-        with self._folded(x.shape[1:]) as folded:
+        with self.folded(x.shape[1:]) as folded:
             found = self._layer_gradients(x, name, targets, kind, folded)
         if found is None:  # the layer's output exists only unfolded
             self.fold_layers = False

@@ -141,17 +141,9 @@ def _scores(
 ) -> Tensor:
     """(1 + patches, T): the clean image's scores, then those with each patch hidden, row by row."""
 
-    def copies(start: int, stop: int) -> Tensor:
-        batch = req.score.copies(image, stop - start)
-        for copy, number in zip(batch, range(start, stop), strict=True):
-            if number:
-                row, column = divmod(number - 1, len(lefts))
-                hidden = (slice(None), slice(tops[row], tops[row] + patch), slice(lefts[column], lefts[column] + patch))
-                copy[hidden] = fill[hidden]
-        return batch
-
+    boxes = [(top, left, top + patch, left + patch) for top in tops for left in lefts]
     try:
-        return req.score.scores(1 + len(tops) * len(lefts), copies, ids, req.kind)
+        return req.score.patched_scores(image, fill, [(0, 0, 0, 0), *boxes], ids, req.kind)
     except (RuntimeError, AssertionError, ValueError) as error:
         if image.shape[-2:] == req.x.shape[-2:]:
             raise
