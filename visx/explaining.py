@@ -22,7 +22,7 @@ from visx.models import Model
 from visx.results import Recorder, Settings
 from visx.scoring import out_of_memory
 from visx.seeds import image_seed
-from visx.targets import Targets, TargetSpec
+from visx.targets import TargetSpec
 
 AUTO_BATCH = 16
 FOLD_FROM = 64  # inputs from which learning to fold batch norms pays off
@@ -96,17 +96,14 @@ class Explainer:
     def explain(self, batch: list[Loaded], size: int) -> Iterator[Explained]:
         """A batch of decoded images with the same jobs, padded to `size`, through these. Call inside
         `network.session()`."""
-        targets: dict[tuple[int, int], Targets] = {}
         for job in batch[0].jobs:
             begun = time.perf_counter()
-            answers = self._with_less_memory(batch, job, size, targets)
+            answers = self._with_less_memory(batch, job, size)
             seconds = (time.perf_counter() - begun) / len(batch)
             for image, found in zip(batch, answers, strict=True):
                 yield Explained(image, job, found, seconds)
 
-    def _with_less_memory(
-        self, batch: list[Loaded], job: Job, size: int, targets: dict[tuple[int, int], Targets]
-    ) -> list[list[Answer] | VisxError]:
+    def _with_less_memory(self, batch: list[Loaded], job: Job, size: int) -> list[list[Answer] | VisxError]:
         """Explain in pieces of the padded size; when memory runs out, of half that size, and say so."""
         while True:
             piece = min(size, self._halved or size)
@@ -115,8 +112,7 @@ class Explainer:
                 for start in range(0, len(batch), piece):
                     part = batch[start : start + piece]
                     padded = part + [part[-1]] * (piece - len(part))
-                    shared = targets.setdefault((start, piece), Targets([image.spec for image in padded]))
-                    answers += self._compute(padded, len(part), job, shared)
+                    answers += self._compute(padded, len(part), job)
                 return answers
             except Exception as error:
                 if not out_of_memory(error) or piece == 1:
@@ -124,14 +120,17 @@ class Explainer:
                 self._halved = piece // 2
                 self.said(f"out of memory: going on with batches of {self._halved}")
 
-    def _compute(self, images: list[Loaded], count: int, job: Job, targets: Targets) -> list[list[Answer] | VisxError]:
-        """Answers for the first `count` images; the others pad the batch."""
+    def _compute(self, images: list[Loaded], count: int, job: Job) -> list[list[Answer] | VisxError]:
+        """Answers for the first `count` images; the others pad the batch.
+
+        Every job finds the classes and scores in its own clean pass: those of another, which may have run folded, differ in
+        their last digits, and a resumed run may have other jobs left to do.
+        """
         x = torch.from_numpy(np.stack([image.x for image in images if image.x is not None]))
         if self.network.device.type == "cuda":
             x = x.pin_memory().to(self.network.device, non_blocking=True)
         seeds = [image_seed(self.settings.seed, image.digest) for image in images]
         copies = self.settings.batch_size or AUTO_BATCH
         return explain_batch(
-            self.model, self.network, job, x, targets.specs, seeds,
-            targets=targets, count=count, copies=copies, said=self.said, progress=self.on_passes,
+            self.model, self.network, job, x, [image.spec for image in images], seeds, count=count, copies=copies, said=self.said, progress=self.on_passes,
         )  # fmt: skip

@@ -15,7 +15,8 @@ fill of half a patch around it, so that a patch can be centred on every pixel; t
 interpolated linearly between the centres where the stride is above 1. There the sign is the opposite, occluded minus clean,
 and every row begins one stride late.
 
-The clean image is the first copy of the stream, so that its score is computed just as the others' are. A copy whose score
+Copies of a convolutional network that visx loads compute its early layers only around the patch, exact but for rounding
+(`visx.local`). The clean image is the first copy of the stream, so that its score is computed just as the others' are. A copy whose score
 is not finite is left out of the mean, with a warning; its place in the grid is 0.
 """
 
