@@ -224,3 +224,12 @@ def test_methods_say_whether_they_take_many_passes() -> None:
     many = {name for name in NAMES if get_method(name).passes == "many"}
     perturbations = {name for name in NAMES if get_method(name).family == "perturbation"}
     assert many == perturbations | {"integrated_gradients", "smoothgrad"}
+
+
+def test_a_job_records_the_same_whichever_others_run_beside_it(model: Model, items: list[Item], tmp_path: Path) -> None:
+    """Grad-CAM's clean pass runs folded here, another method's does not: neither lends its scores."""
+    run_of(model, tmp_path / "both")(items)
+    run_of(model, tmp_path / "alone", "guided_backprop")(items)
+    both = [r for r in lines(tmp_path / "both") if r["method"] == "guided_backprop"]
+    alone = [r for r in lines(tmp_path / "alone") if r["method"] == "guided_backprop"]
+    assert len(both) == 2 * (COUNT - 1) and both == alone
