@@ -67,7 +67,9 @@ def main() -> None:
         return np.array([weight for _, weight in sorted(found.local_exp[target])])
 
     def ours(seed: int) -> np.ndarray:
-        values = visx.explain(model, picture, method="lime", target=target, seed=seed, precision=args.precision, **SETTINGS).map
+        values = visx.explain(
+            model, picture, method="lime", target=target, seed=seed, precision=args.precision, **SETTINGS
+        ).map
         return np.array([values[labels == number][0] for number in range(labels.max() + 1)])
 
     theirs, mine, seconds = [], [], [0.0, 0.0]
