@@ -3,7 +3,7 @@
     python benchmarks/perturbation_peers.py [--models efficientnet_lite0,resnet50] [--copies 64] [--rounds 3] [--image FILE]
 
 Every contender runs in a process of its own, as its users run it: the peers in a plain script on an ordinary float32
-module, in whichever memory layout and batch size is fastest; visx through its engine with the command's settings, in
+module in either memory layout (torchvision's own is the contiguous one), at the batch size that is fastest; visx through its engine with the command's settings, in
 fp32 and in bf16. Processes take turns; the figures are medians. Model and image are loaded and the network is warm
 before the clock starts; both LIMEs segment the picture within their time. Beside the time of bf16 stands the Spearman
 correlation of its map with that of fp32. Peers that are not installed are left out.
@@ -36,6 +36,7 @@ from visx.targets import TargetSpec
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "coffee.png"
 PATCH = 53
+NAMES = {torch.contiguous_format: "contiguous", torch.channels_last: "channels-last"}
 
 
 def stride(model: Model, copies: int) -> int:
@@ -73,7 +74,7 @@ def captum(model: Model, x: Tensor, target: int, copies: int) -> Iterator[tuple[
     for module, layout in layouts(model):
         for batch in (8, 16, 32):
             yield (
-                "occlusion",
+                f"occlusion, {NAMES[layout]}",
                 lambda module=module, batch=batch, layout=layout: Occlusion(
                     lambda x: module(x.contiguous(memory_format=layout)).softmax(1)
                 ).attribute(
@@ -102,7 +103,7 @@ def lime(model: Model, x: Tensor, target: int, copies: int) -> Iterator[tuple[st
 
         for batch in (8, 16, 32):
             yield (
-                "lime",
+                f"lime, {NAMES[layout]}",
                 lambda classify=classify, batch=batch: LimeImageExplainer(verbose=False).explain_instance(
                     picture, classify, labels=(target,), top_labels=None, num_samples=copies, batch_size=batch,
                     segmentation_fn=lambda p: slic(p, n_segments=50, compactness=30, sigma=3, start_label=0),
@@ -138,7 +139,7 @@ def rise(model: Model, x: Tensor, target: int, copies: int) -> Iterator[tuple[st
 
     for module, layout in layouts(model):
         for batch in (8, 16, 32):
-            yield "rise", lambda module=module, layout=layout, batch=batch: run(module, layout, batch)
+            yield f"rise, {NAMES[layout]}", lambda module=module, layout=layout, batch=batch: run(module, layout, batch)
 
 
 def layouts(model: Model) -> Iterator[tuple[nn.Module, torch.memory_format]]:
@@ -210,10 +211,11 @@ def _report(spec: str, rounds: dict[str, list[dict[str, Any]]]) -> None:
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for peer in PEERS:
         for name, slow in seconds.get(peer, {}).items():
-            fp32, bf16 = seconds["fp32"][name], seconds["bf16"][name]
-            same = spearmanr(*(np.ravel(rounds[p][0][f"{name} map"]) for p in ("fp32", "bf16"))).statistic
+            method, layout = name.split(", ")
+            fp32, bf16 = seconds["fp32"][method], seconds["bf16"][method]
+            same = spearmanr(*(np.ravel(rounds[p][0][f"{method} map"]) for p in ("fp32", "bf16"))).statistic
             print(
-                f"| {name}, {peer} | {slow:.2f} s | {fp32:.2f} s | {bf16:.2f} s | {slow / fp32:.2f} | {slow / bf16:.2f} | {same:.4f} |",
+                f"| {method}, {peer}, {layout} | {slow:.2f} s | {fp32:.2f} s | {bf16:.2f} s | {slow / fp32:.2f} | {slow / bf16:.2f} | {same:.4f} |",
                 flush=True,
             )
 
