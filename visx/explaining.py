@@ -96,18 +96,19 @@ class Explainer:
     def explain(self, batch: list[Loaded], size: int) -> Iterator[Explained]:
         """A batch of decoded images with the same jobs, padded to `size`, through these. Call inside
         `network.session()`."""
-        targets: dict[tuple[int, int], Targets] = {}
         for job in batch[0].jobs:
             begun = time.perf_counter()
-            answers = self._with_less_memory(batch, job, size, targets)
+            answers = self._with_less_memory(batch, job, size)
             seconds = (time.perf_counter() - begun) / len(batch)
             for image, found in zip(batch, answers, strict=True):
                 yield Explained(image, job, found, seconds)
 
-    def _with_less_memory(
-        self, batch: list[Loaded], job: Job, size: int, targets: dict[tuple[int, int], Targets]
-    ) -> list[list[Answer] | VisxError]:
-        """Explain in pieces of the padded size; when memory runs out, of half that size, and say so."""
+    def _with_less_memory(self, batch: list[Loaded], job: Job, size: int) -> list[list[Answer] | VisxError]:
+        """Explain in pieces of the padded size; when memory runs out, of half that size, and say so.
+
+        Every job finds its classes and scores in a pass of its own: a pass that runs folded rounds otherwise, and after
+        a resume the job that was first before may be done already.
+        """
         while True:
             piece = min(size, self._halved or size)
             try:
@@ -115,8 +116,7 @@ class Explainer:
                 for start in range(0, len(batch), piece):
                     part = batch[start : start + piece]
                     padded = part + [part[-1]] * (piece - len(part))
-                    shared = targets.setdefault((start, piece), Targets([image.spec for image in padded]))
-                    answers += self._compute(padded, len(part), job, shared)
+                    answers += self._compute(padded, len(part), job, Targets([image.spec for image in padded]))
                 return answers
             except Exception as error:
                 if not out_of_memory(error) or piece == 1:
