@@ -79,6 +79,7 @@ RELUS: dict[str, Callable[[], tuple[Activation, Activation]]] = {
     "torch.clamp(min=0)": lambda: (partial(torch.clamp, min=0), partial(torch.clamp, min=0)),
     "Tensor.clamp_(0)": lambda: (lambda z: z.clamp_(0), lambda z: z.clamp_(0)),
     "torch.clamp_min": lambda: (lambda z: torch.clamp_min(z, 0.0), lambda z: z.clamp_min_(0)),
+    "F.threshold(0, 0)": lambda: (nn.Threshold(0, 0), lambda z: F.threshold_(z, 0.0, 0.0)),
     "module and function": lambda: (nn.ReLU(inplace=True), F.relu),
 }
 RELU6S: dict[str, Callable[[], tuple[Activation, Activation]]] = {

@@ -11,7 +11,7 @@ from torch import nn
 
 from nets import RELU6S, RELUS, Activation, TwoConvs, images, seeded, two_convs
 from oracles import Rule, ask, backward_by_hand, deconv, guided, plain, same
-from visx import VisxError
+from visx import VisxError, rules
 from visx.state import Network
 from visx.targets import Targets
 
@@ -68,7 +68,14 @@ def test_view_is_rectified_in_place(rule: str) -> None:
 
 @pytest.mark.parametrize(
     "act",
-    [F.hardtanh, lambda z: z.clamp(-1, 1), lambda z: z.clamp(max=1), lambda z: z.clamp_min(0.1), lambda z: z.clamp(1)],
+    [
+        F.hardtanh,
+        lambda z: z.clamp(-1, 1),
+        lambda z: z.clamp(max=1),
+        lambda z: z.clamp_min(0.1),
+        lambda z: z.clamp(1),
+        lambda z: F.threshold(z, 0.1, 0),
+    ],
 )
 def test_other_bounds_are_no_relu(act: Activation) -> None:
     """A floor other than 0 keeps its plain gradient: alone it is refused, beside a ReLU it is left alone."""
@@ -82,3 +89,79 @@ def test_other_bounds_are_no_relu(act: Activation) -> None:
     g2 = net.fc.weight[0].view(1, -1, 1, 1).expand_as(z2) / (z2.shape[2] * z2.shape[3])
     (g1,) = torch.autograd.grad(z2, z1, guided(g2, z2, math.inf))
     assert same(found[:, 0], F.conv_transpose2d(g1, net.conv1.weight, padding=1))
+
+
+class _Nowhere(torch.autograd.Function):
+    """A sum that sends no gradient back: None, not zeros."""
+
+    @staticmethod
+    def forward(ctx, x):  # type: ignore[no-untyped-def]
+        return x.sum((2, 3))
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        return None
+
+
+class _Own(torch.autograd.Function):
+    """A ReLU as a library may write its own: autograd records it under that name, whatever is called inside."""
+
+    @staticmethod
+    def forward(ctx, x):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x)
+        return F.relu(x)
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        return grad * (ctx.saved_tensors[0] > 0)
+
+
+@pytest.mark.parametrize("rule", ["guided", "deconv"])
+def test_relu_that_no_gradient_reaches(rule: str) -> None:
+    class Net(TwoConvs):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            z = self.conv1(x)
+            return super().forward(x) + 0 * _Nowhere.apply(F.relu(z))[:, :1]
+
+    fixed, x = Targets.fixed(torch.zeros(2, 1, dtype=torch.int64)), images(2)
+    with_it = Network(seeded(lambda: Net(nn.ReLU(), nn.ReLU()))).input_gradients(x, fixed, "logit", rule)  # type: ignore[arg-type]
+    without = Network(two_convs()).input_gradients(x, fixed, "logit", rule)  # type: ignore[arg-type]
+    assert same(with_it.grads, without.grads)
+
+
+@pytest.mark.parametrize(
+    ("act", "name"), [(nn.CELU(), "celu"), (nn.RReLU().eval(), "rrelu"), (nn.SELU(), "elu"), (_Own.apply, "_Own")]
+)
+def test_what_no_rule_reaches_is_named(act: Activation, name: str) -> None:
+    """An autograd function of one's own may be a ReLU: alone it is refused, beside a ReLU it is warned about."""
+    fixed, x = Targets.fixed(torch.zeros(2, 1, dtype=torch.int64)), images(2)
+    with pytest.raises(VisxError, match=f"no ReLU.*uses {name}"):
+        Network(seeded(lambda: TwoConvs(act, act))).input_gradients(x, fixed, "logit", "guided")
+    found = Network(seeded(lambda: TwoConvs(act, nn.ReLU()))).input_gradients(x, fixed, "logit", "guided")
+    assert dict(found.other_activations) == {name: 1}
+
+
+def test_a_relu_inside_an_autograd_function_counts_for_nothing() -> None:
+    """Where the pass is run under the mode, that sees the call inside, which no gradient goes through."""
+    with rules.Rules("guided") as seen:
+        _Own.apply(images(1).requires_grad_())
+    assert seen.found.met == 0
+
+
+@pytest.mark.parametrize("passes", [False, True])
+def test_clamp_at_its_bound_stops_the_gradient(passes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own derivative there is 1 in older versions of torch, a ReLU's is 0."""
+    monkeypatch.setattr(rules, "_clamp_passes_its_bounds", lambda: passes)
+    x = torch.tensor([[-1.0, 0.0, 2.0]], requires_grad=True)
+
+    def run() -> torch.Tensor:
+        return 3 * x.clamp(min=0)
+
+    output = run()
+    found = rules.guide(output)
+    assert (found is None) == passes
+    if found is None:
+        with rules.Rules("guided"):
+            output = run()
+    (grad,) = torch.autograd.grad(output.sum(), x)
+    assert grad.tolist() == [[0, 0, 3]]

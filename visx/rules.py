@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -32,8 +33,10 @@ _CLAMP = {torch.clamp, Tensor.clamp, torch.clip, Tensor.clip}
 _CLAMP_ = {torch.clamp_, Tensor.clamp_, torch.clip_, Tensor.clip_}
 _CLAMP_MIN = {torch.clamp_min, Tensor.clamp_min}
 _CLAMP_MIN_ = {torch.clamp_min_, Tensor.clamp_min_}
+_THRESHOLD = {F.threshold, torch.threshold}
+_THRESHOLD_ = {torch.threshold_}  # which is F.threshold_ too
 OTHER_ACTIVATIONS = {
-    F.gelu, F.silu, F.hardswish, F.hardsigmoid, F.elu, F.celu, F.selu, F.leaky_relu, F.mish, F.softplus, F.prelu,
+    F.gelu, F.silu, F.hardswish, F.hardsigmoid, F.elu, F.celu, F.selu, F.rrelu, F.leaky_relu, F.mish, F.softplus, F.prelu,
     torch.sigmoid, torch.tanh, Tensor.sigmoid, Tensor.tanh, F.sigmoid, F.tanh, torch.prelu, torch.celu, torch.selu,
 }  # fmt: skip
 
@@ -43,7 +46,8 @@ _OTHER_NODES = {
     "GeluBackward0": "gelu", "SiluBackward0": "silu", "HardswishBackward0": "hardswish",
     "HardsigmoidBackward0": "hardsigmoid", "EluBackward0": "elu", "LeakyReluBackward0": "leaky_relu",
     "MishBackward0": "mish", "SoftplusBackward0": "softplus", "PreluKernelBackward0": "prelu",
-    "SigmoidBackward0": "sigmoid", "TanhBackward0": "tanh",
+    "SigmoidBackward0": "sigmoid", "TanhBackward0": "tanh", "CeluBackward0": "celu",
+    "RreluWithNoiseBackward0": "rrelu",
 }  # fmt: skip
 
 
@@ -55,33 +59,54 @@ class Met:
     others: Counter[str] = field(default_factory=Counter)
 
 
+_STRANGE: Any = torch.autograd.function.BackwardCFunction
+
+
 def guide(output: Tensor) -> Met | None:
     """Let every ReLU in the graph behind `output` differentiate by the guided rule, which ends with the graph.
 
-    None where the graph has work in place on slices, which may hide a ReLU.
+    None where that cannot be: the graph has work in place on slices, which may hide a ReLU.
     """
     found = Met()
-    seen: set[Any] = set()
-    waiting = [output.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        waiting += [before for before, _ in node.next_functions]
+    for node in _nodes(output):
         name = node.name()
         if name == "ReluBackward0" or (name in _BOUNDS and _floor(node) == 0):
+            if name.startswith("Clamp") and _clamp_passes_its_bounds():
+                return None
             found.met += 1
             node.register_hook(_guided)
         elif name in _OTHER_NODES:
             found.others[_OTHER_NODES[name]] += 1
         elif name.endswith("CopySlices"):
             return None
+        elif isinstance(node, _STRANGE):
+            found.others[name.removesuffix("Backward")] += 1
     return found
 
 
+def strangers(output: Tensor) -> Counter[str]:
+    """The autograd functions of somebody's own in the graph behind `output`: each may be a ReLU, and nobody can tell."""
+    names = (node.name() for node in _nodes(output) if isinstance(node, _STRANGE))
+    return Counter(name.removesuffix("Backward") for name in names if name != f"{_Rectify.__name__}Backward")
+
+
+def _nodes(output: Tensor) -> Iterator[Any]:
+    """Every node of the graph behind `output`."""
+    seen: set[Any] = set()
+    waiting = [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [before for before, _ in node.next_functions]
+            yield node
+
+
 # Where the nodes that may be a ReLU keep their floor
-_BOUNDS = {"HardtanhBackward0": "_saved_min_val", "ClampBackward1": "_saved_min", "ClampMinBackward0": "_saved_min"}
+_BOUNDS = {
+    "HardtanhBackward0": "_saved_min_val", "ClampBackward1": "_saved_min", "ClampMinBackward0": "_saved_min",
+    "ThresholdBackward0": "_saved_threshold", "ThresholdBackward1": "_saved_threshold",
+}  # fmt: skip
 
 
 def _floor(node: Any) -> float | None:
@@ -89,9 +114,19 @@ def _floor(node: Any) -> float | None:
     return floor
 
 
-def _guided(grads: tuple[Tensor, ...], incoming: tuple[Tensor, ...]) -> tuple[Tensor]:
-    """A ReLU's own backward pass masks by its input; what is left of the rule is the sign. Its result is its own."""
-    return (grads[0].relu_(),)
+@cache
+def _clamp_passes_its_bounds() -> bool:
+    """Whether a clamp's derivative is 1 at its very bounds, as in older versions of torch, where a ReLU's is 0."""
+    with torch.enable_grad():
+        zero = torch.zeros(1, requires_grad=True)
+        (grad,) = torch.autograd.grad(zero.clamp(min=0), zero)
+    return bool(grad)
+
+
+def _guided(grads: tuple[Tensor | None, ...], incoming: tuple[Tensor | None, ...]) -> tuple[Tensor | None]:
+    """A ReLU's own backward pass masks by its input; what is left of the rule is the sign. Its result is its own,
+    and None where no gradient reaches it."""
+    return (None if grads[0] is None else grads[0].relu_(),)
 
 
 class ReluCall(NamedTuple):
@@ -129,6 +164,10 @@ def relu_call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
     if func in _CLAMP_MIN or func in _CLAMP_MIN_:
         low = argument(1, "min", None)
         return ReluCall(x, math.inf, func in _CLAMP_MIN_, True) if isinstance(low, (int, float)) and low == 0 else None
+    if func in _THRESHOLD or func in _THRESHOLD_:
+        in_place = func in _THRESHOLD_ or bool(argument(3, "inplace", False))
+        zeros = argument(1, "threshold", None) == argument(2, "value", None) == 0
+        return ReluCall(x, math.inf, in_place, True) if zeros else None
     return None
 
 
@@ -142,7 +181,7 @@ class Rules(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        call = relu_call(func, args, kwargs)
+        call = relu_call(func, args, kwargs) if torch.is_grad_enabled() else None  # off inside autograd functions
         if call is None:
             if func in OTHER_ACTIVATIONS:
                 self.found.others[func.__name__] += 1

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from visx.errors import unknown, unsupported
 from visx.folding import Folded, fold
-from visx.rules import Met, Rule, Rules, guide
+from visx.rules import Met, Rule, Rules, guide, strangers
 from visx.targets import Targets
 
 ScoreKind = Literal["logit", "prob", "logprob"]
@@ -308,6 +308,7 @@ class Network:
         with Rules(rule or "guided") as rules:
             output = run(leaf.clone())
         _require_graph(output, what)
+        rules.found.others += strangers(output)
         return leaf, output, rules.found
 
 
