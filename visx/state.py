@@ -1,13 +1,11 @@
-"""The only code that touches a model: passes, hooks, ReLU rules, flags. It leaves the model as it was, always.
+"""A network seen from outside: passes, layers, gradients, ReLU rules. It leaves the model as it was, always.
 
-Nothing is patched and nothing replaced. Flags and random state are recorded before anything changes and restored
-whatever happens; hooks live inside `with`; ReLU rules hang on the graph of one pass and end with it.
+Nothing is patched and nothing replaced. Everything happens inside `undisturbed` (visx/undisturbed.py); hooks live inside
+`with`; ReLU rules hang on the graph of one pass and end with it.
 """
 
 from __future__ import annotations
 
-import random
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -22,6 +20,7 @@ from visx.errors import unknown, unsupported
 from visx.folding import Folded, fold
 from visx.rules import Met, Rule, Rules, guide, strangers
 from visx.targets import Targets
+from visx.undisturbed import hooked, undisturbed
 
 ScoreKind = Literal["logit", "prob", "logprob"]
 
@@ -34,59 +33,6 @@ def explained(logits: Tensor, ids: Tensor, kind: ScoreKind) -> Tensor:
     elif kind == "logprob":
         logits = logits.log_softmax(1)
     return logits.gather(1, ids)
-
-
-@contextmanager
-def undisturbed(module: nn.Module) -> Iterator[None]:
-    """Eval mode, frozen parameters and full float32 inside, never inference mode (whose tensors know no gradients);
-    flags, random state and settings as before outside."""
-    training = [m for m in module.modules() if m.training]
-    wanted = [p for p in module.parameters() if p.requires_grad]
-    rng = _random_state()
-    cudnn = torch.backends.cudnn
-    settings = (torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark)
-    try:
-        for m in training:
-            m.training = False
-        for p in wanted:
-            p.requires_grad_(False)
-        torch.backends.cuda.matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = False
-        cudnn.deterministic = True
-        with torch.inference_mode(False):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = settings
-        for p in wanted:
-            p.requires_grad_(True)
-        for m in training:
-            m.training = True
-        _restore_random_state(rng)
-
-
-def _random_state() -> tuple[Any, ...]:
-    numpy = sys.modules.get("numpy")
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
-    return random.getstate(), numpy.random.get_state() if numpy else None, torch.get_rng_state(), cuda
-
-
-def _restore_random_state(state: tuple[Any, ...]) -> None:
-    python, array, cpu, cuda = state
-    random.setstate(python)
-    if array is not None:
-        sys.modules["numpy"].random.set_state(array)
-    torch.set_rng_state(cpu)
-    if cuda is not None:
-        torch.cuda.set_rng_state_all(cuda)
-
-
-@contextmanager
-def hooked(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
-    """A forward hook for the time of the `with`, removed whatever happens."""
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 class _StopForward(Exception):  # noqa: N818 (a signal, no error)
