@@ -44,7 +44,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "sam-lime": Preset((Experiment("lime", (("seed=0..4",),), LIME),)),
     "sam-mp": Preset(
-        (Experiment("meaningful_perturbation", (("blur_radius=5,10,30",),), {"relative": "false"}),),
+        (Experiment("meaningful_perturbation", (("blur_radius=5,10,30",),)),),
         ("ssim.scale=none", "ssim.data_range=1"),  # its masks lie in 0..1
     ),
     "sam-smoothgrad": Preset((Experiment("smoothgrad", (("spread=0.1,0.2,0.3",), ("samples=25,50,75",))),)),
