@@ -41,7 +41,7 @@ LIME = {
     "kernel_width": "0.25", "alpha": "1", "significance": "0",
 }  # fmt: skip
 MEANINGFUL_PERTURBATION = {
-    "relative": "false", "mask_size": "28", "init": "circular", "iterations": "300", "lr": "0.1", "l1": "1e-4", "tv": "1e-2", "tv_beta": "3",
+    "mask_size": "28", "init": "circular", "iterations": "300", "lr": "0.1", "l1": "1e-4", "tv": "1e-2", "tv_beta": "3",
     "jitter": "4", "blur_radius": "10", "upsample": "nearest", "final_blur": "1",
 }  # fmt: skip
 SMOOTHGRAD = {"samples": "50", "spread": "0.15", "base": "backprop", "reduce": "mean"}

@@ -3,12 +3,9 @@
 A mask m in [0, 1], 1 keeps, minimises S(x m + blur(x) (1 - m)) + l1 sum |1 - m| + tv sum |grad m|^tv_beta; the map is
 1 - m (Fong & Vedaldi 2017, arXiv:1704.03296, equations 3 and 4). The mask is coarse and upsampled, Adam moves it, it
 is clamped to [0, 1] after every step, and both sums run over the coarse mask, so their weights go with its size.
+It is for a class that the network sees: a probability of 0.001 cannot pay for more than ten cells' l1, and the mask melts
+away to what the start left of it; `l1` and `tv` in proportion to the probability keep one.
 The circular start is the smallest blurred disc that takes the score below 1% of its range (clean to the largest disc).
-
-One default is not the paper's: a probability counts as a part of the clean image's, S(masked) / S(x) for S, so that the
-areas weigh as much for an unlikely class as for a sure one, where the two agree. By the probability itself a class of
-0.01 cannot pay for more than a hundred cells' l1, and its mask melts away to what the start left of it.
-`relative=false` is the paper.
 
 SAM's program (arXiv:2003.08754) is followed, but for these: its jitter shifts the picture under the mask within a view
 that is `jitter` pixels larger, and ours, which has no more than the network's view, shifts it about the centre and
@@ -52,25 +49,19 @@ class MeaningfulPerturbationParams(Params):
     blur_radius: float = Field(10.0, gt=0, description="deviation of the blur that hides, in input pixels")
     upsample: Literal["nearest", "bilinear"] = Field("nearest", description="how the mask grows to the input's size")
     final_blur: float = Field(1.0, ge=0, description="deviation of the map's own blur, in input pixels")
-    relative: bool = Field(
-        True, description="the score counts as a part of the clean one (probabilities); false: as it is"
-    )
     frames: int = Field(0, ge=0, le=1000, description="pictures of the mask's evolution, as an animated GIF; 0: none")
 
 
 @dataclass
 class _Pairs:
-    """Some pairs of image and target: `owners` (n,) is each one's image, `ids` (n,) its class, `masks` (n, s, s), and
-    `weights` (n,) what a point of the score counts."""
+    """Some pairs of image and target: `owners` (n,) is each one's image, `ids` (n,) its class, `masks` (n, s, s)."""
 
     owners: Tensor
     ids: Tensor
     masks: Tensor
-    weights: Tensor
 
     def part(self, start: int, stop: int) -> _Pairs:
-        parts = (field[start:stop] for field in (self.owners, self.ids, self.masks, self.weights))
-        return _Pairs(*parts)
+        return _Pairs(self.owners[start:stop], self.ids[start:stop], self.masks[start:stop])
 
 
 @method(
@@ -97,8 +88,7 @@ def meaningful_perturbation(req: Request, p: MeaningfulPerturbationParams) -> At
     batch, count = ids.shape
     views = _Views(req, gaussian_blur(req.x, p.blur_radius), p)
     start = torch.cat([views.initial(b, ids[b]) for b in range(batch)])
-    owners = torch.arange(batch, device=ids.device).repeat_interleave(count)
-    pairs = _Pairs(owners, ids.flatten(), start, _weights(req, ids, p).flatten())
+    pairs = _Pairs(torch.arange(batch, device=ids.device).repeat_interleave(count), ids.flatten(), start)
     learned = list(req.score.batches(batch * count, lambda a, b: views.learn(pairs.part(a, b))))
     masks = torch.cat([masks for masks, _ in learned]).unflatten(0, (batch, count))
     frames = torch.cat([frames for _, frames in learned]).unflatten(0, (batch, count)).cpu().numpy()
@@ -169,7 +159,6 @@ class _Views:
                 copies = torch.lerp(soft, sharp, self.grown(masks[:, None]))
                 costs = p.l1 * (1 - masks).abs().sum() + p.tv * _variation(masks, p.tv_beta)
             of_copies = self.req.network.input_gradients(copies.detach(), fixed, self.req.kind).grads[:, 0]
-            of_copies *= pairs.weights[:, None, None, None]
             (masks.grad,) = torch.autograd.grad([copies, costs], masks, [of_copies, torch.ones_like(costs)])
             adam.step()
             masks.data.clamp_(0, 1)
@@ -207,19 +196,6 @@ class _Views:
         hidden = left < DISC_THRESHOLD
         smallest = torch.where(hidden.any(0), hidden.int().argmax(0), len(discs) - 1)
         return discs[smallest]
-
-
-def _weights(req: Request, ids: Tensor, p: MeaningfulPerturbationParams) -> Tensor:
-    """What a point of each score counts, (B, T): the clean score's inverse where it is taken as a part of itself."""
-    import torch
-
-    from visx.state import explained
-
-    logits = req.targets.logits
-    if not p.relative or req.kind != "prob" or logits is None:
-        return req.x.new_ones(ids.shape)
-    clean = explained(logits, ids, req.kind)
-    return (1 / clean.clamp_min(torch.finfo(clean.dtype).tiny)).to(req.x)
 
 
 def _discs(size: tuple[int, ...], mask_size: int) -> Tensor:
