@@ -1,8 +1,8 @@
 """Rendering: maps -> pictures. The only place where anything is normalised or coloured.
 
 An unsigned map is scaled from its minimum to its maximum (a constant one from zero), a signed map symmetrically about
-zero, its 99.5th percentile at full strength, with a diverging colour map. The map is placed back where the network looked; what the crop cut off is shown grey
-and dark, because no map speaks about it.
+zero, its 99th percentile at full strength, with a diverging colour map. The map is placed back where the network
+looked; what the crop cut off is shown grey and dark, because no map speaks about it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ UNSEEN_BRIGHTNESS = 0.4
 DIMMED = 0.5  # brightness of what lies outside the shown regions
 BOUNDARY = (255, 255, 0)
 ANIMATION_SIZE, FRAME_MILLISECONDS = 400, 120
-SIGNED_PERCENTILE = 99.5  # a few extreme pixels must not make all others look like zero
+SIGNED_PERCENTILE = 99.0  # a few extreme pixels must not make all others look like zero
 
 
 def check_colormap(name: str) -> str:
