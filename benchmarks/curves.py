@@ -39,9 +39,9 @@ def main() -> None:
 
         def copies(batch: torch.Tensor) -> torch.Tensor:
             passes.append(len(batch))
-            return network.scores_of_copies(batch)
+            return network.scores_of(batch)
 
-        score = Scorer(network.scores_of, 16, forward_copies=copies, layout=network.layout)
+        score = Scorer(copies, 16, layout=network.layout)
         trials.append(Trial(x, result.map, result.target, 0, "prob", score, lambda inputs: inputs.numpy()))
     metrics = [(m, m.params()) for m in (get_metric("insertion"), get_metric("deletion"))]
     batch = torch.randn(16, 3, *model.input_size).contiguous(memory_format=torch.channels_last)

@@ -31,7 +31,7 @@ import visx
 from visx.cli.common import Talk
 from visx.engine import plan
 from visx.explaining import AUTO_BATCH as BATCH
-from visx.explaining import FOLD_FROM, Explainer
+from visx.explaining import Explainer
 from visx.inputs import Item, find
 from visx.journal import Journal
 from visx.memory import keep_freed_memory
@@ -142,7 +142,6 @@ def parts(model: visx.Model, items: list[Item], out: Path) -> dict[str, float]:
     torch.set_num_threads(1)
     jobs, settings = plan(model, [get_method("gradcam")]), settings_of(model, out)
     explainer = Explainer(model, settings, torch.device("cpu"))
-    explainer.sized(FOLD_FROM)
     with explainer.network.session(), Journal(out) as journal:
         for start in range(0, len(items), BATCH):
             images = [explainer.look(item, jobs) for item in items[start : start + BATCH]]

@@ -57,7 +57,7 @@ def main() -> None:
     def classify(batch: np.ndarray) -> np.ndarray:
         normalised = torch.from_numpy(((np.asarray(batch) - mean) / std).astype(np.float32)).permute(0, 3, 1, 2)
         with network.session():
-            return network.scores_of_copies(normalised).softmax(1).numpy()
+            return network.scores_of(normalised).softmax(1).numpy()
 
     def package(seed: int) -> np.ndarray:
         found = LimeImageExplainer(random_state=seed).explain_instance(

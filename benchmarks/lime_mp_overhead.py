@@ -22,7 +22,7 @@ from PIL import Image
 import visx
 from visx.engine import explain_batch, plan
 from visx.methods import get_method
-from visx.targets import Targets, TargetSpec
+from visx.targets import TargetSpec
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -57,12 +57,13 @@ def main() -> None:
 
     def forwards() -> None:
         for start in range(0, args.samples, args.batch):
-            network.scores_of(one.repeat(min(args.batch, args.samples - start), 1, 1, 1))
+            with torch.no_grad():
+                network.module(network.prepare(one.repeat(min(args.batch, args.samples - start), 1, 1, 1)))
 
     def backwards() -> None:
-        x, ids = one.repeat(args.images, 1, 1, 1), torch.zeros(args.images, 1, dtype=torch.int64)
         for _ in range(args.iterations):
-            network.input_gradients(x, Targets.fixed(ids.to(network.device)), "prob")
+            x = network.prepare(one.repeat(args.images, 1, 1, 1)).requires_grad_()
+            torch.autograd.grad(network.module(x).softmax(1)[:, 0].sum(), x)
 
     pairs = {
         f"lime, {args.samples} samples": (method("lime", 1, samples=args.samples), forwards),

@@ -68,7 +68,7 @@ def compare(spec: str, precision: str, batch: int, copies: int, repeats: int) ->
 
     works: dict[str, Callable[[], object]] = {
         "bare": lambda: bare(module),
-        "bare folded": lambda: bare(network.scores_of_copies),
+        "bare folded": lambda: bare(network.scores_of),
         **{name: whole(name) for name in COPIES_OF if name in NAMES and name != "meaningful_perturbation"},
     }
     if "meaningful_perturbation" in NAMES and batch == 1:

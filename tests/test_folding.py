@@ -148,18 +148,20 @@ def test_beside_what_cannot_be_folded_the_rest_is():
         torch.testing.assert_close(net(x), want, rtol=0, atol=1e-12)
 
 
-def test_a_network_folds_copies_only_where_visx_loaded_the_module_and_again_when_values_change():
+def test_a_network_folds_only_where_visx_loaded_the_module_and_again_when_values_change():
     net, x = settled(Plain()), pictures()
     free, ours = Network(net), Network(net, foldable=True)
     with Count() as count:
-        free.scores_of_copies(x)
+        free.scores_of(x)
+    assert count.norms == 4
+    torch.testing.assert_close(ours.scores_of(x), net(x), rtol=0, atol=1e-12)
+    with Count() as count:
         ours.scores_of(x)
-    assert count.norms == 8
-    torch.testing.assert_close(ours.scores_of_copies(x), net(x), rtol=0, atol=1e-12)
+    assert count.norms == 1
     with torch.no_grad():
         net.nc.running_mean.add_(3.0)
         net.a.weight.mul_(2.0)
-    torch.testing.assert_close(ours.scores_of_copies(x), net(x), rtol=0, atol=1e-12)
+    torch.testing.assert_close(ours.scores_of(x), net(x), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("spec", ["efficientnet_lite0", "resnet18"])
@@ -170,11 +172,11 @@ def test_real_networks_fold_whole(spec):
     model = load_model(spec, "default" if spec == "efficientnet_lite0" else "random")
     network, x = model.network(), pictures(96).float()
     with network.session():
-        plain, folded = network.scores_of(x), network.scores_of_copies(x)
+        plain, folded = network.logits(x), network.scores_of(x)
         assert (plain.softmax(1) - folded.softmax(1)).abs().max() < 1e-5
         assert (plain - folded).abs().max() < 1e-5 * (plain.max() - plain.min())
         with Count() as count:
-            network.scores_of_copies(x)
+            network.scores_of(x)
     assert count.norms == 0
 
 
@@ -204,14 +206,16 @@ def test_what_lies_before_a_layer_runs_folded_and_the_layer_is_what_it_was(layer
         norm.running_var.uniform_(0.5, 2)
     x, ids = torch.randn(2, 3, 9, 9, dtype=torch.float64), torch.tensor([[1, 2], [3, 0]])
     plain, folding = Network(module), Network(module, foldable=True)
-    folding.fold_layers = True
     with plain.session():
         wanted = plain.layer_gradients(x, layer, Targets.fixed(ids), "logit")
         found = folding.layer_gradients(x, layer, Targets.fixed(ids), "logit")
     torch.testing.assert_close(found.activation, wanted.activation)
     torch.testing.assert_close(found.grads, wanted.grads)
     torch.testing.assert_close(found.scores, wanted.scores)
-    assert folding.fold_layers == layer.startswith("bn")  # a convolution's own output exists only unfolded
+    with Count() as count, folding.session():
+        folding.layer_gradients(x, layer, Targets.fixed(ids), "logit")
+    # before bn2 lies bn1; a convolution's own output exists only unfolded
+    assert count.norms == {"conv1": 2, "bn1": 1, "conv2": 2, "bn2": 0}[layer]
 
 
 class Rectified(nn.Module):
@@ -283,10 +287,38 @@ def test_layer_before_a_folded_relu_is_what_it_is():
     """Grad-CAM at a normalisation whose ReLU is folded: its own output, negative values and all."""
     net, x = settled(Rectified()).float(), pictures().float()
     plain, folding = Network(net), Network(net, foldable=True)
-    folding.fold_layers = True
     fixed = Targets.fixed(torch.zeros(4, 1, dtype=torch.int64))
     with plain.session(), folding.session():
         a, b = (n.layer_gradients(x, "norms.0", fixed, "logit") for n in (plain, folding))
     assert (a.activation < 0).any()
     torch.testing.assert_close(b.activation, a.activation)
     torch.testing.assert_close(b.grads, a.grads)
+
+
+@pytest.mark.parametrize("rule", [None, "guided", "deconv"])
+@pytest.mark.parametrize("build", [Plain, Blocks, Rectified, Mixed])
+def test_gradients_of_the_folded_network_are_the_networks_own(build: type[nn.Module], rule: str | None):
+    if rule and build is Mixed:
+        pytest.skip("it has no ReLU")
+    torch.manual_seed(1)
+    net, x = settled(build()), pictures()
+    plain, folding = Network(net), Network(net, foldable=True)
+    fixed = Targets.fixed(torch.tensor([[0, 2], [1, 2], [0, 1], [2, 0]]))
+    with plain.session(), folding.session():
+        wanted, found = (n.input_gradients(x, fixed, "logit", rule) for n in (plain, folding))
+        with Count() as count:
+            folding.input_gradients(x, fixed, "logit", rule)
+    assert wanted.grads.abs().max() > 0 and count.norms == {Plain: 1, Mixed: 7}.get(build, 0)
+    torch.testing.assert_close(found.grads, wanted.grads, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found.scores, wanted.scores, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("layer", ["conv1", "bn1", "conv2", "bn2"])
+def test_projections_of_a_layer_see_the_layer_itself(layer: str):
+    """Inside a folded pair the convolution's output would be the normalisation's."""
+    net, x = settled(Blocks()), pictures()
+    plain, folding = Network(net), Network(net, foldable=True)
+    with plain.session(), folding.session():
+        folding.scores_of(x)  # has learnt what can be folded
+        wanted, found = (n.project(x, layer, lambda a: a, "deconv") for n in (plain, folding))
+    torch.testing.assert_close(found, wanted)

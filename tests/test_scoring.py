@@ -9,7 +9,6 @@ from torch import Tensor
 from visx.errors import VisxError
 from visx.scoring import Scorer, out_of_memory
 from visx.state import Network
-from visx.targets import Targets, TargetSpec
 
 
 class Linear:
@@ -106,16 +105,6 @@ def test_progress_counts_every_copy_once_retries_aside():
     scorer = Scorer(Linear(limit=4), 8, progress=lambda done, count: told.append((done, count)))
     scorer.scores(11, copy_number, torch.tensor([0]), "logit")
     assert told == [(4, 11), (8, 11), (11, 11)]
-
-
-def test_copies_take_the_faster_forward_and_the_clean_pass_does_not():
-    plain, fast = Linear(), Linear()
-    scorer = Scorer(plain, 4, forward_copies=fast)
-    ids = scorer.resolve(copy_number(0, 2), targets := Targets([TargetSpec("top2", top=2)] * 2))
-    assert plain.sizes == [2] and fast.sizes == [] and ids.shape == (2, 2)
-    scorer.resolve(copy_number(0, 2), targets)
-    scorer.scores(6, copy_number, ids[0], "logit")
-    assert plain.sizes == [2] and fast.sizes == [4, 2]
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -134,7 +134,6 @@ def explain_batch(
         copies,
         said,
         progress,
-        network.scores_of_copies,
         network.layout,
         partial(local, network),
     )

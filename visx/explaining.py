@@ -25,7 +25,6 @@ from visx.seeds import image_seed
 from visx.targets import TargetSpec
 
 AUTO_BATCH = 16
-FOLD_FROM = 64  # inputs from which learning to fold batch norms pays off
 
 
 @dataclass
@@ -77,9 +76,7 @@ class Explainer:
         self._halved: int | None = None
 
     def sized(self, inputs: int) -> int:
-        """The batch size of a run over so many inputs, shards of it counted together: it decides the bytes, and so does
-        folding, which begins here where it pays off."""
-        self.network.fold_layers = inputs >= FOLD_FROM
+        """The batch size of a run over so many inputs, shards of it counted together: it decides the bytes."""
         return min(self.settings.batch_size or AUTO_BATCH, inputs)
 
     def look(self, item: Item, jobs: Iterable[Job]) -> Loaded:
@@ -123,8 +120,8 @@ class Explainer:
     def _compute(self, images: list[Loaded], count: int, job: Job) -> list[list[Answer] | VisxError]:
         """Answers for the first `count` images; the others pad the batch.
 
-        Every job finds the classes and scores in its own clean pass: those of another, which may have run folded, differ in
-        their last digits, and a resumed run may have other jobs left to do.
+        Every job finds the classes and scores in its own clean pass: those of another may differ in
+        their last digits (some passes run folded), and a resumed run may have other jobs left to do.
         """
         x = torch.from_numpy(np.stack([image.x for image in images if image.x is not None]))
         if self.network.device.type == "cuda":

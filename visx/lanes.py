@@ -110,5 +110,4 @@ def beside(explainer: Explainer) -> Explainer:
     shared = {id(tensor): tensor for tensor in (*network.module.parameters(), *network.module.buffers())}
     module = copy.deepcopy(network.module, shared)
     other.network = Network(module, channels_last=network.channels_last, foldable=network.foldable)
-    other.network.fold_layers = network.fold_layers
     return other

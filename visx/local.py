@@ -137,12 +137,12 @@ class Local:
 
     def logits(self, fill: Tensor, boxes: Sequence[Box]) -> Tensor:
         """(N, classes) of the image with each box filled, without gradients."""
-        plan, shape = self._plan, self._image.shape
+        plan = self._plan
 
         def paste(module: nn.Module, args: Any, output: Tensor) -> Tensor:
             return plan.pasted(self._clean, output, boxes)
 
-        with self._network.folded(shape), hooked(plan.module, paste):
+        with hooked(plan.module, paste):
             return self._network.scores_of(plan.crops(self._image, fill, boxes))
 
 
@@ -171,7 +171,7 @@ def _learn(network: Network, shape: torch.Size, boxes: Sequence[Box]) -> Plan | 
         with suppress(RuntimeError, AssertionError, ValueError):  # what lies before the cut may take one size only
             near = Local(network, plan, image)
             pairs = ((near.logits(fill, [box]), whole[None]) for box, whole in zip(some, wholes, strict=True))
-            if all(agree(network.scores_of_copies(whole), got, network.dtype) for got, whole in pairs):
+            if all(agree(network.scores_of(whole), got, network.dtype) for got, whole in pairs):
                 return plan
     return None
 

@@ -163,7 +163,6 @@ class Bench:
             net.scores_of,
             self.batch_size or AUTO_BATCH,
             self.said,
-            forward_copies=net.scores_of_copies,
             layout=net.layout,
         )
 

@@ -43,16 +43,14 @@ class Scorer:
     """Logits of images and explained scalars of perturbed copies.
 
     `forward` maps (N, C, H, W) to logits (N, K) without gradients; `batch_size` is how many copies go at a time;
-    `said` is told when it had to halve; `progress` is told how many of how many copies are done; `forward_copies` is a faster
-    `forward`, equal up to rounding, for copies in numbers (None: there is none); `layout` is the memory format that
-    copies are best made in; `patched` finds a faster way for an image and all of its boxes (None: there is none).
+    `said` is told when it had to halve; `progress` is told how many of how many copies are done; `layout` is the memory
+    format that copies are best made in; `patched` finds a faster way for an image and all of its boxes (None: there is none).
     """
 
     forward: Callable[[Tensor], Tensor]
     batch_size: int = 16
     said: Callable[[str], None] = lambda _: None
     progress: Callable[[int, int], None] = lambda done, count: None
-    forward_copies: Callable[[Tensor], Tensor] | None = None
     layout: torch.memory_format = torch.contiguous_format
     patched: Callable[[Tensor, Sequence[Box]], Patched | None] = lambda image, boxes: None
 
@@ -91,7 +89,7 @@ class Scorer:
 
     def of(self, copies: Tensor, ids: Tensor, kind: ScoreKind) -> Tensor:
         """Explained scalars (n, T) of one batch of copies (n, C, H, W) of one image; `ids` (T,)."""
-        logits = (self.forward_copies or self.forward)(copies)
+        logits = self.forward(copies)
         return explained(logits, ids.expand(len(copies), -1), kind)
 
     def scores(self, count: int, copies: Callable[[int, int], Tensor], ids: Tensor, kind: ScoreKind) -> Tensor:

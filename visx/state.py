@@ -65,8 +65,8 @@ class Network:
         self.module: nn.Module = getattr(module, "_orig_mod", module)  # torch.compile's wrapper hides layers and rules
         self.channels_last = channels_last
         self.foldable = foldable
-        self.fold_layers = False  # pays off over many images: learning what can be folded costs some passes
         self._known: Folded | None = None
+        self._cutting: set[str] = set()  # layers whose output exists only unfolded
         self.local_plans: dict[Any, Any] = {}  # what visx.local has learnt
         tensor = next((p for p in self.module.parameters() if p.is_floating_point()), torch.empty(0))
         self.dtype, self.device = tensor.dtype, tensor.device
@@ -93,14 +93,10 @@ class Network:
 
     @torch.no_grad()
     def scores_of(self, x: Tensor) -> Tensor:
-        """Logits (B, K) in float32, without gradients."""
-        return self.logits(x).float() if self.dtype != torch.float64 else self.logits(x)
-
-    @torch.no_grad()
-    def scores_of_copies(self, x: Tensor) -> Tensor:
-        """As `scores_of`, for streams of copies: folded where the network is foldable, and equal up to rounding."""
+        """Logits (B, K) in float32, without gradients, folded where the network is foldable."""
         with self.folded(x.shape[1:]):
-            return self.scores_of(x)
+            logits = self.logits(x)
+        return logits.float() if self.dtype != torch.float64 else logits
 
     @torch.no_grad()
     def output_of(self, layer: nn.Module, x: Tensor) -> Tensor:
@@ -142,7 +138,8 @@ class Network:
     def input_gradients(self, x: Tensor, targets: Targets, kind: ScoreKind, rule: Rule | None = None) -> InputGradients:
         """Gradients of every target's score with respect to the input: one forward pass, one backward pass a target."""
         with torch.enable_grad():
-            leaf, logits, met = self._differentiable(x, self.logits, rule)
+            with self.folded(x.shape[1:]):
+                leaf, logits, met = self._differentiable(x, self.logits, rule)
             if rule is not None and not met.met:
                 others = f" (it uses {', '.join(met.others)})" if met.others else ""
                 raise unsupported(
@@ -157,14 +154,13 @@ class Network:
     def layer_gradients(self, x: Tensor, name: str, targets: Targets, kind: ScoreKind) -> LayerGradients:
         """Gradients with respect to a layer's output. Only what lies behind the layer is differentiated; what lies
         before it may run folded."""
-        if not self.fold_layers:
-            return self._layer_gradients(x, name, targets, kind, None)
-        with self.folded(x.shape[1:]) as folded:
-            found = self._layer_gradients(x, name, targets, kind, folded)
-        if found is None:  # the layer's output exists only unfolded
-            self.fold_layers = False
-            return self._layer_gradients(x, name, targets, kind, None)
-        return found
+        if name not in self._cutting:
+            with self.folded(x.shape[1:]) as folded:
+                found = self._layer_gradients(x, name, targets, kind, folded)
+            if found is not None:
+                return found
+            self._cutting.add(name)
+        return self._layer_gradients(x, name, targets, kind, None)
 
     @overload
     def _layer_gradients(

@@ -1,16 +1,17 @@
-"""`visx methods`: the registry, for reading and for scripts. Imports no torch."""
+"""`visx methods`: the registry, for reading and for scripts. Imports no torch, and what checks parameters only when run."""
 
 from __future__ import annotations
 
 import json as jsonlib
 import textwrap
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from visx.cli.common import Json, Quiet
-from visx.contract import NEEDS, Method
-from visx.options import describe
+
+if TYPE_CHECKING:
+    from visx.contract import Method
 
 
 def methods(
@@ -37,6 +38,8 @@ def methods(
 
 def as_dict(method: Method) -> dict[str, Any]:
     """A method's declaration as JSON has it."""
+    from visx.options import describe
+
     return {
         "name": method.name,
         "family": method.family,
@@ -55,6 +58,9 @@ def as_dict(method: Method) -> dict[str, Any]:
 def _full(method: Method) -> str:
     import inspect
 
+    from visx.contract import NEEDS
+    from visx.options import describe
+
     lines = [f"{method.name}: {method.title}", f"  family  {method.family}", f"  source  {method.source}"]
     lines += [f"  needs   {NEEDS[need]}" for need in sorted(method.needs)] or ["  needs   scores alone"]
     lines += [f"  score   {method.score}{', signed map' if method.signed else ''}"]
@@ -70,6 +76,8 @@ def _full(method: Method) -> str:
 
 def _table(chosen: list[Method]) -> None:
     """A line a method, and its parameters with their defaults below it: legible at 80 columns, greppable anywhere."""
+    from visx.options import describe
+
     rows = [("method", "family", "needs", "score", "source")]
     rows += [(m.name, m.family, ",".join(sorted(m.needs)) or "scores", m.score, m.source) for m in chosen]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -30,8 +30,8 @@ class Model:
     """What `load_model` and `wrap` return.
 
     `module` is never changed by explaining: it is set to eval mode and its flags are restored around every use.
-    Models loaded by visx are frozen, mostly `channels_last`, and `foldable`: perturbed copies run folded; a module handed in keeps its
-    memory layout and its operations.
+    Models loaded by visx are frozen, mostly `channels_last`, and `foldable`: they run with batch norms folded into
+    convolutions; a module handed in keeps its memory layout and its operations.
     """
 
     name: str
