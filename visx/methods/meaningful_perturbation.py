@@ -3,8 +3,10 @@
 A mask m in [0, 1], 1 keeps, minimises S(x m + blur(x) (1 - m)) + l1 sum |1 - m| + tv sum |grad m|^tv_beta; the map is
 1 - m (Fong & Vedaldi 2017, arXiv:1704.03296, equations 3 and 4). The mask is coarse and upsampled, Adam moves it, it
 is clamped to [0, 1] after every step, and both sums run over the coarse mask, so their weights go with its size.
-It is for a class that the network sees: a probability of 0.001 cannot pay for more than ten cells' l1, and the mask melts
-away to what the start left of it; `l1` and `tv` in proportion to the probability keep one.
+With fixed weights a class of probability 0.001 cannot pay for the l1 of ten cells: the mask melts away to what the start
+left of it. So weights that are left out are parts of what there is to gain, |S(x) - S(blur(x))| of each image and class;
+numbers are taken as they are, as in the paper. An exponent of 1, the paper's own total variation, lets the mask be
+sharp where it ends; SAM's 3 spreads it out.
 The circular start is the smallest blurred disc that takes the score below 1% of its range (clean to the largest disc).
 
 SAM's program (arXiv:2003.08754) is followed, but for these: its jitter shifts the picture under the mask within a view
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 RADII = range(0, 175, 5)  # of an input of 224 pixels
 DISC_SIZE, DISC_BLUR, DISC_THRESHOLD = 224, 10.0, 0.01
 WEAK_FALL = 0.5
+AUTO_L1, AUTO_TV = 2e-3, 1e-2  # of the score that blurring everything takes away
 
 
 class MeaningfulPerturbationParams(Params):
@@ -42,26 +45,33 @@ class MeaningfulPerturbationParams(Params):
     )
     iterations: int = Field(300, ge=1, description="steps of Adam")
     lr: float = Field(0.1, gt=0, description="step size of Adam")
-    l1: float = Field(1e-4, ge=0, description="weight of the blurred area (summed over the mask)")
-    tv: float = Field(1e-2, ge=0, description="weight of the mask's total variation (summed over the mask)")
-    tv_beta: float = Field(3.0, ge=1, description="exponent of the total variation")
+    l1: float | None = Field(
+        None, ge=0, description="weight of the blurred area, summed over the mask; left out: 0.002 of the score to gain"
+    )
+    tv: float | None = Field(
+        None, ge=0, description="weight of the total variation, summed likewise; left out: 0.01 of the score to gain"
+    )
+    tv_beta: float = Field(1.0, ge=1, description="exponent of the total variation")
     jitter: int = Field(4, ge=0, description="the picture shifts under the mask by so many positions a step; 0 stays")
     blur_radius: float = Field(10.0, gt=0, description="deviation of the blur that hides, in input pixels")
-    upsample: Literal["nearest", "bilinear"] = Field("nearest", description="how the mask grows to the input's size")
+    upsample: Literal["nearest", "bilinear"] = Field("bilinear", description="how the mask grows to the input's size")
     final_blur: float = Field(1.0, ge=0, description="deviation of the map's own blur, in input pixels")
     frames: int = Field(0, ge=0, le=1000, description="pictures of the mask's evolution, as an animated GIF; 0: none")
 
 
 @dataclass
 class _Pairs:
-    """Some pairs of image and target: `owners` (n,) is each one's image, `ids` (n,) its class, `masks` (n, s, s)."""
+    """Some pairs of image and target: `owners` (n,) is each one's image, `ids` (n,) its class, `masks` (n, s, s), `l1` (n,)
+    and `tv` (n,) the weights."""
 
     owners: Tensor
     ids: Tensor
     masks: Tensor
+    l1: Tensor
+    tv: Tensor
 
     def part(self, start: int, stop: int) -> _Pairs:
-        return _Pairs(self.owners[start:stop], self.ids[start:stop], self.masks[start:stop])
+        return _Pairs(*(of_all[start:stop] for of_all in (self.owners, self.ids, self.masks, self.l1, self.tv)))
 
 
 @method(
@@ -88,7 +98,8 @@ def meaningful_perturbation(req: Request, p: MeaningfulPerturbationParams) -> At
     batch, count = ids.shape
     views = _Views(req, gaussian_blur(req.x, p.blur_radius), p)
     start = torch.cat([views.initial(b, ids[b]) for b in range(batch)])
-    pairs = _Pairs(torch.arange(batch, device=ids.device).repeat_interleave(count), ids.flatten(), start)
+    l1, tv = (torch.cat(found) for found in zip(*(views.weights(b, ids[b]) for b in range(batch)), strict=True))
+    pairs = _Pairs(torch.arange(batch, device=ids.device).repeat_interleave(count), ids.flatten(), start, l1, tv)
     learned = list(req.score.batches(batch * count, lambda a, b: views.learn(pairs.part(a, b))))
     masks = torch.cat([masks for masks, _ in learned]).unflatten(0, (batch, count))
     frames = torch.cat([frames for _, frames in learned]).unflatten(0, (batch, count)).cpu().numpy()
@@ -157,7 +168,7 @@ class _Views:
             sharp, soft = self.shifted(owners, step)
             with torch.enable_grad():
                 copies = torch.lerp(soft, sharp, self.grown(masks[:, None]))
-                costs = p.l1 * (1 - masks).abs().sum() + p.tv * _variation(masks, p.tv_beta)
+                costs = pairs.l1 @ (1 - masks).abs().sum((1, 2)) + pairs.tv @ _variation(masks, p.tv_beta)
             of_copies = self.req.network.input_gradients(copies.detach(), fixed, self.req.kind).grads[:, 0]
             (masks.grad,) = torch.autograd.grad([copies, costs], masks, [of_copies, torch.ones_like(costs)])
             adam.step()
@@ -176,6 +187,21 @@ class _Views:
             return torch.lerp(self.blurred[b], self.req.x[b], masks[start:stop, None])
 
         return self.req.score.scores(len(masks), copies, ids, self.req.kind)
+
+    def weights(self, b: int, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """(T,) weights of the area and of the total variation for image `b`."""
+        import torch
+
+        p, given = self.p, self.req.x.new_ones(len(ids))
+        if p.l1 is not None and p.tv is not None:
+            return p.l1 * given, p.tv * given
+        whole = self.req.x.new_ones(1, *self.size)
+        clean, blurred = self.scores(b, ids, torch.cat([whole, 0 * whole]))
+        gain = (clean - blurred).abs().to(given)
+        return (
+            gain * AUTO_L1 if p.l1 is None else p.l1 * given,
+            gain * AUTO_TV if p.tv is None else p.tv * given,
+        )
 
     def initial(self, b: int, ids: Tensor) -> Tensor:
         """The masks that image `b` starts with: (T, s, s)."""
@@ -214,8 +240,8 @@ def _discs(size: tuple[int, ...], mask_size: int) -> Tensor:
 
 
 def _variation(masks: Tensor, beta: float) -> Tensor:
-    """sum over masks (n, s, s) of |vertical differences|^beta + |horizontal differences|^beta."""
-    return masks.diff(dim=-2).abs().pow(beta).sum() + masks.diff(dim=-1).abs().pow(beta).sum()
+    """Of each mask (n, s, s): the sum of |vertical differences|^beta + |horizontal differences|^beta."""
+    return masks.diff(dim=-2).abs().pow(beta).sum((1, 2)) + masks.diff(dim=-1).abs().pow(beta).sum((1, 2))
 
 
 def _moments(p: MeaningfulPerturbationParams) -> set[int]:
