@@ -92,7 +92,9 @@ def read_results(folder: Path) -> list[Stored]:
 def _results(folder: Path) -> Iterator[Stored]:
     for record in records(folder):
         version = record.get("schema_version")
-        if not isinstance(version, int) or version > SCHEMA_VERSION:
+        if not isinstance(version, int):
+            raise VisxError(f"the manifest of {folder} has a line without schema_version: visx did not write it")
+        if version > SCHEMA_VERSION:
             raise VisxError(
                 f"the manifest of {folder} is of schema {version}; this visx knows {SCHEMA_VERSION}",
                 hint="a newer visx wrote it: update this one",

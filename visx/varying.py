@@ -70,7 +70,8 @@ def settings_of(
         )
         found = [same, *(s for s in found if s is not same)]
     if len(found) < 2:
-        raise usage("one setting alone cannot move", "--vary KEY=a,b")
+        alone = " ".join(f"{key}={value}" for key, values in varied.items() for value in values)
+        raise usage(f"{alone}: one setting has no other to move from", "--vary KEY=a,b, or --against default")
     return found
 
 

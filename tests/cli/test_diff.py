@@ -215,7 +215,10 @@ def test_a_bad_npy_is_refused_and_nothing_in_it_runs(
 def test_a_newer_schema_an_empty_folder_and_a_path_that_leads_out(base: Path, tmp_path: Path) -> None:
     put(tmp_path / "newer", "a.jpg", np.ones((8, 8)), schema_version=99)
     done = visx("diff", base, tmp_path / "newer")
-    assert done.code == 1 and "schema 99" in done.err
+    assert done.code == 1 and "schema 99" in done.err and "newer" in done.err
+    put(tmp_path / "without", "a.jpg", np.ones((8, 8)), schema_version=None)
+    done = visx("diff", base, tmp_path / "without")
+    assert done.code == 1 and "visx did not write it" in done.err and "update" not in done.err
     (tmp_path / "empty").mkdir()
     done = visx("diff", base, tmp_path / "empty")
     assert done.code == 2 and "no manifest.jsonl" in done.err

@@ -269,7 +269,7 @@ def test_vary_is_parsed() -> None:
     ("arguments", "said"),
     [
         ((), "nothing varies"),
-        (("--vary", "reduce=sum", "-m", "backprop"), "one setting alone"),
+        (("--vary", "reduce=sum", "-m", "backprop"), "one setting has no other"),
         (("--vary", "reduec=sum,l2", "-m", "backprop"), "reduce"),
         (("--vary", "noise=-1,0", "-m", "backprop"), "is no variance"),
         (("--vary", "seed=x,0", "-m", "backprop"), "--vary seed=x: a seed is a whole number"),
