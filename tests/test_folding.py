@@ -126,6 +126,36 @@ def test_a_module_without_convolutions_or_with_a_scripted_part_is_left_alone():
     assert not fold(nn.Sequential(torch.jit.script(inner), nn.AdaptiveAvgPool2d(1), nn.Flatten()), pictures())
 
 
+class Passes(nn.Module):
+    """Counts its passes; `layer` decides whether there is something to fold."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 1), layer, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.passes = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        return self.body(x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "passes"),
+    [(nn.GroupNorm(2, 4), 0), (nn.BatchNorm2d(4, affine=False), 2), (nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4)), 1)],
+)
+def test_learning_costs_no_more_passes_than_it_must(layer: nn.Module, passes: int):
+    net = settled(Passes(layer))
+    assert bool(fold(net, pictures())) == (passes == 2) and net.passes == passes
+
+
+def test_where_memory_does_not_hold_the_watched_pass_nothing_is_folded(monkeypatch: pytest.MonkeyPatch):
+    def full(*args: object) -> bool:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(visx.folding, "relu_call", full)
+    assert not fold(settled(Passes(nn.BatchNorm2d(4))), pictures())
+
+
 class Mixed(Shared):
     """As well: a weight that is made anew in every pass, as a parametrised one is, and one pair that can be folded."""
 

@@ -177,11 +177,19 @@ def _rectified(given: dict[str, Any], ceiling: float) -> Tensor | None:
 @torch.no_grad()
 def fold(module: nn.Module, x: Tensor) -> Folded:
     """Learn from one pass over `x` what can be folded in a module in eval mode; checked on `x` itself, and empty where
-    the logits come out otherwise than by rounding."""
+    the logits come out otherwise than by rounding, or where memory does not hold what the pass is watched by."""
+    if next(module.buffers(), None) is None:  # no statistics, no normalisation: a transformer need not be watched
+        return Folded([])
     watch = _Watch()
-    with watch:
-        plain = module(x.clone())
+    try:
+        with watch:
+            plain = module(x.clone())
+    except torch.OutOfMemoryError:
+        return Folded([])
     chains = watch.chains()
+    del watch
+    if not chains:
+        return Folded([])
     for rectifying in [True, False] if x.device.type == "cpu" and x.dtype in _RECTIFIABLE else [False]:
         folded = Folded(chains, rectifying)
         try:
