@@ -302,11 +302,12 @@ def test_relus_behind_normalisations_are_folded_too(layout: torch.memory_format)
     torch.testing.assert_close(grad, plain, rtol=1e-4, atol=1e-5)
 
 
-def test_without_the_rectifying_convolution_only_normalisations_are_folded(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("name", ["_packed", "_pointwise"])
+def test_without_the_fused_convolution_only_normalisations_are_folded(monkeypatch: pytest.MonkeyPatch, name: str):
     def missing(*args: object) -> Tensor:
         raise RuntimeError("not on this processor")
 
-    monkeypatch.setattr(visx.folding, "_rectified", missing)
+    monkeypatch.setattr(visx.folding, name, missing)
     net, x = settled(Rectified()).float(), pictures().float()
     folded = fold(net, x[:1])
     with torch.no_grad():
@@ -352,3 +353,15 @@ def test_projections_of_a_layer_see_the_layer_itself(layer: str):
         folding.scores_of(x)  # has learnt what can be folded
         wanted, found = (n.project(x, layer, lambda a: a, "deconv") for n in (plain, folding))
     torch.testing.assert_close(found, wanted)
+
+
+def test_weights_are_packed_once_whatever_comes_later(monkeypatch: pytest.MonkeyPatch):
+    packs: list[tuple[int, ...]] = []
+    pack = visx.folding._packed
+    monkeypatch.setattr(visx.folding, "_packed", lambda *args: packs.append(tuple(args[3].shape)) or pack(*args))
+    net, x = settled(Rectified()).float(), pictures(13).float()
+    network = Network(net, foldable=True)
+    with network.session():
+        for batch in (x[:1], x, x[:3]):
+            torch.testing.assert_close(network.scores_of(batch), net(batch), rtol=1e-5, atol=1e-5)
+    assert len(packs) == 6 and {shape[0] for shape in packs} == {1}, "each in the pass that it is learnt in"

@@ -2,10 +2,12 @@
 
 In eval mode BN(conv(x)) is itself a convolution, with weight w * s and bias (b - mean) * s + beta, s = gamma / sqrt(var
 + eps) a channel: exact but for rounding, and one pass over memory less a layer. On a CPU oneDNN's convolution also
-rectifies what it writes, which saves another (the operator that torch's own compiler uses). Nothing of the module is
-replaced: one pass is watched to learn which convolution feeds which normalisation and ReLU, and a `TorchFunctionMode`
-then hands the folded weights to those convolutions and passes their output through what is done already, for the time
-of its `with`.
+rectifies what it writes, which saves another, and takes weights that are in its own layout already (the operators that
+torch's own compiler uses): a quarter less time for a single image.
+
+Nothing of the module is replaced: one pass is watched to learn which convolution feeds which normalisation and ReLU, and
+a `TorchFunctionMode` then hands the folded weights to those convolutions and passes their output through what is done
+already, for the time of its `with`.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ _NORM_ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "tr
 _ASKING = {"__get__", "dim", "ndimension", "size", "numel", "stride", "is_contiguous"}  # of a tensor's form, not values
 # What rounding alone may move logits by, as a part of their range. More means that the structure was misread.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.15}
-_RECTIFIABLE = {torch.float32, torch.bfloat16}
+_FUSIBLE = {torch.float32, torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,9 @@ class _Watch(TorchFunctionMode):
 class Folded(TorchFunctionMode):
     """Inside it, the module that was watched runs folded. Empty (falsy) where there is nothing to fold.
 
-    `rectifying`: whether convolutions may rectify what they write (only where no gradient is recorded)."""
+    `fusing`: whether convolutions may be oneDNN's, which rectify what they write (only where no gradient is recorded)."""
 
-    def __init__(self, chains: list[_Chain], rectifying: bool = False) -> None:
+    def __init__(self, chains: list[_Chain], fusing: bool = False) -> None:
         super().__init__()
         self._chains = chains
         self._versions = [(tensor, tensor._version) for chain in chains for tensor in chain.tensors()]
@@ -114,7 +116,8 @@ class Folded(TorchFunctionMode):
         # what is on its way to where nothing is left to do for it: by running mean, and by itself
         self._to_norm: dict[int, Tensor] = {}
         self._to_relu: dict[int, Tensor] = {}
-        self.rectifying = rectifying
+        self._packed: dict[int, Tensor] = {}  # by weight, in the layout that is best for the input it first met
+        self.fusing = fusing
         self.active = True  # off: calls pass as they are
 
     def __bool__(self) -> bool:
@@ -152,25 +155,40 @@ class Folded(TorchFunctionMode):
 
     def _convolve(self, func: Any, weight: Tensor, bias: Tensor, chain: _Chain, args: Any, kwargs: Any) -> Tensor:
         given = {**dict(zip(_CONVOLUTION_ARGUMENTS, args, strict=False)), **kwargs, "weight": weight, "bias": bias}
-        output = _rectified(given, chain.ceiling) if self.rectifying and chain.ceiling is not None else None
-        if output is not None:
-            self._to_relu[id(output)] = output
-        else:
+        output = self._fused(given, chain) if self.fusing and not torch.is_grad_enabled() else None
+        if output is None:
             output = func(**given)
+        elif chain.ceiling is not None:
+            self._to_relu[id(output)] = output
         self._to_norm[id(chain.norm["running_mean"])] = output
         return output
 
+    def _fused(self, given: dict[str, Any], chain: _Chain) -> Tensor | None:
+        """The convolution, and the ReLU behind it, in one go; None where there is no such operator for these arguments."""
+        x, weight = given["input"], given["weight"]
+        how: dict[str, Any] = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, **given}
+        if x.dim() != 4 or isinstance(how["padding"], str):
+            return None
+        pairs = [[v, v] if isinstance(v, int) else list(v) for v in (how["padding"], how["stride"], how["dilation"])]
+        if id(weight) not in self._packed:
+            self._packed[id(weight)] = _packed(weight, pairs, how["groups"], x)
+        return _pointwise(x, self._packed[id(weight)], given["bias"], pairs, how["groups"], chain.ceiling)
 
-def _rectified(given: dict[str, Any], ceiling: float) -> Tensor | None:
-    """min(max(conv2d(...), 0), ceiling) in one go; None where there is no such operator for these arguments."""
-    x = given["input"]
-    how: dict[str, Any] = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, **given}
-    if torch.is_grad_enabled() or x.dim() != 4 or isinstance(how["padding"], str):
-        return None
-    pairs = [[v, v] if isinstance(v, int) else list(v) for v in (how["padding"], how["stride"], how["dilation"])]
-    does, bounds = ("relu", []) if ceiling == math.inf else ("hardtanh", [0.0, ceiling])
-    convolution = torch.ops.mkldnn._convolution_pointwise
-    output: Tensor = convolution(x, given["weight"], given["bias"], *pairs, how["groups"], does, bounds, "")
+
+def _packed(weight: Tensor, pairs: list[list[int]], groups: int, x: Tensor) -> Tensor:
+    """A convolution's weight in oneDNN's own layout, so that not every pass has to bring it there."""
+    found: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, *pairs, groups, list(x.shape))
+    return found
+
+
+def _pointwise(
+    x: Tensor, weight: Tensor, bias: Tensor, pairs: list[list[int]], groups: int, ceiling: float | None
+) -> Tensor:
+    """conv2d(...), or min(max(conv2d(...), 0), ceiling)."""
+    does, bounds = (
+        ("none", []) if ceiling is None else ("relu", []) if ceiling == math.inf else ("hardtanh", [0.0, ceiling])
+    )
+    output: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *pairs, groups, does, bounds, "")
     return output
 
 
@@ -190,13 +208,13 @@ def fold(module: nn.Module, x: Tensor) -> Folded:
     del watch
     if not chains:
         return Folded([])
-    for rectifying in [True, False] if x.device.type == "cpu" and x.dtype in _RECTIFIABLE else [False]:
-        folded = Folded(chains, rectifying)
+    for fusing in [True, False] if x.device.type == "cpu" and x.dtype in _FUSIBLE else [False]:
+        folded = Folded(chains, fusing)
         try:
             with folded:
                 other = module(x.clone())
         except (RuntimeError, AttributeError):  # this processor, or this torch, has no such operator
-            if not rectifying:
+            if not fusing:
                 raise
             continue
         if isinstance(plain, Tensor) and agree(plain, other, plain.dtype):
