@@ -99,8 +99,11 @@ def main() -> None:
         cost = parts(model, items[: 12 * BATCH], Path(folder, "parts"))
         for name, milliseconds in cost.items():
             print(f"{milliseconds:7.2f} ms of processor time an image: {name}")
-        cores, wall = torch.get_num_threads(), statistics.median(times["visx"]) * 1000 / len(items)
+        cores = torch.get_num_threads()
+        wall, forward = (statistics.median(times[name]) * 1000 / len(items) for name in ("visx", "bare"))
         print(f"{wall * cores / sum(cost.values()):7.2f} x the sum of these / {cores} cores is the wall time of visx")
+        cost["forward pass, map"] = forward * cores
+        print(f"{wall * cores / sum(cost.values()):7.2f} x the same with the bare loop's forward passes, on all cores")
 
 
 def bare(model: visx.Model, count: int) -> float:

@@ -19,6 +19,7 @@ Images and targets are optimised together, each with its own sums, its own Adam 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from visx.contract import Attachment, Attribution, Request, method
@@ -224,6 +225,7 @@ class _Views:
         return discs[smallest]
 
 
+@cache  # nearly a second's work, the same for every image
 def _discs(size: tuple[int, ...], mask_size: int) -> Tensor:
     """Blurred discs about the centre, one a radius, averaged onto the mask: (R, s, s), 1 within."""
     import torch
