@@ -365,3 +365,30 @@ def test_weights_are_packed_once_whatever_comes_later(monkeypatch: pytest.Monkey
         for batch in (x[:1], x, x[:3]):
             torch.testing.assert_close(network.scores_of(batch), net(batch), rtol=1e-5, atol=1e-5)
     assert len(packs) == 6 and {shape[0] for shape in packs} == {1}, "each in the pass that it is learnt in"
+
+
+def test_ceiling_of_a_folded_relu_holds():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net = settled(net).float()
+    net[1].weight.data.mul_(20)
+    x = pictures().float()
+    folded = fold(net, x[:1])
+    assert net[:3](x).max() == 6 and folded.fusing
+    with folded, torch.no_grad():
+        found = net(x)
+    torch.testing.assert_close(found, net(x), rtol=1e-5, atol=1e-5)
+
+
+def test_that_a_layer_exists_only_unfolded_is_learnt_once():
+    module = settled(Blocks())
+    network, x = Network(module, foldable=True), pictures()
+    begun: list[int] = []
+    module.conv1.register_forward_hook(lambda *_: begun.append(1))
+    fixed = Targets.fixed(torch.zeros(4, 1, dtype=torch.int64))
+    with network.session():
+        network.scores_of(x)
+        for passes in (2, 1, 1):
+            begun.clear()
+            network.layer_gradients(x, "conv2", fixed, "logit")
+            assert len(begun) == passes
