@@ -34,7 +34,7 @@ Row = tuple[str, str, float, float, str]
 
 
 class Probabilities(nn.Module):
-    """A network behind its softmax."""
+    """A network behind its softmax. A class, because Quantus takes a last `nn.Softmax` off."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

@@ -120,8 +120,8 @@ class Explainer:
     def _compute(self, images: list[Loaded], count: int, job: Job) -> list[list[Answer] | VisxError]:
         """Answers for the first `count` images; the others pad the batch.
 
-        Every job finds the classes and scores in its own clean pass: those of another may differ in
-        their last digits (some passes run folded), and a resumed run may have other jobs left to do.
+        Every job finds the classes and scores in its own clean pass: those of another may differ in their last digits
+        (without gradients ReLUs are folded too), and a resumed run may have other jobs left to do.
         """
         x = torch.from_numpy(np.stack([image.x for image in images if image.x is not None]))
         if self.network.device.type == "cuda":

@@ -1,4 +1,5 @@
-"""Folding: inference with every batch normalisation, and the ReLU behind it, folded into the convolution before it.
+"""Folding: passes with every batch normalisation, and without gradients the ReLU behind it, folded into the convolution
+before it.
 
 In eval mode BN(conv(x)) is itself a convolution, with weight w * s and bias (b - mean) * s + beta, s = gamma / sqrt(var
 + eps) a channel: exact but for rounding, and one pass over memory less a layer. On a CPU oneDNN's convolution also
@@ -205,7 +206,7 @@ def fold(module: nn.Module, x: Tensor) -> Folded:
     except torch.OutOfMemoryError:
         return Folded([])
     chains = watch.chains()
-    del watch
+    del watch  # which holds every tensor of the pass
     if not chains:
         return Folded([])
     for fusing in [True, False] if x.device.type == "cpu" and x.dtype in _FUSIBLE else [False]:

@@ -45,7 +45,7 @@ class Net(nn.Module):
 
 
 class Probabilities(nn.Module):
-    """A network behind its softmax."""
+    """A network behind its softmax. A class, because Quantus takes a last `nn.Softmax` off."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
