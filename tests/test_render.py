@@ -10,7 +10,7 @@ from PIL import Image
 
 from visx.errors import VisxError
 from visx.images import Placement, Preprocess, decode, read
-from visx.render import check_colormap, colorbar, colorize, gradient_picture, overlay, to_levels
+from visx.render import check_colormap, colorbar, colorize, gradient_picture, limits, overlay, to_levels
 
 CASES = {  # picture height and width, marked block (top, left, size), preprocessing
     "landscape": ((240, 400), (80, 180, 40), Preprocess(256, (224, 224))),
@@ -119,3 +119,14 @@ def test_a_typo_in_a_colormap_is_answered() -> None:
     with pytest.raises(VisxError, match="viridis") as error:
         check_colormap("virids")
     assert error.value.code == 2
+
+
+def test_scale_of_a_signed_map_is_what_one_pixel_in_a_hundred_exceeds():
+    values = np.linspace(0, 1, 10_000, dtype=np.float32).reshape(100, 100)
+    values[::2] *= -1
+    low, high = limits(values, signed=True)
+    assert low == -high and high == pytest.approx(0.99, abs=1e-3)
+    values.flat[:50] = 1000.0  # half a percent of extremes
+    assert limits(values, signed=True)[1] < 1.0
+    values.flat[:200] = 1000.0
+    assert limits(values, signed=True)[1] == 1000.0
