@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from visx.images import Placement
+    from visx.rules import Rule
     from visx.scoring import Scorer
-    from visx.state import Network
+    from visx.state import InputGradients, Network
     from visx.targets import Targets
 
 Need = Literal["grad", "layer", "gap_head", "relu"]
@@ -42,7 +43,7 @@ class Request:
     `x` is (B, C, H, W), normalised; `targets` resolves to (B, T) class indices on the first clean pass, whoever
     makes it; `seeds` holds one integer an image; `score` scores perturbed copies (all that a black box offers); `net`
     gives gradients, layers and ReLU rules to the methods whose `needs` say so; `layer` is a module path or None.
-    `mean` and `std` normalise pixels, one number a channel.
+    `mean` and `std` normalise pixels, one number a channel. `averaged` says that maps of many such requests will be.
     """
 
     x: Tensor
@@ -54,12 +55,17 @@ class Request:
     layer: str | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    averaged: bool = False
 
     @property
     def network(self) -> Network:
         """The network, for methods that declare `needs={"grad"}`."""
         assert self.net is not None, "a method without needs={'grad'} asked for the network"
         return self.net
+
+    def input_gradients(self, rule: Rule | None = None) -> InputGradients:
+        """Gradients of every target's score with respect to the images."""
+        return self.network.input_gradients(self.x, self.targets, self.kind, rule, one_of_many=self.averaged)
 
     def normalised(self, pixels: float | Tensor) -> Tensor:
         """Pixels in 0..1, one grey value or (..., C, H, W), as the network sees them: (C, 1, 1) or (..., C, H, W)."""

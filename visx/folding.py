@@ -13,7 +13,6 @@ already, for the time of its `with`.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,10 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from visx.convolutions import CONVOLUTIONS, Convolution, packed, pointwise
 from visx.rules import ReluCall, relu_call
 
-_CONVOLUTIONS = {F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d}
-_CONVOLUTION_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _NORM_ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 _ASKING = {"__get__", "dim", "ndimension", "size", "numel", "stride", "is_contiguous"}  # of a tensor's form, not values
 # What rounding alone may move logits by, as a part of their range. More means that the structure was misread.
@@ -82,7 +80,7 @@ class _Watch(TorchFunctionMode):
             return output
         self.kept.append((args, kwargs, output))
         self.uses.update(id(t) for t in tensors((args, kwargs)))
-        if func in _CONVOLUTIONS and len(args) > 1 and isinstance(output, Tensor):
+        if func in CONVOLUTIONS and len(args) > 1 and isinstance(output, Tensor):
             self.convolutions[id(output)] = (args[1], args[2] if len(args) > 2 else kwargs.get("bias"))
         elif func is F.batch_norm:
             self.norms.append(({**dict(zip(_NORM_ARGUMENTS, args, strict=False)), **kwargs}, output))
@@ -113,7 +111,8 @@ class Folded(TorchFunctionMode):
         super().__init__()
         self._chains = chains
         self._versions = [(tensor, tensor._version) for chain in chains for tensor in chain.tensors()]
-        self._weights = {id(chain.weight): (*chain.folded(), chain) for chain in chains}
+        # by weight: weight and bias of the folded convolution, and what is folded
+        self.weights = {id(chain.weight): (*chain.folded(), chain) for chain in chains}
         # what is on its way to where nothing is left to do for it: by running mean, and by itself
         self._to_norm: dict[int, Tensor] = {}
         self._to_relu: dict[int, Tensor] = {}
@@ -142,10 +141,10 @@ class Folded(TorchFunctionMode):
         kwargs = kwargs or {}
         if not self.active:
             return func(*args, **kwargs)
-        if func in _CONVOLUTIONS and len(args) > 1:
-            weight, bias, chain = self._weights.get(id(args[1]), (None, None, None))
+        if func in CONVOLUTIONS and len(args) > 1:
+            weight, bias, chain = self.weights.get(id(args[1]), (None, None, None))
             if weight is not None and bias is not None and chain is not None:
-                return self._convolve(func, weight, bias, chain, args, kwargs)
+                return self._convolve(Convolution.called(func, args, kwargs), weight, bias, chain)
         elif func is F.batch_norm and len(args) > 1 and self._to_norm.pop(id(args[1]), None) is args[0]:
             return args[0]
         elif self._to_relu:
@@ -154,43 +153,17 @@ class Folded(TorchFunctionMode):
                 return relu.input
         return func(*args, **kwargs)
 
-    def _convolve(self, func: Any, weight: Tensor, bias: Tensor, chain: _Chain, args: Any, kwargs: Any) -> Tensor:
-        given = {**dict(zip(_CONVOLUTION_ARGUMENTS, args, strict=False)), **kwargs, "weight": weight, "bias": bias}
-        output = self._fused(given, chain) if self.fusing and not torch.is_grad_enabled() else None
-        if output is None:
-            output = func(**given)
-        elif chain.ceiling is not None:
-            self._to_relu[id(output)] = output
+    def _convolve(self, call: Convolution, weight: Tensor, bias: Tensor, chain: _Chain) -> Tensor:
+        if self.fusing and not torch.is_grad_enabled() and call.given["input"].dim() == 4 and call.geometry():
+            if id(weight) not in self._packed:
+                self._packed[id(weight)] = packed(weight, call)
+            output = pointwise(call, self._packed[id(weight)], bias, chain.ceiling)
+            if chain.ceiling is not None:
+                self._to_relu[id(output)] = output
+        else:
+            output = call.run(weight=weight, bias=bias)
         self._to_norm[id(chain.norm["running_mean"])] = output
         return output
-
-    def _fused(self, given: dict[str, Any], chain: _Chain) -> Tensor | None:
-        """The convolution, and the ReLU behind it, in one go; None where there is no such operator for these arguments."""
-        x, weight = given["input"], given["weight"]
-        how: dict[str, Any] = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, **given}
-        if x.dim() != 4 or isinstance(how["padding"], str):
-            return None
-        pairs = [[v, v] if isinstance(v, int) else list(v) for v in (how["padding"], how["stride"], how["dilation"])]
-        if id(weight) not in self._packed:
-            self._packed[id(weight)] = _packed(weight, pairs, how["groups"], x)
-        return _pointwise(x, self._packed[id(weight)], given["bias"], pairs, how["groups"], chain.ceiling)
-
-
-def _packed(weight: Tensor, pairs: list[list[int]], groups: int, x: Tensor) -> Tensor:
-    """A convolution's weight in oneDNN's own layout, so that not every pass has to bring it there."""
-    found: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, *pairs, groups, list(x.shape))
-    return found
-
-
-def _pointwise(
-    x: Tensor, weight: Tensor, bias: Tensor, pairs: list[list[int]], groups: int, ceiling: float | None
-) -> Tensor:
-    """conv2d(...), or min(max(conv2d(...), 0), ceiling)."""
-    does, bounds = (
-        ("none", []) if ceiling is None else ("relu", []) if ceiling == math.inf else ("hardtanh", [0.0, ceiling])
-    )
-    output: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *pairs, groups, does, bounds, "")
-    return output
 
 
 @torch.no_grad()

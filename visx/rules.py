@@ -59,9 +59,6 @@ class Met:
     others: Counter[str] = field(default_factory=Counter)
 
 
-_STRANGE: Any = torch.autograd.function.BackwardCFunction
-
-
 def guide(output: Tensor) -> Met | None:
     """Let every ReLU in the graph behind `output` differentiate by the guided rule, which ends with the graph.
 
@@ -79,15 +76,18 @@ def guide(output: Tensor) -> Met | None:
             found.others[_OTHER_NODES[name]] += 1
         elif name.endswith("CopySlices"):
             return None
-        elif isinstance(node, _STRANGE):
-            found.others[name.removesuffix("Backward")] += 1
+    found.others += strangers(output)
     return found
 
 
 def strangers(output: Tensor) -> Counter[str]:
     """The autograd functions of somebody's own in the graph behind `output`: each may be a ReLU, and nobody can tell."""
-    names = (node.name() for node in _nodes(output) if isinstance(node, _STRANGE))
-    return Counter(name.removesuffix("Backward") for name in names if name != f"{_Rectify.__name__}Backward")
+    found: Counter[str] = Counter()
+    for node in _nodes(output):
+        function: Any = getattr(node, "_forward_cls", None)
+        if function is not None and function.__module__.split(".")[0] != __package__:
+            found[function.__name__] += 1
+    return found
 
 
 def _nodes(output: Tensor) -> Iterator[Any]:

@@ -16,6 +16,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
+from visx.as_written import AsWritten
 from visx.errors import unknown, unsupported
 from visx.folding import Folded, fold
 from visx.rules import Met, Rule, Rules, guide, strangers
@@ -66,6 +67,7 @@ class Network:
         self.channels_last = channels_last
         self.foldable = foldable
         self._known: Folded | None = None
+        self._as_written: AsWritten | None = None
         self._cutting: set[str] = set()  # layers whose output exists only unfolded
         self.local_plans: dict[Any, Any] = {}  # what visx.local has learnt
         tensor = next((p for p in self.module.parameters() if p.is_floating_point()), torch.empty(0))
@@ -118,14 +120,29 @@ class Network:
         What can be folded is learnt once, from a picture of its own, so that it never depends on the images; values
         that changed since are folded anew.
         """
+        folded = self._learnt(shape) if self.foldable else None
+        with folded or nullcontext():
+            yield folded or None
+
+    @contextmanager
+    def as_written(self, shape: torch.Size) -> Iterator[None]:
+        """Inside, a foldable network runs forwards as it is written, to the last bit of each ReLU's input, and backwards
+        folded."""
         if not self.foldable:
-            yield None
+            yield
             return
+        folded = self._learnt(shape)
+        if self._as_written is None or self._as_written.folded is not folded:
+            mixed = self.channels_last and self.device.type == "cpu" and self.dtype == torch.float32
+            self._as_written = AsWritten(folded, mixed)
+        with self._as_written:
+            yield
+
+    def _learnt(self, shape: torch.Size) -> Folded:
         if self._known is None or not self._known.current():
             noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
             self._known = fold(self.module, self.prepare(noise))
-        with self._known or nullcontext():
-            yield self._known or None
+        return self._known
 
     def layer(self, name: str) -> nn.Module:
         """The module at a path; a usage error with near matches where there is none."""
@@ -135,10 +152,16 @@ class Network:
             names = [n for n, _ in self.module.named_modules() if n]
             raise unknown("layer", name, names, "`visx layers MODEL` lists them") from None
 
-    def input_gradients(self, x: Tensor, targets: Targets, kind: ScoreKind, rule: Rule | None = None) -> InputGradients:
-        """Gradients of every target's score with respect to the input: one forward pass, one backward pass a target."""
+    def input_gradients(
+        self, x: Tensor, targets: Targets, kind: ScoreKind, rule: Rule | None = None, *, one_of_many: bool = False
+    ) -> InputGradients:
+        """Gradients of every target's score with respect to the input: one forward pass, one backward pass a target.
+
+        Which ReLUs pass is decided as in the network's own forward pass, to the last bit. A caller that sums many
+        gradients, or takes many steps along them, may say `one_of_many`: then all runs folded, which is faster.
+        """
         with torch.enable_grad():
-            with self.folded(x.shape[1:]):
+            with (self.folded if one_of_many else self.as_written)(x.shape[1:]):
                 leaf, logits, met = self._differentiable(x, self.logits, rule)
             if rule is not None and not met.met:
                 others = f" (it uses {', '.join(met.others)})" if met.others else ""

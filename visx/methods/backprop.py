@@ -24,5 +24,5 @@ class BackpropParams(Params):
     params=BackpropParams,
 )
 def backprop(req: Request, p: BackpropParams) -> Attribution:
-    found = req.network.input_gradients(req.x, req.targets, req.kind)
+    found = req.input_gradients()
     return Attribution(reduce_channels(found.grads, p.reduce), channels=found.grads)

@@ -57,7 +57,7 @@ class DeconvnetParams(BackpropParams):
 def deconvnet(req: Request, p: DeconvnetParams) -> Attribution:
     if p.unit:
         return _project(req, p, p.unit)
-    found = req.network.input_gradients(req.x, req.targets, req.kind, rule="deconv")
+    found = req.input_gradients("deconv")
     return Attribution(
         reduce_channels(found.grads, p.reduce), found.grads, warnings=left_alone(found.other_activations, found.scores)
     )

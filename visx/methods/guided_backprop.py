@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     params=BackpropParams,
 )
 def guided_backprop(req: Request, p: BackpropParams) -> Attribution:
-    found = req.network.input_gradients(req.x, req.targets, req.kind, rule="guided")
+    found = req.input_gradients("guided")
     return Attribution(
         reduce_channels(found.grads, p.reduce), found.grads, warnings=left_alone(found.other_activations, found.scores)
     )

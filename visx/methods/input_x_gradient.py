@@ -25,6 +25,6 @@ class InputXGradientParams(Params):
     params=InputXGradientParams,
 )
 def input_x_gradient(req: Request, p: InputXGradientParams) -> Attribution:
-    found = req.network.input_gradients(req.x, req.targets, req.kind)
+    found = req.input_gradients()
     channels = req.x.unsqueeze(1).to(found.grads) * found.grads
     return Attribution(reduce_channels(channels, p.reduce), channels)

@@ -84,7 +84,7 @@ class _Path:
 
         def work(a: int, b: int) -> Tensor:
             fixed = Targets.fixed(self.ids.expand(b - a, -1))
-            grads = self.req.network.input_gradients(self.points(ts[a:b]), fixed, self.req.kind).grads
+            grads = self.req.network.input_gradients(self.points(ts[a:b]), fixed, self.req.kind, one_of_many=True).grads
             return (grads * grads.new_tensor(weights[a:b])[:, None, None, None, None]).sum(0)
 
         self.steps += len(ts)

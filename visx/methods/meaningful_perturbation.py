@@ -170,8 +170,8 @@ class _Views:
             with torch.enable_grad():
                 copies = torch.lerp(soft, sharp, self.grown(masks[:, None]))
                 costs = pairs.l1 @ (1 - masks).abs().sum((1, 2)) + pairs.tv @ _variation(masks, p.tv_beta)
-            of_copies = self.req.network.input_gradients(copies.detach(), fixed, self.req.kind).grads[:, 0]
-            (masks.grad,) = torch.autograd.grad([copies, costs], masks, [of_copies, torch.ones_like(costs)])
+            found = self.req.network.input_gradients(copies.detach(), fixed, self.req.kind, one_of_many=True)
+            (masks.grad,) = torch.autograd.grad([copies, costs], masks, [found.grads[:, 0], torch.ones_like(costs)])
             adam.step()
             masks.data.clamp_(0, 1)
             self.req.score.progress(step + 1, p.iterations)

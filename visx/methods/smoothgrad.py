@@ -70,7 +70,7 @@ def smoothgrad(req: Request, p: SmoothGradParams) -> Attribution:
             copies = x + sigma * noise
             fixed = Targets.fixed(ids[b].expand(stop - start, -1))
             seeds = tuple(req.seeds[b] + i for i in range(start, stop))
-            return base.run(replace(req, x=copies, targets=fixed, seeds=seeds), base_params)
+            return base.run(replace(req, x=copies, targets=fixed, seeds=seeds, averaged=True), base_params)
 
         for found in req.score.batches(p.samples, work):
             values = found.map if found.channels is None else found.channels
