@@ -33,7 +33,7 @@ import visx.models.sources, visx.lanes, visx.runner
 arguments, kills, seed, lanes = json.loads(sys.argv[1]), *map(int, sys.argv[2:])
 torch.set_num_threads(lanes)
 if lanes > 1:  # as for a model that visx loads itself, in a larger folder
-    visx.models.sources.Factory.foldable, visx.lanes.LANES_FROM = True, 8
+    visx.models.sources.Factory.folding, visx.lanes.LANES_FROM = "scores", 8
 
 def start(out):
     pid = os.fork()

@@ -84,7 +84,7 @@ def functional() -> nn.Module:
 
 
 def network(net: nn.Module) -> Network:
-    return Network(settled(net), foldable=True)
+    return Network(settled(net), folding="scores")
 
 
 @pytest.fixture(autouse=True)

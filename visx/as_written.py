@@ -8,8 +8,8 @@ in a row where those in the plain layout sum them in blocks (errors 2 to 5 times
 - normalisations run as they are, and only the backward pass, where rounding stays rounding, is that of the convolution
   with the normalisation folded in;
 - a channels-last network runs those convolutions whose sums come out otherwise in the plain layout. The others stay as
-  they are: where a block holds all terms, and 1 x 1 convolutions over large maps. (Measured on AVX-512, for torchvision's
-  networks: all outputs up to the global pooling equal those of the plain layout.)
+  they are: where a block holds all terms, and 1 x 1 convolutions over large maps, where both were found to give the same.
+  (Measured with AVX-512, torchvision's networks: all outputs up to the global pooling equal those of the plain layout.)
 
 It costs some 10 % of a pass.
 """
@@ -17,6 +17,7 @@ It costs some 10 % of a pass.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from visx.convolutions import CONVOLUTIONS, Convolution
+from visx.convolutions import CONVOLUTIONS, Convolution, packed, pointwise
 from visx.folding import Folded
 
 _BLOCK = 16  # input channels that are summed at a time in the plain layout
@@ -38,60 +39,94 @@ class AsWritten(TorchFunctionMode):
     def __init__(self, folded: Folded, mixed: bool) -> None:
         super().__init__()
         self.folded, self._mixed = folded, mixed
-        self._plain: dict[nn.Parameter, tuple[int, Tensor]] = {}  # weights in the plain layout, and of which version
-        self._to_norm: dict[int, Tensor] = {}  # outputs whose backward pass has the normalisation's in it
+        self._ways: dict[Any, _Way] = {}  # by what a convolution's sums hang on
+        self._normalised: dict[int, Tensor] = {}  # outputs that a normalisation has seen already, by its mean
 
     def __enter__(self) -> AsWritten:
-        self._to_norm.clear()  # what a pass that failed left
+        self._normalised.clear()  # what a pass that failed left
         return super().__enter__()  # type: ignore[no-any-return]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
         if func in CONVOLUTIONS and len(args) > 1:
-            return self._convolve(Convolution.called(func, args, kwargs))
-        if func is F.batch_norm and len(args) > 1 and self._to_norm.pop(id(args[1]), None) is args[0]:
-            return _Normalise.apply(args[0], func, args[1:], kwargs)
-        return func(*args, **kwargs)
+            return self._convolve(Convolution.called(func, args, kwargs or {}))
+        if func is F.batch_norm and len(args) > 1 and self._normalised.pop(id(args[1]), None) is args[0]:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
     def _convolve(self, call: Convolution) -> Tensor:
+        way = self._way(call)
         weight, _, chain = self.folded.weights.get(id(call.given["weight"]), (None, None, None))
-        if weight is None or chain is None or call.geometry() is None:
-            return self._forward(call)
-        output: Tensor = _Convolve.apply(call.given["input"], call, self._forward, weight)
-        self._to_norm[id(chain.norm["running_mean"])] = output
+        if weight is None or chain is None or way.geometry is None:
+            return way.run(call)
+        output: Tensor = _Normalised.apply(call.given["input"], call, way, weight, chain.norm)
+        self._normalised[id(chain.norm["running_mean"])] = output
         return output
 
-    def _forward(self, call: Convolution) -> Tensor:
-        if not self._mixed or not _sums_otherwise(call):
-            return call.run()
-        x, weight = call.given["input"].contiguous(), call.given["weight"]
-        version, plain = self._plain.get(weight, (None, weight))
-        if version != weight._version:
-            plain = weight.detach().clone(memory_format=torch.contiguous_format)
+    def _way(self, call: Convolution) -> _Way:
+        x, weight = call.given["input"], call.given["weight"]
+        key = id(weight), x.shape[1:], len(x) > 1
+        way = self._ways.get(key)
+        if way is None or not way.holds(weight):
+            way = _Way(call, self._mixed)
             if isinstance(weight, nn.Parameter):  # others may be made anew in every pass
-                self._plain[weight] = weight._version, plain
-        return call.run(input=x, weight=plain).contiguous(memory_format=torch.channels_last)
+                self._ways[key] = way
+        return way
 
 
-def _sums_otherwise(call: Convolution) -> bool:
-    """Whether a convolution's sums in channels-last may differ from those in the plain layout."""
-    x, weight, geometry = call.given["input"], call.given["weight"], call.geometry()
-    if geometry is None or x.dim() != 4 or weight.shape[1] < _BLOCK:
-        return False
-    positions = math.prod(size // step for size, step in zip(x.shape[2:], geometry[0], strict=True))
-    return weight.shape[2:].numel() > 1 or positions < _LARGE
+class _Way:
+    """How a convolution of this weight and size is computed, so that its sums are those in the plain layout."""
+
+    def __init__(self, call: Convolution, mixed: bool) -> None:
+        self.geometry = call.geometry()
+        self._weight, self._version = call.given["weight"], call.given["weight"]._version
+        self._plain: Tensor | None = None
+        self._packed: Tensor | None = None
+        if mixed and self.geometry is not None and call.given["input"].dim() == 4:
+            self._choose(call, self.geometry[0])
+
+    def holds(self, weight: Tensor) -> bool:
+        return weight is self._weight and weight._version == self._version
+
+    def run(self, call: Convolution) -> Tensor:
+        if self._packed is not None and not torch.is_grad_enabled():
+            return pointwise(call, self._packed, call.given.get("bias"), None)
+        if self._plain is None:
+            return call.run()
+        x = call.given["input"].contiguous()
+        return call.run(input=x, weight=self._plain).contiguous(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def _choose(self, call: Convolution, stride: list[int]) -> None:
+        """The fastest way whose sums are the plain layout's. Which are hangs on the processor and on all sizes, so it is
+        tried, on noise; but of one position's terms in several blocks they never are."""
+        x, weight = call.given["input"], call.given["weight"]
+        blocks, positions = weight.shape[1] // _BLOCK, x.shape[2:].numel() // math.prod(stride)
+        noise = torch.empty_like(x[:2]).uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
+        tried = Convolution(call.func, {**call.given, "input": noise})
+        self._plain = weight.clone(memory_format=torch.contiguous_format)
+        if blocks and (weight.shape[2:].numel() > 1 or positions < _LARGE):
+            return
+        wanted = self.run(tried)
+        with suppress(RuntimeError, AttributeError):  # this processor, or this torch, has no such operator
+            self._packed = packed(weight, tried)
+            if torch.equal(self.run(tried), wanted):
+                return
+        self._packed = None
+        if torch.equal(call.run(input=noise), wanted):
+            self._plain = None
 
 
-class _Convolve(torch.autograd.Function):
-    """A convolution whose backward pass is that of the same one with another weight: its own times the scale of the
-    normalisation behind it."""
+class _Normalised(torch.autograd.Function):
+    """A convolution and the normalisation behind it, one after the other; the backward pass is that of the convolution with
+    the normalisation folded into its weight."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, call: Convolution, run: Any, weight: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, call: Convolution, way: _Way, weight: Tensor, norm: dict[str, Any]
+    ) -> Tensor:
         ctx.save_for_backward(weight)
-        ctx.geometry, ctx.form = call.geometry(), (x.shape, x.stride())
-        output: Tensor = run(call)
-        return output
+        ctx.geometry, ctx.form = way.geometry, (x.shape, x.stride())
+        return F.batch_norm(way.run(call), **norm)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -100,17 +135,4 @@ class _Convolve(torch.autograd.Function):
         x = grad.new_empty_strided(*ctx.form)  # the input, of which only the form counts
         rest = (stride, padding, dilation, False, [0] * len(stride), groups, [True, False, False])
         (found, _, _) = torch.ops.aten.convolution_backward(grad, x, weight, None, *rest)
-        return found, None, None, None
-
-
-class _Normalise(torch.autograd.Function):
-    """A normalisation whose backward pass is in that of the convolution before it."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, func: Any, args: Any, kwargs: Any) -> Tensor:  # type: ignore[override]
-        output: Tensor = func(x, *args, **kwargs)
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return grad, None, None, None
+        return found, None, None, None, None

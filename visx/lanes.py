@@ -33,7 +33,7 @@ def count_lanes(network: Network, jobs: Iterable[Job], inputs: int) -> int:
     One, which has all cores, where an interrupt would have to wait for long passes, where the module is somebody else's
     (it may keep things from pass to pass), and off the CPU.
     """
-    if network.device.type != "cpu" or not network.foldable or inputs < LANES_FROM:
+    if network.device.type != "cpu" or network.folding == "none" or inputs < LANES_FROM:
         return 1
     if any(job.method.passes == "many" for job in jobs):
         return 1
@@ -109,5 +109,5 @@ def beside(explainer: Explainer) -> Explainer:
     network, other = explainer.network, copy.copy(explainer)
     shared = {id(tensor): tensor for tensor in (*network.module.parameters(), *network.module.buffers())}
     module = copy.deepcopy(network.module, shared)
-    other.network = Network(module, channels_last=network.channels_last, foldable=network.foldable)
+    other.network = Network(module, channels_last=network.channels_last, folding=network.folding)
     return other

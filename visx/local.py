@@ -148,7 +148,7 @@ class Local:
 
 def local(network: Network, image: Tensor, boxes: Sequence[Box]) -> Local | None:
     """The local way to score an image (C, H, W) with one of `boxes` filled; None where there is none worth its while."""
-    if not network.foldable:
+    if network.folding == "none":
         return None
     key = (image.shape, tuple(boxes))
     if key not in network.local_plans:

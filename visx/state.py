@@ -24,6 +24,8 @@ from visx.targets import Targets
 from visx.undisturbed import hooked, undisturbed
 
 ScoreKind = Literal["logit", "prob", "logprob"]
+# What runs with batch norms folded into convolutions: nothing; all but single gradients, which depend on rounding; or all.
+Folding = Literal["none", "scores", "all"]
 
 
 def explained(logits: Tensor, ids: Tensor, kind: ScoreKind) -> Tensor:
@@ -62,10 +64,10 @@ class LayerGradients:
 class Network:
     """A module seen from outside: logits, gradients and layers of batches of normalised images (B, C, H, W)."""
 
-    def __init__(self, module: nn.Module, *, channels_last: bool = False, foldable: bool = False) -> None:
+    def __init__(self, module: nn.Module, *, channels_last: bool = False, folding: Folding = "none") -> None:
         self.module: nn.Module = getattr(module, "_orig_mod", module)  # torch.compile's wrapper hides layers and rules
         self.channels_last = channels_last
-        self.foldable = foldable
+        self.folding = folding
         self._known: Folded | None = None
         self._as_written: AsWritten | None = None
         self._cutting: set[str] = set()  # layers whose output exists only unfolded
@@ -95,7 +97,7 @@ class Network:
 
     @torch.no_grad()
     def scores_of(self, x: Tensor) -> Tensor:
-        """Logits (B, K) in float32, without gradients, folded where the network is foldable."""
+        """Logits (B, K) in float32, without gradients, folded where it may be."""
         with self.folded(x.shape[1:]):
             logits = self.logits(x)
         return logits.float() if self.dtype != torch.float64 else logits
@@ -115,20 +117,20 @@ class Network:
 
     @contextmanager
     def folded(self, shape: torch.Size) -> Iterator[Folded | None]:
-        """Inside, batch norms run folded into convolutions where the network is foldable (else nothing is done).
+        """Inside, batch norms run folded into convolutions where the network's folding allows it.
 
         What can be folded is learnt once, from a picture of its own, so that it never depends on the images; values
         that changed since are folded anew.
         """
-        folded = self._learnt(shape) if self.foldable else None
+        folded = self._learnt(shape) if self.folding != "none" else None
         with folded or nullcontext():
             yield folded or None
 
     @contextmanager
     def as_written(self, shape: torch.Size) -> Iterator[None]:
-        """Inside, a foldable network runs forwards as it is written, to the last bit of each ReLU's input, and backwards
-        folded."""
-        if not self.foldable:
+        """Inside, the network runs forwards as it is written, to the last bit of each ReLU's input, and backwards folded
+        where it may be."""
+        if self.folding == "none":
             yield
             return
         folded = self._learnt(shape)
@@ -158,10 +160,11 @@ class Network:
         """Gradients of every target's score with respect to the input: one forward pass, one backward pass a target.
 
         Which ReLUs pass is decided as in the network's own forward pass, to the last bit. A caller that sums many
-        gradients, or takes many steps along them, may say `one_of_many`: then all runs folded, which is faster.
+        gradients, or takes many steps along them, may say `one_of_many`: then all may run folded, which is faster.
         """
+        folding = self.folded if one_of_many or self.folding == "all" else self.as_written
         with torch.enable_grad():
-            with (self.folded if one_of_many else self.as_written)(x.shape[1:]):
+            with folding(x.shape[1:]):
                 leaf, logits, met = self._differentiable(x, self.logits, rule)
             if rule is not None and not met.met:
                 others = f" (it uses {', '.join(met.others)})" if met.others else ""

@@ -124,7 +124,7 @@ def _random(source: sources.Source, spec: str) -> Model:
         Weights("random", checkpoint.digest_state(module)),
         source.labels(module),
         source.channels_last,
-        source.foldable,
+        source.folding,
     )
 
 
@@ -144,7 +144,7 @@ def _from_checkpoint(source: sources.Source, spec: str, path: Path) -> Model:
         Weights(path.name, digest),
         labels,
         source.channels_last,
-        source.foldable,
+        source.folding,
     )
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from visx.errors import VisxError, said_by, usage
 from visx.images import Preprocess
 from visx.models.anatomy import Anatomy, examine
-from visx.state import Network
+from visx.state import Folding, Network
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -30,8 +30,8 @@ class Model:
     """What `load_model` and `wrap` return.
 
     `module` is never changed by explaining: it is set to eval mode and its flags are restored around every use.
-    Models loaded by visx are frozen, mostly `channels_last`, and `foldable`: they run with batch norms folded into
-    convolutions; a module handed in keeps its memory layout and its operations.
+    Models loaded by visx are frozen, mostly `channels_last`, and run with batch norms folded into convolutions (`folding`:
+    see visx/state.py); a module handed in keeps its memory layout and its operations.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Model:
     weights: Weights
     labels: tuple[str, ...] | None = None
     channels_last: bool = False
-    foldable: bool = False
+    folding: Folding = "none"
     _networks: dict[tuple[str, str], Network] = field(default_factory=dict, repr=False)
 
     @property
@@ -97,5 +97,5 @@ class Model:
             if precision != "fp32" or device != self.device:
                 module = copy.deepcopy(module).to(device)
                 module = module.to(DTYPES[precision]) if precision != "fp32" else module
-            self._networks[key] = Network(module, channels_last=self.channels_last, foldable=self.foldable)
+            self._networks[key] = Network(module, channels_last=self.channels_last, folding=self.folding)
         return self._networks[key]

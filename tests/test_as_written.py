@@ -1,0 +1,106 @@
+"""Single gradients: every ReLU passes what it passes in the plain forward pass, to the last bit, however the network runs."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision import models
+
+from normed import Blocks, Mixed, Oddities, Plain, Rectified, pictures, settled
+from oracles import pearson
+from visx.state import InputGradients, Network
+from visx.targets import Targets
+
+
+@pytest.mark.parametrize("rule", [None, "guided", "deconv"])
+@pytest.mark.parametrize("build", [Plain, Blocks, Rectified, Mixed, Oddities])
+def test_forward_pass_is_the_networks_own_and_so_are_the_gradients(build: type[nn.Module], rule: str | None):
+    if rule and build is Mixed:
+        pytest.skip("it has no ReLU")
+    torch.manual_seed(1)
+    net, x = settled(build()), pictures()
+    plain, ours = Network(net), Network(net, folding="scores")
+    fixed = Targets.fixed(torch.tensor([[0, 2], [1, 2], [0, 1], [2, 0]]))
+    with plain.session(), ours.session():
+        wanted, found = (n.input_gradients(x, fixed, "logit", rule) for n in (plain, ours))
+    assert wanted.grads.abs().max() > 0 and found.other_activations == wanted.other_activations
+    torch.testing.assert_close(found.grads, wanted.grads, rtol=1e-9, atol=1e-12)
+    assert torch.equal(found.scores, wanted.scores)
+
+
+def norms_behind(output: Tensor) -> int:
+    """How many normalisations the backward pass from here would go through."""
+    waiting, found = [output.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        waiting += [before for before, _ in node.next_functions if before is not None]
+        found |= {node} if "BatchNorm" in node.name() else set()
+    return len(found)
+
+
+@pytest.mark.parametrize(("build", "left"), [(Plain, 1), (Blocks, 0), (Rectified, 0), (Mixed, 7), (Oddities, 2)])
+def test_backward_pass_is_folded(build: type[nn.Module], left: int):
+    net, x = settled(build()), pictures()
+    network = Network(net, folding="scores")
+    with network.session(), torch.enable_grad():
+        for _ in range(2):
+            with network.as_written(x.shape[1:]):
+                assert norms_behind(net(x.clone().requires_grad_())) == left
+            assert norms_behind(net(x.clone().requires_grad_())) > left, "outside nothing is"
+
+
+class Balanced(nn.Module):
+    """A convolution whose terms cancel, but for rounding: which ReLU passes hangs on the order in which they are summed."""
+
+    def __init__(self, kernel: int, channels: int, norm: bool) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, channels // 2, 1, bias=False)
+        self.second = nn.Conv2d(channels, 8, kernel, padding=kernel // 2, bias=False)
+        self.norm = nn.BatchNorm2d(8, affine=False) if norm else nn.Identity()
+        self.fc = nn.Linear(8, 3)
+        self.second.weight.data[:, channels // 2 :] = -self.second.weight.data[:, : channels // 2]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = torch.cat([x, x.detach()], 1)  # the values cancel, the gradient does not
+        return self.fc(F.relu(self.norm(self.second(x))).sum((2, 3)))
+
+
+def gradients(network: Network, x: Tensor) -> InputGradients:
+    with network.session():
+        return network.input_gradients(x, Targets.fixed(torch.tensor([[0], [2]])), "logit")
+
+
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize(
+    ("kernel", "channels", "size"), [(3, 64, 14), (1, 1024, 7), (3, 64, 40), (1, 64, 40), (1, 512, 48)]
+)
+def test_a_channels_last_network_sums_as_in_the_plain_layout(kernel: int, channels: int, size: int, norm: bool):
+    torch.manual_seed(4)
+    net = Balanced(kernel, channels, norm).eval().requires_grad_(False)
+    ours = Network(copy.deepcopy(net).to(memory_format=torch.channels_last), channels_last=True, folding="scores")
+    for seed in range(3):
+        x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(seed))
+        wanted, found = gradients(Network(net), x), gradients(ours, x)
+        assert wanted.grads.any()
+        assert pearson(found.grads, wanted.grads) > 1 - 1e-9
+    with torch.no_grad():  # what was kept of a weight ends with its values
+        for module in (net, ours.module):
+            module.second.weight.copy_(torch.linspace(-1, 1, module.second.weight.numel()).view_as(net.second.weight))
+    assert pearson(gradients(ours, x).grads, gradients(Network(net), x).grads) > 1 - 1e-9
+
+
+@pytest.mark.parametrize("rule", [None, "guided"])
+def test_resnet_in_channels_last_gives_the_plain_networks_gradient(rule: str | None):
+    torch.manual_seed(2)
+    net = models.resnet18(weights=None).eval().requires_grad_(False)
+    x, fixed = torch.randn(2, 3, 64, 64), Targets.fixed(torch.tensor([[3], [500]]))
+    plain = Network(net)
+    ours = Network(copy.deepcopy(net).to(memory_format=torch.channels_last), channels_last=True, folding="scores")
+    with plain.session(), ours.session():
+        wanted, found = (n.input_gradients(x, fixed, "logit", rule) for n in (plain, ours))
+    torch.testing.assert_close(found.grads, wanted.grads, rtol=0, atol=1e-5 * float(wanted.grads.abs().max()))
