@@ -17,6 +17,7 @@ It costs some 10 % of a pass.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -54,66 +55,82 @@ class AsWritten(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def _convolve(self, call: Convolution) -> Tensor:
-        way = self._way(call)
         weight, _, chain = self.folded.weights.get(id(call.given["weight"]), (None, None, None))
+        way = self._way(call, chain is not None)
         if weight is None or chain is None or way.geometry is None:
             return way.run(call)
         output: Tensor = _Normalised.apply(call.given["input"], call, way, weight, chain.norm)
         self._normalised[id(chain.norm["running_mean"])] = output
         return output
 
-    def _way(self, call: Convolution) -> _Way:
+    def _way(self, call: Convolution, chained: bool) -> _Way:
         x, weight = call.given["input"], call.given["weight"]
         key = id(weight), x.shape[1:], len(x) > 1
         way = self._ways.get(key)
         if way is None or not way.holds(weight):
-            way = _Way(call, self._mixed)
+            way = _Way(call, chained) if self._mixed else _Way(call)
             if isinstance(weight, nn.Parameter):  # others may be made anew in every pass
                 self._ways[key] = way
         return way
 
 
 class _Way:
-    """How a convolution of this weight and size is computed, so that its sums are those in the plain layout."""
+    """How a convolution of this weight and size is computed: `run`, as it is called or, where `packable` is given, so that
+    its sums are those of a single image in the plain layout; `packable` says whether no gradient is recorded through it."""
 
-    def __init__(self, call: Convolution, mixed: bool) -> None:
+    def __init__(self, call: Convolution, packable: bool | None = None) -> None:
+        self.run: Callable[[Convolution], Tensor] = Convolution.run
         self.geometry = call.geometry()
         self._weight, self._version = call.given["weight"], call.given["weight"]._version
-        self._plain: Tensor | None = None
-        self._packed: Tensor | None = None
-        if mixed and self.geometry is not None and call.given["input"].dim() == 4:
-            self._choose(call, self.geometry[0])
+        if packable is not None and self.geometry is not None and call.given["input"].dim() == 4:
+            self._choose(call, self.geometry[0], packable)
 
     def holds(self, weight: Tensor) -> bool:
         return weight is self._weight and weight._version == self._version
 
-    def run(self, call: Convolution) -> Tensor:
-        if self._packed is not None and not torch.is_grad_enabled():
-            return pointwise(call, self._packed, call.given.get("bias"), None)
-        if self._plain is None:
-            return call.run()
-        x = call.given["input"].contiguous()
-        return call.run(input=x, weight=self._plain).contiguous(memory_format=torch.channels_last)
-
     @torch.no_grad()
-    def _choose(self, call: Convolution, stride: list[int]) -> None:
-        """The fastest way whose sums are the plain layout's. Which are hangs on the processor and on all sizes, so it is
-        tried, on noise; but of one position's terms in several blocks they never are."""
+    def _choose(self, call: Convolution, stride: list[int], packable: bool) -> None:
+        """The fastest way that gives these sums. Which do hangs on the processor and on all sizes, so they are tried, on
+        noise; but terms that are several blocks are never summed in a row."""
         x, weight = call.given["input"], call.given["weight"]
+        plain = weight.clone(memory_format=torch.contiguous_format)
+        ways: list[Callable[[Convolution], Tensor]] = [_plain(plain)]
         blocks, positions = weight.shape[1] // _BLOCK, x.shape[2:].numel() // math.prod(stride)
+        if not blocks or (weight.shape[2:].numel() == 1 and positions >= _LARGE):
+            ways.insert(0, Convolution.run)
+            with suppress(RuntimeError, AttributeError):  # this processor, or this torch, has no such operator
+                ways[:0] = [_packed(packed(weight, call))] if packable else []
+        self.run = _one_by_one(_plain(plain))
         noise = torch.empty_like(x[:2]).uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
         tried = Convolution(call.func, {**call.given, "input": noise})
-        self._plain = weight.clone(memory_format=torch.contiguous_format)
-        if blocks and (weight.shape[2:].numel() > 1 or positions < _LARGE):
-            return
         wanted = self.run(tried)
-        with suppress(RuntimeError, AttributeError):  # this processor, or this torch, has no such operator
-            self._packed = packed(weight, tried)
-            if torch.equal(self.run(tried), wanted):
-                return
-        self._packed = None
-        if torch.equal(call.run(input=noise), wanted):
-            self._plain = None
+        for way in ways:
+            with suppress(RuntimeError):
+                if torch.equal(way(tried), wanted):
+                    self.run = way
+                    return
+
+
+def _packed(weight: Tensor) -> Callable[[Convolution], Tensor]:
+    return lambda call: pointwise(call, weight, call.given.get("bias"), None)
+
+
+def _plain(weight: Tensor) -> Callable[[Convolution], Tensor]:
+    """In the plain layout, for which the weight is given."""
+
+    def run(call: Convolution) -> Tensor:
+        x = call.given["input"].contiguous()
+        return call.run(input=x, weight=weight).contiguous(memory_format=torch.channels_last)
+
+    return run
+
+
+def _one_by_one(way: Callable[[Convolution], Tensor]) -> Callable[[Convolution], Tensor]:
+    def run(call: Convolution) -> Tensor:
+        images = (Convolution(call.func, {**call.given, "input": x}) for x in call.given["input"].split(1))
+        return torch.cat([way(image) for image in images])
+
+    return run
 
 
 class _Normalised(torch.autograd.Function):
