@@ -20,7 +20,7 @@ from torchvision import models
 
 from visx.errors import VisxError
 from visx.images import decode, read
-from visx.models import checkpoint, load_model, sources, wrap
+from visx.models import checkpoint, downloads, load_model, sources, wrap
 from visx.models.load import read_labels
 
 State = dict[str, Tensor]
@@ -223,7 +223,7 @@ def test_no_network_for_torchvision(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 def test_a_download_leaves_standard_output_to_data(capsys: pytest.CaptureFixture[str]) -> None:
-    with sources.downloading("weights", "somewhere"):
+    with downloads.downloading("weights", "somewhere"):
         print("Downloading: ...")  # as torch.hub does
     assert capsys.readouterr() == ("", "Downloading: ...\n")
 
@@ -251,7 +251,7 @@ def test_timms_cached_weights_need_no_network(monkeypatch: pytest.MonkeyPatch, t
     trained = timm.create_model("resnet10t")
     save_file(trained.state_dict(), tmp_path / "model.safetensors")
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repo, file: str(tmp_path / file))
-    monkeypatch.setattr(sources, "_reach_hub", lambda: pytest.fail("asked the hub"))
+    monkeypatch.setattr(downloads, "reach_hub", lambda: pytest.fail("asked the hub"))
     model = load_model("timm/resnet10t")
     assert torch.equal(model.module.state_dict()["fc.weight"], trained.state_dict()["fc.weight"])
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from visx.models.sources import BuiltIn, cached_by_timm
+from visx.models.downloads import cached_by_timm
+from visx.models.sources import BuiltIn
 
 
 def list_models(pattern: str | None = None) -> list[dict[str, Any]]:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import socket
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -17,12 +14,9 @@ from torch import Tensor, nn
 
 from visx.errors import VisxError, said_by, unknown, usage
 from visx.images import Preprocess
-from visx.models import checkpoint
+from visx.models import checkpoint, downloads
 from visx.models.model import Model, Weights
 from visx.state import Folding
-
-NETWORK_TIMEOUT = 10.0  # seconds without an answer before a download is given up
-THREE_WAYS = "three ways on: --weights FILE (a checkpoint you have), --weights random, or the built-in --model efficientnet_lite0"
 
 
 class Source(Protocol):
@@ -60,9 +54,7 @@ class BuiltIn:
 
     name = "efficientnet_lite0"
     channels_last = True
-    folding: Folding = (
-        "all"  # with these weights single gradients are those as written to r = 0.99997 (of 48 photographs)
-    )
+    folding: Folding = "all"  # with these weights it moved no map of 48 photographs below r = 0.99997
     resizable = True
 
     def build(self, classes: int = 1000) -> nn.Module:
@@ -147,7 +139,7 @@ class Torchvision:
     def default(self) -> Model:
         from torchvision import models
 
-        with downloading(f"torchvision's default weights of {self.name}", self._enum.url):
+        with downloads.downloading(f"torchvision's default weights of {self.name}", self._enum.url):
             module = models.get_model(self.name, weights=self._enum, progress=sys.stderr.isatty())
         file = Path(torch.hub.get_dir(), "checkpoints", self._enum.url.rsplit("/", 1)[-1])
         digest = checkpoint.digest_file(file) if file.is_file() else checkpoint.digest_state(module)
@@ -166,8 +158,8 @@ class Timm:
 
     def __init__(self, name: str) -> None:
         # Read by huggingface_hub when it is imported: a dead network must answer within seconds, a log stays legible.
-        os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(int(NETWORK_TIMEOUT)))
-        os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(int(NETWORK_TIMEOUT)))
+        os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(int(downloads.NETWORK_TIMEOUT)))
+        os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(int(downloads.NETWORK_TIMEOUT)))
         if not sys.stderr.isatty():
             os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         try:
@@ -221,10 +213,10 @@ class Timm:
 
         config = timm.get_pretrained_cfg(self.name)
         where = str(config.hf_hub_id or config.url) if config else "timm"
-        with downloading(f"timm's default weights of {self.name}", where):
-            file = cached_by_timm(self.name)
+        with downloads.downloading(f"timm's default weights of {self.name}", where):
+            file = downloads.cached_by_timm(self.name)
             if file is None and config is not None and config.hf_hub_id:
-                _reach_hub()
+                downloads.reach_hub()
             # A file that is here is loaded as it is: asking the hub whether it is still the newest costs a minute
             # of retries without a network.
             overlay = {"file": file} if file else None
@@ -307,40 +299,3 @@ class Factory:
         return Model(
             self.name, module, self.preprocess(), weights, self.labels(module), self.channels_last, self.folding
         )
-
-
-def cached_by_timm(name: str) -> str | None:
-    """The default weights of a timm model, if they lie in the hub's cache on this machine."""
-    import timm
-    from huggingface_hub import try_to_load_from_cache
-
-    config = timm.get_pretrained_cfg(name)
-    if config is None or not config.hf_hub_id or config.custom_load:
-        return None
-    files = (config.hf_hub_filename,) if config.hf_hub_filename else ("model.safetensors", "pytorch_model.bin")
-    found = (try_to_load_from_cache(config.hf_hub_id, file) for file in files)
-    return next((path for path in found if isinstance(path, str)), None)
-
-
-def _reach_hub() -> None:
-    """One request to timm's hub: the hub's own client would try a dead network twelve times over."""
-    from huggingface_hub import constants, get_session
-
-    get_session().head(constants.ENDPOINT, timeout=NETWORK_TIMEOUT)
-
-
-@contextmanager
-def downloading(what: str, where: str) -> Iterator[None]:
-    """Turn every way a download can fail into one message with the ways on, and let none of them hang.
-
-    What torch's downloader says goes to standard error: standard output is for data.
-    """
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(NETWORK_TIMEOUT)
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    except Exception as error:  # URLError, OSError, the hub's own family, a wrong hash: all mean "not to be had"
-        raise VisxError(f"cannot get {what} from {where}: {said_by(error)}", hint=THREE_WAYS) from None
-    finally:
-        socket.setdefaulttimeout(before)
