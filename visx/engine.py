@@ -20,8 +20,9 @@ from visx.errors import VisxError, unknown, unsupported
 from visx.local import local
 from visx.maps import upsample
 from visx.options import Params, parse
+from visx.outputs import explained
 from visx.scoring import Scorer
-from visx.state import Network, explained
+from visx.state import Network
 from visx.targets import Targets, TargetSpec
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from visx.errors import VisxError
-from visx.state import ScoreKind, explained
+from visx.outputs import ScoreKind, explained
 
 if TYPE_CHECKING:
     from visx.targets import Targets

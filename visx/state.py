@@ -19,23 +19,13 @@ from torch import Tensor, nn
 from visx.as_written import AsWritten
 from visx.errors import unknown, unsupported
 from visx.folding import Folded, fold
+from visx.outputs import ScoreKind, check_logits, explained, in_full, require_graph, spatial
 from visx.rules import Met, Rule, Rules, guide, strangers
 from visx.targets import Targets
 from visx.undisturbed import hooked, undisturbed
 
-ScoreKind = Literal["logit", "prob", "logprob"]
 # What runs with batch norms folded into convolutions: nothing; all but single gradients, which depend on rounding; or all.
 Folding = Literal["none", "scores", "all"]
-
-
-def explained(logits: Tensor, ids: Tensor, kind: ScoreKind) -> Tensor:
-    """Logits (N, K), class indices (N, T) -> the explained scalars (N, T), in float32 or better."""
-    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    if kind == "prob":
-        logits = logits.softmax(1)
-    elif kind == "logprob":
-        logits = logits.log_softmax(1)
-    return logits.gather(1, ids)
 
 
 class _StopForward(Exception):  # noqa: N818 (a signal, no error)
@@ -207,7 +197,7 @@ class Network:
         def cut(module: nn.Module, args: Any, output: Any) -> Tensor:
             if folded is not None and folded.cuts(output):
                 raise _StopForward
-            outputs.append(_spatial(output, name).detach().requires_grad_())
+            outputs.append(spatial(output, name).detach().requires_grad_())
             if folded is not None:
                 folded.active = False  # the gradient is of the network as it is
             torch.set_grad_enabled(True)  # from here on; what lies before records nothing
@@ -222,12 +212,12 @@ class Network:
                 raise unsupported(
                     f"layer {name} is not used in the forward pass", "`visx layers MODEL` shows those that are"
                 )
-            _require_graph(logits, f"layer {name}")
+            require_graph(logits, f"layer {name}")
             ids = targets.resolve(logits)
             scores = explained(logits, ids, kind)
             grads = _gradients(scores, outputs[-1])
         activation = outputs[-1].detach()
-        return LayerGradients(_full(activation), grads, scores.detach(), len(outputs))
+        return LayerGradients(in_full(activation), grads, scores.detach(), len(outputs))
 
     def project(self, x: Tensor, name: str, seed: Callable[[Tensor], Tensor], rule: Rule) -> tuple[Tensor, Tensor]:
         """The projection of a layer's output back to the input: `seed` maps the activation (B, K, h, w) to what is sent
@@ -236,7 +226,7 @@ class Network:
         outputs: list[Tensor] = []
 
         def stop(module: nn.Module, args: Any, output: Any) -> None:
-            outputs.append(_spatial(output, name))
+            outputs.append(spatial(output, name))
             raise _StopForward
 
         def run(x: Tensor) -> Tensor:
@@ -249,7 +239,7 @@ class Network:
             leaf, output, _ = self._differentiable(x, run, rule, f"layer {name}")
             activation = output.detach()
             (grad,) = torch.autograd.grad(output, leaf, seed(activation))
-        return _full(grad), _full(activation)
+        return in_full(grad), in_full(activation)
 
     @cached_property
     def _scripted(self) -> str | None:
@@ -269,33 +259,15 @@ class Network:
         leaf = self.prepare(x).requires_grad_()
         if rule != "deconv":
             output = run(leaf.clone())  # a network may work in place on its input
-            _require_graph(output, what)
+            require_graph(output, what)
             met = guide(output) if rule else Met()
             if met is not None:
                 return leaf, output, met
         with Rules(rule or "guided") as rules:
             output = run(leaf.clone())
-        _require_graph(output, what)
+        require_graph(output, what)
         rules.found.others += strangers(output)
         return leaf, output, rules.found
-
-
-def check_logits(output: Any, batch: int) -> Tensor:
-    """A module's output, if it is logits (B, K >= 2); else an error (exit 4) that says how to wrap the model."""
-    way_on = "wrap the model so that forward returns logits of shape (N, classes), classes >= 2"
-    if not isinstance(output, Tensor):
-        keys = f" with keys {', '.join(map(str, output))[:80]}" if isinstance(output, dict) else ""
-        raise unsupported(f"the model returns a {type(output).__name__}{keys}, not a tensor of logits", way_on)
-    if output.dim() != 2 or output.shape[0] != batch or not output.is_floating_point():
-        raise unsupported(
-            f"the model returns {output.dtype} of shape {tuple(output.shape)} for {batch} images, not logits", way_on
-        )
-    if output.shape[1] < 2:
-        raise unsupported(
-            "the model returns a single logit, so no class can be told from another",
-            "return two: torch.cat([torch.zeros_like(z), z], 1)",
-        )
-    return output
 
 
 def _gradients(scores: Tensor, wrt: Tensor) -> Tensor:
@@ -305,26 +277,4 @@ def _gradients(scores: Tensor, wrt: Tensor) -> Tensor:
     for t in range(count):
         (grad,) = torch.autograd.grad(scores[:, t].sum(), wrt, retain_graph=t + 1 < count, allow_unused=True)
         grads.append(torch.zeros_like(wrt) if grad is None else grad)
-    return _full(torch.stack(grads, 1)) if count > 1 else _full(grads[0]).unsqueeze(1)
-
-
-def _full(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-def _require_graph(tensor: Tensor, what: str = "the input") -> None:
-    if not tensor.requires_grad:
-        raise unsupported(
-            f"the model's output does not depend on {what} in a way that can be differentiated",
-            "does its forward use no_grad or detach?",
-        )
-
-
-def _spatial(output: Any, name: str) -> Tensor:
-    if not isinstance(output, Tensor) or output.dim() != 4 or not output.is_floating_point():
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise unsupported(
-            f"layer {name} gives {shape}, not a feature map (N, channels, height, width)",
-            "`visx layers MODEL` shows the layers that do",
-        )
-    return output
+    return in_full(torch.stack(grads, 1)) if count > 1 else in_full(grads[0]).unsqueeze(1)

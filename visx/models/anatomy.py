@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from visx.outputs import check_logits
 from visx.rules import OTHER_ACTIVATIONS, relu_call
-from visx.state import Network, check_logits
+from visx.state import Network
 
 Key = tuple[int, int]  # identity and version of a tensor
 
