@@ -54,6 +54,17 @@ def test_backward_pass_is_folded(build: type[nn.Module], left: int):
             assert norms_behind(net(x.clone().requires_grad_())) > left, "outside nothing is"
 
 
+def test_nothing_is_kept_of_weights_that_are_made_anew_in_every_pass():
+    net, x = settled(Mixed()), pictures()
+    network, fixed = Network(net, folding="scores"), Targets.fixed(torch.zeros(4, 1, dtype=torch.int64))
+    with network.session():
+        kept = []
+        for _ in range(3):
+            network.input_gradients(x, fixed, "logit")
+            kept.append(len(network._as_written._ways))
+    assert kept[0] == kept[2] > 0
+
+
 class Balanced(nn.Module):
     """A convolution whose terms cancel, but for rounding: which ReLU passes hangs on the order in which they are summed."""
 
