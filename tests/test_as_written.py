@@ -54,6 +54,33 @@ def test_backward_pass_is_folded(build: type[nn.Module], left: int):
             assert norms_behind(net(x.clone().requires_grad_())) > left, "outside nothing is"
 
 
+EDITS = {
+    "statistics": lambda net: setattr(net.bn2, "running_mean", net.bn2.running_mean + 1),
+    "scale": lambda net: setattr(net.bn1, "weight", nn.Parameter(-net.bn1.weight.detach(), requires_grad=False)),
+    "eps": lambda net: setattr(net.bn1, "eps", 1.0),
+    "no norm": lambda net: setattr(net, "bn1", nn.Identity()),
+    "padding": lambda net: setattr(net.conv2, "padding", (2, 0)),
+    "values": lambda net: net.conv1.weight.mul_(2),
+    "data": lambda net: setattr(net.conv2.weight, "data", -net.conv2.weight.data),
+    "hook": lambda net: net.conv1.register_forward_hook(lambda module, args, output: output * 2),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_loaded_network_that_is_edited_between_calls_is_explained_as_it_is(edit: str):
+    net, x = settled(Blocks()), pictures()
+    network, fixed = Network(net, folding="scores"), Targets.fixed(torch.zeros(4, 1, dtype=torch.int64))
+    with network.session():
+        network.input_gradients(x, fixed, "logit")
+    with torch.no_grad():
+        EDITS[edit](net)
+    with network.session():
+        found = network.input_gradients(x, fixed, "logit")
+    wanted = Network(net).input_gradients(x, fixed, "logit")
+    assert wanted.grads.any()
+    torch.testing.assert_close(found.grads, wanted.grads, rtol=1e-9, atol=1e-12)
+
+
 def test_nothing_is_kept_of_weights_that_are_made_anew_in_every_pass():
     net, x = settled(Mixed()), pictures()
     network, fixed = Network(net, folding="scores"), Targets.fixed(torch.zeros(4, 1, dtype=torch.int64))

@@ -34,7 +34,7 @@ _FUSIBLE = {torch.float32, torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class _Chain:
+class Chain:
     """A convolution's weight and the normalisation behind it, both as the functions receive them, and the ceiling of the
     ReLU behind that, if there is one."""
 
@@ -47,6 +47,17 @@ class _Chain:
         for tensor in (self.weight, self.bias, *self.norm.values()):
             if isinstance(tensor, Tensor):
                 yield tensor
+
+    def ends_in(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether these are the arguments of this chain's normalisation: the same tensors, the same numbers."""
+        given = {**dict(zip(_NORM_ARGUMENTS, args, strict=False)), **kwargs}
+        given.pop("input", None)
+        if given.keys() != self.norm.keys():
+            return False
+        return all(
+            value is self.norm[name] or (not isinstance(value, Tensor) and value == self.norm[name])
+            for name, value in given.items()
+        )
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Weight (in its own layout) and bias of the one convolution that does both, computed in float64."""
@@ -86,7 +97,7 @@ class _Watch(TorchFunctionMode):
             self.norms.append(({**dict(zip(_NORM_ARGUMENTS, args, strict=False)), **kwargs}, output))
         return output
 
-    def chains(self) -> list[_Chain]:
+    def chains(self) -> list[Chain]:
         """The chains that can be folded: each used once, nobody else reads what lies between, statistics are fixed."""
         found = []
         for norm, output in self.norms:
@@ -98,7 +109,7 @@ class _Watch(TorchFunctionMode):
                 relu = self.relus.get(id(output))
                 alone = relu is not None and (relu.in_place or self.uses[id(output)] == 1)
                 ceiling = relu.ceiling if relu is not None and alone else None
-                found.append(_Chain(weight, bias, {k: v for k, v in norm.items() if k != "input"}, ceiling))
+                found.append(Chain(weight, bias, {k: v for k, v in norm.items() if k != "input"}, ceiling))
         return found
 
 
@@ -107,10 +118,10 @@ class Folded(TorchFunctionMode):
 
     `fusing`: whether convolutions may be oneDNN's, which rectify what they write (only where no gradient is recorded)."""
 
-    def __init__(self, chains: list[_Chain], fusing: bool = False) -> None:
+    def __init__(self, chains: list[Chain], fusing: bool = False) -> None:
         super().__init__()
         self._chains = chains
-        self._versions = [(tensor, tensor._version) for chain in chains for tensor in chain.tensors()]
+        self._versions = [(t, t._version, t.data_ptr()) for chain in chains for t in chain.tensors()]
         # by weight: weight and bias of the folded convolution, and what is folded
         self.weights = {id(chain.weight): (*chain.folded(), chain) for chain in chains}
         # what is on its way to where nothing is left to do for it: by running mean, and by itself
@@ -125,7 +136,7 @@ class Folded(TorchFunctionMode):
 
     def current(self) -> bool:
         """Whether the module's values are still those that were folded."""
-        return all(tensor._version == version for tensor, version in self._versions)
+        return all(t._version == version and t.data_ptr() == place for t, version, place in self._versions)
 
     def __enter__(self) -> Folded:
         self.active = True
@@ -153,7 +164,7 @@ class Folded(TorchFunctionMode):
                 return relu.input
         return func(*args, **kwargs)
 
-    def _convolve(self, call: Convolution, weight: Tensor, bias: Tensor, chain: _Chain) -> Tensor:
+    def _convolve(self, call: Convolution, weight: Tensor, bias: Tensor, chain: Chain) -> Tensor:
         if self.fusing and not torch.is_grad_enabled() and call.given["input"].dim() == 4 and call.geometry():
             if id(weight) not in self._packed:
                 self._packed[id(weight)] = packed(weight, call)

@@ -60,6 +60,7 @@ class Network:
         self.folding = folding
         self._known: Folded | None = None
         self._as_written: AsWritten | None = None
+        self._as_written_for = torch.Size()
         self._cutting: set[str] = set()  # layers whose output exists only unfolded
         self.local_plans: dict[Any, Any] = {}  # what visx.local has learnt
         tensor = next((p for p in self.module.parameters() if p.is_floating_point()), torch.empty(0))
@@ -124,9 +125,9 @@ class Network:
             yield
             return
         folded = self._learnt(shape)
-        if self._as_written is None or self._as_written.folded is not folded:
+        if self._as_written is None or self._as_written.folded is not folded or self._as_written_for != shape:
             mixed = self.channels_last and self.device.type == "cpu" and self.dtype == torch.float32
-            self._as_written = AsWritten(folded, mixed)
+            self._as_written, self._as_written_for = AsWritten(folded, mixed), shape  # it keeps copies by size
         with self._as_written:
             yield
 
