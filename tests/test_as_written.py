@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -79,6 +81,20 @@ def test_a_loaded_network_that_is_edited_between_calls_is_explained_as_it_is(edi
     wanted = Network(net).input_gradients(x, fixed, "logit")
     assert wanted.grads.any()
     torch.testing.assert_close(found.grads, wanted.grads, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("build", [Blocks, Oddities])
+def test_no_activation_outlives_its_call(build: type[nn.Module]):
+    net, x, seen = settled(build()), pictures(), []
+    for module in net.modules():
+        if not list(module.children()):
+            module.register_forward_hook(lambda module, args, output: seen.append(weakref.ref(output)))
+    network, fixed = Network(net, folding="scores"), Targets.fixed(torch.zeros(4, 1, dtype=torch.int64))
+    with network.session():
+        for _ in range(2):
+            network.input_gradients(x, fixed, "logit")
+    gc.collect()
+    assert seen and not [output for output in seen if output() is not None]
 
 
 def test_nothing_is_kept_of_weights_that_are_made_anew_in_every_pass():

@@ -42,18 +42,19 @@ class AsWritten(TorchFunctionMode):
         super().__init__()
         self.folded, self._mixed = folded, mixed
         self._ways: dict[Any, _Way] = {}  # by what a convolution's sums hang on
-        self._links: dict[int, _Link] = {}  # by the convolution's output
+        # Outputs of convolutions on their way to a normalisation. A link may not hold its output, whose graph holds the link.
+        self._links: dict[int, tuple[Tensor, _Link]] = {}
 
-    def __enter__(self) -> AsWritten:
-        self._links.clear()  # what a pass that failed left
-        return super().__enter__()  # type: ignore[no-any-return]
+    def __exit__(self, *error: Any) -> None:
+        self._links.clear()
+        super().__exit__(*error)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in CONVOLUTIONS and len(args) > 1:
             return self._convolve(Convolution.called(func, args, kwargs or {}))
         if func is F.batch_norm and args:
-            link = self._links.pop(id(args[0]), None)
-            if link is not None and link.output is args[0] and link.chain.ends_in(args, kwargs or {}):
+            output, link = self._links.pop(id(args[0]), (None, None))
+            if link is not None and output is args[0] and link.chain.ends_in(args, kwargs or {}):
                 link.closed = True
                 return _Normalised.apply(args[0], link.chain.norm)
         return func(*args, **(kwargs or {}))
@@ -64,9 +65,9 @@ class AsWritten(TorchFunctionMode):
         if weight is None or chain is None or way.geometry is None:
             return way.run(call)
         link = _Link(chain)
-        link.output = _Convolved.apply(call.given["input"], call, way, weight, link)
-        self._links[id(link.output)] = link
-        return link.output
+        output: Tensor = _Convolved.apply(call.given["input"], call, way, weight, link)
+        self._links[id(output)] = output, link
+        return output
 
     def _way(self, call: Convolution, chained: bool) -> _Way:
         x, weight = call.given["input"], call.given["weight"]
@@ -84,7 +85,6 @@ class _Link:
 
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
-        self.output: Any = None
         self.closed = False
 
 
