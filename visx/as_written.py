@@ -110,15 +110,15 @@ class _Way:
         noise; but terms that are several blocks are never summed in a row."""
         x, weight = call.given["input"], call.given["weight"]
         plain = weight.clone(memory_format=torch.contiguous_format)
+        if not isinstance(weight, nn.Parameter):  # it may be made anew in every pass, and is not worth a trial
+            self.run = _plain(plain)
+            return
         ways: list[Callable[[Convolution], Tensor]] = [_plain(plain)]
         blocks, positions = weight.shape[1] // _BLOCK, x.shape[2:].numel() // math.prod(stride)
         if not blocks or (weight.shape[2:].numel() == 1 and positions >= _LARGE):
             ways.insert(0, Convolution.run)
             with suppress(RuntimeError, AttributeError):  # this processor, or this torch, has no such operator
                 ways[:0] = [_packed(packed(weight, call))] if packable else []
-        if not isinstance(weight, nn.Parameter):  # made anew in every pass, it may be, and not worth a trial
-            self.run = _plain(plain)
-            return
         self.run = _one_by_one(_plain(plain))
         noise = torch.empty_like(x[:2]).uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
         tried = Convolution(call.func, {**call.given, "input": noise})
@@ -150,17 +150,6 @@ def _one_by_one(way: Callable[[Convolution], Tensor]) -> Callable[[Convolution],
         return torch.cat([way(image) for image in images])
 
     return run
-
-
-def _normalise(x: Tensor, norm: dict[str, Any]) -> Tensor:
-    """F.batch_norm in eval mode; on a CPU in place, the same to the last bit: memory that is new to a process costs a
-    large map several times as much as its arithmetic."""
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
-        return F.batch_norm(x, **norm)
-    values = (norm.get("weight"), norm.get("bias"), norm["running_mean"], norm["running_var"])
-    nothing = {"save_mean": x.new_empty(0), "save_invstd": x.new_empty(0)}  # which only training fills
-    torch.ops.aten.native_batch_norm.out(x, *values, False, 0.0, norm.get("eps", 1e-5), out=x, **nothing)
-    return x
 
 
 class _Convolved(torch.autograd.Function):

@@ -152,7 +152,7 @@ class Network:
 
         For a plain gradient, which ReLUs pass is decided as in the network's own forward pass, to the last bit. A caller
         that sums many gradients, or takes many steps along them, may say `one_of_many`: then all may run folded, which is
-        faster. So does the guided rule, which hardly shows it (r above 0.99998 on 24 photographs; the deconvnet's 0.9999).
+        faster. The guided rule does so always: it hardly shows (r above 0.99998 on 24 photographs; the deconvnet's 0.9999).
         """
         folding = self.folded if one_of_many or rule == "guided" or self.folding == "all" else self.as_written
         with torch.enable_grad():
