@@ -12,7 +12,7 @@ import torch
 from timing import table, take_turns
 
 import visx
-from visx.images import decode, read
+from visx.images.decode import decode, read
 from visx.memory import keep_freed_memory
 from visx.metrics import get_metric
 from visx.metrics.contract import Trial

@@ -32,7 +32,7 @@ from visx.cli.common import Talk
 from visx.engine import plan
 from visx.explaining import AUTO_BATCH as BATCH
 from visx.explaining import Explainer
-from visx.inputs import Item, find
+from visx.images.find import Item, find
 from visx.journal import Journal
 from visx.memory import keep_freed_memory
 from visx.methods import get_method

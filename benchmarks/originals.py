@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import visx
+from visx.images.decode import as_picture
 
 MODELS = "resnet18,vgg11_bn,densenet121,squeezenet1_1,googlenet"
 TARGET = 3
@@ -45,7 +46,7 @@ def main() -> None:
         found = visx.explain(model, photographs, "backprop", target=TARGET, batch_size=options.batch)
         apart = []
         for photograph, result in zip(photographs, found, strict=True):
-            array, _ = model.preprocess(visx.images.as_picture(photograph).rgb)
+            array, _ = model.preprocess(as_picture(photograph).rgb)
             wanted = program(plain, torch.from_numpy(array))
             apart.append(1 - np.corrcoef(wanted.ravel().astype(float), result.channels.ravel().astype(float))[0, 1])
         print(f"| {name} | {max(apart):.1e} | {np.median(apart):.1e} |", flush=True)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 import visx
 from visx.engine import explain_batch, plan
-from visx.images import as_picture
+from visx.images.decode import as_picture
 from visx.memory import keep_freed_memory
 from visx.methods import get_method
 from visx.models import Model

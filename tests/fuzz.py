@@ -38,8 +38,9 @@ from torch import nn
 from mutations import vary
 from visx.artifacts import npy_bytes, to_json
 from visx.errors import VisxError
-from visx.images import Preprocess, decode
-from visx.inputs import Item
+from visx.images.decode import decode
+from visx.images.find import Item
+from visx.images.geometry import Preprocess
 from visx.journal import Journal
 from visx.models import checkpoint
 from visx.results import Recorder

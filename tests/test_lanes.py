@@ -21,7 +21,7 @@ from visx import lanes, runner
 from visx.engine import plan
 from visx.errors import VisxError
 from visx.explaining import Explainer
-from visx.inputs import Item, find
+from visx.images.find import Item, find
 from visx.methods import NAMES, get_method
 from visx.models import Model
 from visx.results import Settings

@@ -24,7 +24,7 @@ if find_spec("ray") is None:
 
 from visx.engine import plan
 from visx.errors import VisxError
-from visx.inputs import find
+from visx.images.find import find
 from visx.methods import get_method
 from visx.models import load_model
 from visx.models.model import Weights

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from visx.errors import VisxError
-from visx.images import Placement, Preprocess, decode, read
+from visx.images.decode import decode, read
+from visx.images.geometry import Placement, Preprocess
 from visx.render import check_colormap, colorbar, colorize, gradient_picture, limits, overlay, to_levels
 
 CASES = {  # picture height and width, marked block (top, left, size), preprocessing

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from visx import render
-from visx.images import Placement
+from visx.images.geometry import Placement
 
 RAMP = np.linspace(0.2, 1, 64, dtype=np.float32).reshape(8, 8)
 

@@ -13,7 +13,8 @@ from torch import nn
 from visx.contract import ScoreKind
 from visx.engine import Answer, Job, explain_batch, plan
 from visx.errors import VisxError, usage
-from visx.images import Picture, Placement, as_picture
+from visx.images.decode import Picture, as_picture
+from visx.images.geometry import Placement
 from visx.methods import get_method
 from visx.models import Model, wrap
 from visx.seeds import image_seed

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from visx.images import Placement
+    from visx.images.geometry import Placement
     from visx.rules import Rule
     from visx.scoring import Scorer
     from visx.state import InputGradients, Network

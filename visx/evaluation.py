@@ -12,7 +12,7 @@ import numpy as np
 from visx.artifacts import DiskFull
 from visx.engine import Job
 from visx.errors import ExitCode, VisxError
-from visx.inputs import Item
+from visx.images.find import Item
 from visx.ledger import Ledger
 from visx.mapping import Bench, Maps, Sample, explain_all
 from visx.metrics.contract import Measured, Metric, Survey, Trial

@@ -16,8 +16,9 @@ import torch
 
 from visx.engine import Answer, Job, explain_batch
 from visx.errors import VisxError
-from visx.images import Picture, Placement, decode
-from visx.inputs import Item
+from visx.images.decode import Picture, decode
+from visx.images.find import Item
+from visx.images.geometry import Placement
 from visx.models import Model
 from visx.results import Recorder, Settings
 from visx.scoring import out_of_memory

@@ -16,8 +16,9 @@ from visx.artifacts import digest
 from visx.engine import Job, explain_batch
 from visx.errors import VisxError, unsupported
 from visx.explaining import AUTO_BATCH
-from visx.images import Placement, decode
-from visx.inputs import Item
+from visx.images.decode import decode
+from visx.images.find import Item
+from visx.images.geometry import Placement
 from visx.ledger import Ledger
 from visx.metrics.contract import Measured, Metric, Trial
 from visx.metrics.regions import Annotations, to_input

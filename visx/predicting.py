@@ -10,8 +10,8 @@ import torch
 
 from visx.artifacts import SCHEMA_VERSION
 from visx.errors import VisxError
-from visx.images import decode
-from visx.inputs import Item
+from visx.images.decode import decode
+from visx.images.find import Item
 from visx.models import Model
 
 

@@ -29,7 +29,7 @@ from visx.artifacts import DiskFull
 from visx.engine import Job
 from visx.errors import VisxError, said_by, usage
 from visx.explaining import Loaded, grouped
-from visx.inputs import Item
+from visx.images.find import Item
 from visx.lanes import count_lanes, threads_of
 from visx.models import Model
 from visx.results import Settings

@@ -17,7 +17,7 @@ import torch
 from visx.engine import Job
 from visx.errors import VisxError, said_by
 from visx.explaining import Explainer, Loaded, grouped
-from visx.inputs import Item
+from visx.images.find import Item
 from visx.models import Model
 from visx.models.model import Weights
 from visx.results import Settings

@@ -19,7 +19,7 @@ import numpy as np
 from visx.errors import unknown
 
 if TYPE_CHECKING:
-    from visx.images import Placement
+    from visx.images.geometry import Placement
 
 SEQUENTIAL = {
     "turbo": cv2.COLORMAP_TURBO,

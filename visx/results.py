@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from visx.contract import Method
     from visx.engine import Answer, Job
     from visx.explaining import Loaded
-    from visx.images import Placement
-    from visx.inputs import Item
+    from visx.images.find import Item
+    from visx.images.geometry import Placement
     from visx.journal import Journal
     from visx.models import Model
     from visx.state import Network

@@ -20,8 +20,8 @@ from visx.artifacts import SCHEMA_VERSION, DiskFull, to_json
 from visx.engine import Job
 from visx.errors import ExitCode, VisxError
 from visx.explaining import Explained, Explainer, Loaded, grouped
-from visx.images import digest_of
-from visx.inputs import Item
+from visx.images.decode import digest_of
+from visx.images.find import Item
 from visx.journal import Journal
 from visx.lanes import Lanes, count_lanes
 from visx.models import Model

@@ -25,8 +25,8 @@ from visx.artifacts import DiskFull
 from visx.engine import Job
 from visx.errors import ExitCode, VisxError, usage
 from visx.evaluation import average, measuring_error
-from visx.images import Placement, Preprocess
-from visx.inputs import Item
+from visx.images.find import Item
+from visx.images.geometry import Placement, Preprocess
 from visx.ledger import Ledger
 from visx.mapping import Bench, Sample, explain_all
 from visx.metrics.contract import Metric

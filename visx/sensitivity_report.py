@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from visx.artifacts import SCHEMA_VERSION, make_folder, to_json, write_whole
-from visx.images import decode, read
+from visx.images.decode import decode, read
 from visx.metrics.contract import Metric
 from visx.models import Model
 from visx.plotting import font, png_bytes

@@ -14,7 +14,7 @@ from PIL import Image
 
 from in_process import TOY, make_work, visx
 from visx.errors import VisxError
-from visx.images import Preprocess
+from visx.images.geometry import Preprocess
 from visx.options import parse
 from visx.presets import PRESETS
 from visx.sensitivity import NoisyPreprocess

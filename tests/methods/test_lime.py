@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import visx
 from visx.engine import explain_batch, plan
 from visx.errors import ExitCode, VisxError
-from visx.images import Placement
+from visx.images.geometry import Placement
 from visx.methods import get_method
 from visx.methods.lime import LimeParams, fit, on_off, superpixels
 from visx.state import Network

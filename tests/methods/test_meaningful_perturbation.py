@@ -16,7 +16,7 @@ import visx
 from visx.blur import gaussian_blur
 from visx.engine import explain_batch, plan
 from visx.errors import ExitCode, VisxError
-from visx.images import Placement
+from visx.images.geometry import Placement
 from visx.methods import get_method
 from visx.seeds import generator
 from visx.state import Network

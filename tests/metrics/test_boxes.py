@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from visx.errors import VisxError
-from visx.images import Placement
+from visx.images.geometry import Placement
 from visx.metrics import get_metric
 from visx.metrics.contract import Measured
 from visx.metrics.regions import Annotations, overlap, read_voc, to_input

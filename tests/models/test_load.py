@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from visx.errors import VisxError
-from visx.images import decode, read
+from visx.images.decode import decode, read
 from visx.models import checkpoint, downloads, load_model, sources, wrap
 from visx.models.load import read_labels
 

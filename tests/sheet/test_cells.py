@@ -9,7 +9,7 @@ from torch import nn
 
 from visx import render
 from visx.errors import ExitCode, VisxError
-from visx.images import as_picture
+from visx.images.decode import as_picture
 from visx.methods import get_method
 from visx.models import wrap
 from visx.sheet.cells import Ask, Look, compute, draw_rows, duration, number, percent, short_title

@@ -95,7 +95,7 @@ def compare(
     check_colormap(colormap)
 
     from visx.artifacts import make_folder, to_json, write_whole
-    from visx.images import decode, read
+    from visx.images.decode import decode, read
     from visx.models import load_model
     from visx.options import assign
     from visx.sheet.cells import Ask, Look, compute, draw_rows

@@ -120,7 +120,7 @@ def evaluate(
     rest, params = split_params(param or [], chosen)
     talk, size = Talk(quiet), common.batch_size(batch_size)
 
-    from visx import inputs as finding
+    from visx.images import find as finding
 
     items = finding.find(inputs, out, sys.stdin.buffer, null, talk.say)
 

@@ -103,7 +103,7 @@ def explain(
     if address is not None and engine != "ray":
         raise usage("--address is of a Ray cluster", "add --engine ray")
 
-    from visx import inputs as finding
+    from visx.images import find as finding
     from visx.methods import all_methods, get_method
 
     part = common.shard(shard)

@@ -28,8 +28,8 @@ def predict(
     """Show the likeliest classes of images, with their probabilities and logits."""
     size = common.batch_size(batch_size)
 
-    from visx import inputs as finding
     from visx.artifacts import to_json
+    from visx.images import find as finding
     from visx.models import load_model
     from visx.predicting import predictions
 

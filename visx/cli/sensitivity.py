@@ -138,7 +138,7 @@ def sensitivity(
     rest, params = split_params([*mine, *(param or [])], measured)
     talk, size = Talk(quiet), common.batch_size(batch_size)
 
-    from visx import inputs as finding
+    from visx.images import find as finding
     from visx.options import assign
 
     items = finding.find(inputs, out, sys.stdin.buffer, null, talk.say)

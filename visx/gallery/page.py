@@ -37,7 +37,7 @@ from visx.gallery.records import Run, links, numbers, read_run, recipes
 
 if TYPE_CHECKING:
     from visx.cli.common import Talk
-    from visx.images import Placement
+    from visx.images.geometry import Placement
 
 Drawn = tuple[str, Small | None, list[float] | None]  # how it is drawn, the map, where it lies in the image
 BINS = 10

@@ -21,7 +21,8 @@ from visx import render
 from visx.artifacts import make_folder, write_whole
 from visx.errors import VisxError
 from visx.gallery.records import links
-from visx.images import Placement, decode, read
+from visx.images.decode import decode, read
+from visx.images.geometry import Placement
 
 IMAGE_SIDE, MAP_SIDE = 480, 256  # the longer side at most
 QUALITY = 75

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from visx.images import Placement
+    from visx.images.geometry import Placement
 
 POOR_FIT = 0.3
 CHANCE = 3.0  # standard errors

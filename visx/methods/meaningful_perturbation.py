@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from visx.images import Placement
+    from visx.images.geometry import Placement
 
 RADII = range(0, 175, 5)  # of an input of 224 pixels
 DISC_SIZE, DISC_BLUR, DISC_THRESHOLD = 224, 10.0, 0.01

@@ -19,7 +19,7 @@ from visx.metrics.contract import Box
 if TYPE_CHECKING:
     import numpy as np
 
-    from visx.images import Placement
+    from visx.images.geometry import Placement
 
 MOST_BYTES = 10_000_000
 CSV_HEADER = ["image", "left", "top", "right", "bottom"]

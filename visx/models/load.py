@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from visx.errors import VisxError, unknown, unsupported, usage
-from visx.images import Preprocess
+from visx.images.geometry import Preprocess
 from visx.models import checkpoint, sources
 from visx.models.model import Model, Weights
 

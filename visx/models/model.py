@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from visx.errors import VisxError, said_by, usage
-from visx.images import Preprocess
+from visx.images.geometry import Preprocess
 from visx.models.anatomy import Anatomy, examine
 from visx.state import Folding, Network
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from visx.errors import VisxError, said_by, unknown, usage
-from visx.images import Preprocess
+from visx.images.geometry import Preprocess
 from visx.models import checkpoint, downloads
 from visx.models.model import Model, Weights
 from visx.state import Folding

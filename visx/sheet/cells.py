@@ -14,7 +14,8 @@ from visx import render
 from visx.contract import Method, ScoreKind
 from visx.engine import Answer, Job, explain_batch, missing, plan
 from visx.errors import VisxError
-from visx.images import Picture, Placement
+from visx.images.decode import Picture
+from visx.images.geometry import Placement
 from visx.options import parse
 from visx.progress import SILENT, Progress
 from visx.results import draw, is_signed, record_of

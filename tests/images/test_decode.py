@@ -16,7 +16,8 @@ from timm.data import create_transform, resolve_data_config
 from torchvision import models
 
 from visx.errors import VisxError
-from visx.images import Preprocess, as_picture, decode, read
+from visx.images.decode import as_picture, decode, read
+from visx.images.geometry import Preprocess
 from visx.models import sources
 
 SIZES = [(300, 451), (451, 300), (17, 23), (1, 1), (333, 333), (255, 257), (229, 640), (500, 3)]

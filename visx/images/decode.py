@@ -1,8 +1,4 @@
-"""Images: finding them, decoding them the way a person sees them, and the geometry between picture and network.
-
-`Preprocess` turns a picture into the network's input exactly as torchvision's and timm's evaluation transforms do
-(Pillow's antialiased resize); `Placement` remembers where in the picture the network looked.
-"""
+"""Image files: reading and decoding them the way a person sees them; every broken one gives one clear reason."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from visx.errors import VisxError
 
@@ -27,9 +23,6 @@ _MOST_PIXELS_PER_BYTE = 2000
 _LARGE = 50_000_000
 _LARGEST_FILE = 2**31  # bytes; 179 million pixels of 16-bit RGBA have fewer
 
-# A resized picture larger than this is cropped out of the source instead of being resized whole.
-_MAX_RESIZED_PIXELS = 32_000_000
-
 
 @dataclass(frozen=True)
 class Picture:
@@ -37,96 +30,6 @@ class Picture:
 
     rgb: np.ndarray
     digest: str
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where the network looked: `box` = (left, top, right, bottom) in the picture's pixels (floats; it can reach
-    beyond the picture where the crop was padded), and the network's input size (height, width)."""
-
-    box: tuple[float, float, float, float]
-    input_size: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """Resize, crop and normalise.
-
-    `resize` is the shorter side (an int) or a (height, width); None leaves the size alone. `fit` says how a picture
-    meets a (height, width): stretched to it, or with its proportions kept so that it covers it or lies inside it.
-    `crop` is the central (height, width) that remains, padded with the colour `fill` where the picture is smaller.
-    `mean` and `std` are of pixels in 0..1, one number a channel: three, or one for a network that takes grey.
-    """
-
-    resize: int | tuple[int, int] | None
-    crop: tuple[int, int]
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] = "bilinear"
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    fit: Literal["stretch", "cover", "inside"] = "stretch"
-    fill: tuple[int, int, int] = (0, 0, 0)
-
-    def __call__(self, rgb: np.ndarray) -> tuple[np.ndarray, Placement]:
-        """(H, W, 3) uint8 -> the network's input (C, h, w) float32, and where it lies in the picture."""
-        import numpy as np
-        from PIL import Image
-
-        height, width = rgb.shape[:2]
-        new_h, new_w = self._resized(height, width)
-        crop_h, crop_w = self.crop
-        # torchvision's centre crop: pad the smaller side (extra pixel on the far side), then round half to even
-        pad_top, pad_left = max(0, crop_h - new_h) // 2, max(0, crop_w - new_w) // 2
-        top = round((new_h - crop_h) / 2) if new_h >= crop_h else -pad_top
-        left = round((new_w - crop_w) / 2) if new_w >= crop_w else -pad_left
-        picture = Image.fromarray(rgb)
-        resample = Image.Resampling[self.interpolation.upper()]
-        scale_x, scale_y = width / new_w, height / new_h
-        box = (left * scale_x, top * scale_y, (left + crop_w) * scale_x, (top + crop_h) * scale_y)
-        if new_h * new_w > _MAX_RESIZED_PIXELS and new_h >= crop_h and new_w >= crop_w:
-            picture = picture.resize((crop_w, crop_h), resample, box=_inside(box, width, height))
-        else:
-            if (new_w, new_h) != (width, height):
-                picture = picture.resize((new_w, new_h), resample)
-            if (left, top, new_w, new_h) != (0, 0, crop_w, crop_h):
-                picture = _crop(picture, (left, top, left + crop_w, top + crop_h), self.fill)
-        grey = len(self.mean) == 1  # a network of one channel
-        pixels = np.asarray(picture.convert("L"))[..., None] if grey else np.asarray(picture)
-        x = np.empty((len(self.mean), crop_h, crop_w), dtype=np.float32)
-        for channel, levels in enumerate(self._levels()):
-            np.take(levels, pixels[..., channel], out=x[channel], mode="clip")  # the default mode buffers
-        return x, Placement(box, self.crop)
-
-    def _resized(self, height: int, width: int) -> tuple[int, int]:
-        if self.resize is None:
-            return height, width
-        if isinstance(self.resize, tuple):
-            if self.fit == "stretch":
-                return self.resize
-            ratios = height / self.resize[0], width / self.resize[1]
-            ratio = min(ratios) if self.fit == "cover" else max(ratios)
-            return max(1, round(height / ratio)), max(1, round(width / ratio))
-        if height <= width:
-            return self.resize, int(self.resize * width / height)
-        return int(self.resize * height / width), self.resize
-
-    def _levels(self) -> np.ndarray:
-        """(C, 256) float32: what each of a pixel's 256 levels becomes; looking them up is the arithmetic, done once."""
-        import numpy as np
-
-        mean, std = (np.asarray(values, dtype=np.float32)[:, None] for values in (self.mean, self.std))
-        return (np.arange(256, dtype=np.float32) / np.float32(255) - mean) / std
-
-
-def _crop(picture: Image.Image, box: tuple[int, int, int, int], fill: tuple[int, int, int]) -> Image.Image:
-    """The box of a picture, `fill` where it reaches beyond it (Pillow's own crop pads with black)."""
-    cropped = picture.crop(box)
-    if any(fill) and (box[0] < 0 or box[1] < 0 or box[2] > picture.width or box[3] > picture.height):
-        from PIL import Image
-
-        canvas = Image.new("RGB", cropped.size, fill)
-        canvas.paste(picture, (-box[0], -box[1]))
-        return canvas
-    return cropped
 
 
 def stat_of(path: Path) -> tuple[int, int]:
@@ -258,8 +161,3 @@ def as_picture(image: Any) -> Picture:
     if 0 in rgb.shape:
         raise VisxError("the image has no pixels")
     return Picture(rgb, hashlib.sha256(repr(rgb.shape).encode() + rgb.tobytes()).hexdigest())
-
-
-def _inside(box: tuple[float, float, float, float], width: int, height: int) -> tuple[float, float, float, float]:
-    left, top, right, bottom = box
-    return max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from visx.errors import VisxError
-from visx.inputs import find
+from visx.images.find import find
 
 
 @pytest.fixture(autouse=True)
