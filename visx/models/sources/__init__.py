@@ -1,0 +1,22 @@
+"""Where models come from, one source a file; each knows how to build, preprocess, label and fetch default weights."""
+
+from __future__ import annotations
+
+from visx.models.sources.builtin import BuiltIn
+from visx.models.sources.contract import Source
+from visx.models.sources.python import Factory
+from visx.models.sources.timm import Timm
+from visx.models.sources.torchvision import Torchvision
+
+__all__ = ["BuiltIn", "Factory", "Source", "Timm", "Torchvision", "find"]
+
+
+def find(spec: str) -> Source:
+    """The source of a SPEC; unknown names are answered with near matches."""
+    if spec == BuiltIn.name:
+        return BuiltIn()
+    if spec.startswith("timm/"):
+        return Timm(spec.removeprefix("timm/"))
+    if ".py:" in spec or spec.endswith(".py"):
+        return Factory(spec)
+    return Torchvision(spec)

@@ -1,0 +1,101 @@
+"""timm's models (the extra `visx[timm]`)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from visx.errors import unknown, usage
+from visx.images.geometry import Preprocess
+from visx.models import checkpoint, downloads
+from visx.models.model import Model, Weights
+from visx.models.sources.builtin import imagenet_labels
+from visx.state import Folding
+
+
+class Timm:
+    """Any timm model, with its own data configuration (the extra `visx[timm]`)."""
+
+    channels_last = True
+    folding: Folding = "scores"
+    resizable = True
+
+    def __init__(self, name: str) -> None:
+        # Read by huggingface_hub when it is imported: a dead network must answer within seconds, a log stays legible.
+        os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(int(downloads.NETWORK_TIMEOUT)))
+        os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(int(downloads.NETWORK_TIMEOUT)))
+        if not sys.stderr.isatty():
+            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        try:
+            import timm
+        except ImportError:
+            raise usage(f"timm/{name} needs timm", "pip install 'visx[timm]'") from None
+        if not timm.is_model(name.split(".")[0]):
+            known = (f"timm/{n}" for n in timm.list_models())
+            raise unknown("model", f"timm/{name}", known, "`visx models timm/PATTERN` lists them")
+        self.name = name
+
+    def build(self, classes: int | None = None) -> nn.Module:
+        import timm
+
+        options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+        return timm.create_model(self.name, pretrained=False, **options)
+
+    def build_for(self, state: dict[str, Tensor], classes: int | None = None, digest: str = "") -> nn.Module:
+        return self.build(classes)
+
+    def preprocess(self, module: nn.Module | None = None) -> Preprocess:
+        import timm
+
+        pretrained = timm.get_pretrained_cfg(self.name)
+        config = timm.data.resolve_data_config({}, pretrained_cfg=pretrained.to_dict() if pretrained else {})
+        height, width = config["input_size"][1:]
+        scale = config["crop_pct"]
+        resize: int | tuple[int, int] = (int(height / scale), int(width / scale))
+        fit: Literal["stretch", "cover", "inside"] = "stretch"
+        fill = (0, 0, 0)
+        mean, std = tuple(config["mean"]), tuple(config["std"])
+        if config["crop_mode"] == "border":
+            fit, fill = "inside", (round(255 * mean[0]), round(255 * mean[1]), round(255 * mean[2]))
+        elif config["crop_mode"] != "squash" and height != width:
+            fit = "cover"
+        elif config["crop_mode"] != "squash":
+            resize = int(height / scale)
+        return Preprocess(resize, (height, width), config["interpolation"], mean, std, fit, fill)
+
+    def labels(self, module: nn.Module) -> tuple[str, ...] | None:
+        from timm.data import ImageNetInfo, infer_imagenet_subset
+
+        classes = getattr(module, "num_classes", 0)
+        if classes == 1000:
+            return imagenet_labels()
+        subset = infer_imagenet_subset(module)
+        return tuple(ImageNetInfo(subset).label_descriptions()) if subset else None
+
+    def default(self) -> Model:
+        import timm
+
+        config = timm.get_pretrained_cfg(self.name)
+        where = str(config.hf_hub_id or config.url) if config else "timm"
+        with downloads.downloading(f"timm's default weights of {self.name}", where):
+            file = downloads.cached_by_timm(self.name)
+            if file is None and config is not None and config.hf_hub_id:
+                downloads.reach_hub()
+            # A file that is here is loaded as it is: asking the hub whether it is still the newest costs a minute
+            # of retries without a network.
+            overlay = {"file": file} if file else None
+            module = timm.create_model(self.name, pretrained=True, pretrained_cfg_overlay=overlay)
+        tag = getattr(module, "pretrained_cfg", {}).get("tag") or "default"
+        weights = Weights(f"timm {tag}", checkpoint.digest_state(module))
+        return Model(
+            f"timm/{self.name}",
+            module,
+            self.preprocess(),
+            weights,
+            self.labels(module),
+            self.channels_last,
+            self.folding,
+        )
