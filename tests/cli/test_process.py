@@ -52,6 +52,34 @@ def test_listing_and_help_import_no_torch(args: list[str]) -> None:
     assert done.stdout
 
 
+@pytest.mark.parametrize(
+    ("own", "seen"),
+    [
+        ({}, {"GOMP_SPINCOUNT": "1000"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+        ({"KMP_BLOCKTIME": "0"}, {"KMP_BLOCKTIME": "0"}),
+    ],
+)
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(own: dict[str, str], seen: dict[str, str]) -> None:
+    code = (
+        "import os, sys\n"
+        "def leave(code):\n"
+        "    names = ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY', 'KMP_BLOCKTIME')\n"
+        "    sys.stderr.write(repr({name: os.environ[name] for name in names if name in os.environ}))\n"
+        "    sys.stderr.flush()\n"
+        "    left(code)\n"
+        "left, os._exit = os._exit, leave\n"
+        "import visx.cli\n"
+        "assert 'torch' not in sys.modules\n"  # OpenMP reads them when torch comes
+        "visx.cli.main()\n"
+    )
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
+    env = {key: value for key, value in os.environ.items() if key not in names}
+    done = subprocess.run([sys.executable, "-c", code, "--version"], env={**env, **own}, capture_output=True, text=True)
+    assert done.stderr == repr(seen)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize(
     ("sent", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]

@@ -12,11 +12,24 @@ from typing import NoReturn
 
 from visx.errors import ExitCode, VisxError, said_by
 
+SPIN_COUNT = "1000"  # turns of a loop, some microseconds
+_OPENMP_WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
 _INTERRUPTED = "interrupted; what was finished is kept"
 
 
 class Terminated(BaseException):
     """SIGTERM, raised where the run happens to be, so that it unwinds like Ctrl-C."""
+
+
+def let_waiting_threads_sleep() -> None:
+    """Set how OpenMP's threads wait for each other: asleep after a short spin. A setting of the user's own stays.
+
+    By default GNU's OpenMP spins for milliseconds at the end of every layer. Where another process has one of the cores,
+    the waiting thread burns the other one while it waits: a pass took three to five times as long. OpenMP reads the
+    variable when torch is imported, so it is set before. (benchmarks/loaded.py measures both cases.)
+    """
+    if not _OPENMP_WAITING & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
 
 
 def _on_terminate(signum: int, frame: FrameType | None) -> NoReturn:
@@ -25,6 +38,7 @@ def _on_terminate(signum: int, frame: FrameType | None) -> NoReturn:
 
 def main() -> NoReturn:
     """Entry point of the `visx` script."""
+    let_waiting_threads_sleep()
     try:
         signal.signal(signal.SIGTERM, _on_terminate)
         if os.environ.get("VISX_DEBUG") != "1" and not sys.warnoptions:
