@@ -1,6 +1,6 @@
 """Grad-CAM and gradient methods against bare passes and against peers: ratios of medians, one process, in turns.
 
-    python benchmarks/gradients.py [--models resnet50,efficientnet_lite0] [--batches 1,16] [--rounds 15]
+    python benchmarks/gradients.py [--models resnet50,efficientnet_lite0] [--batches 1,16] [--rounds 15] [--device cpu]
 
 The bare forward pass runs without gradients in the faster memory layout (channels-last), frozen, the same for all. The
 peers get the same module and input. grad-cam, captum and torchcam take part where they are installed.
@@ -92,37 +92,56 @@ def peers(module: nn.Module, layer: nn.Module, x: Tensor, classes: list[int]) ->
     return found
 
 
+def loaded(name: str, device: str) -> Model:
+    return visx.load_model(name, "default" if name == "efficientnet_lite0" else "random", device=device)
+
+
+def turns(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """`take_turns`, each turn waiting for the device to be done."""
+
+    def finished(run: Callable[[], object]) -> Callable[[], object]:
+        def whole() -> None:
+            run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+
+        return whole
+
+    return take_turns({name: finished(run) for name, run in contenders.items()}, rounds)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="resnet50,efficientnet_lite0")
     parser.add_argument("--batches", default="1,16")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda")
     options = parser.parse_args()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores\n")
+    processor = torch.cuda.get_device_name() if options.device == "cuda" else f"{os.cpu_count()} cores"
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {processor}\n")
     for name in options.models.split(","):
-        model = visx.load_model(name, "default" if name == "efficientnet_lite0" else "random")
+        model = loaded(name, options.device)
         layer = model.network().layer(str(model.anatomy.default_layer))
         for batch in map(int, options.batches.split(",")):
-            x = torch.randn(batch, 3, *model.input_size).contiguous(memory_format=torch.channels_last)
+            x = torch.randn(batch, 3, *model.input_size, device=options.device)
+            x = x.contiguous(memory_format=torch.channels_last)
             with undisturbed(model.module), torch.no_grad():
                 classes = model.module(x).argmax(1).tolist()
             contenders = {"bare forward": bare_forward(model.module, x), "gradcam": visx_runs(model, "gradcam", x)}
             contenders |= peers(model.module, layer, x, classes)
-            print(
-                table(f"{name}, batch {batch}: Grad-CAM", take_turns(contenders, options.rounds), "bare forward"), "\n"
-            )
+            print(table(f"{name}, batch {batch}: Grad-CAM", turns(contenders, options.rounds), "bare forward"), "\n")
             contenders = {"forward + backward": bare_backward(model.module, x)}
             contenders |= {m: visx_runs(model, m, x) for m in ("backprop", "guided_backprop", "deconvnet")}
             with model.network().session():
-                medians = take_turns(contenders, options.rounds)
+                medians = turns(contenders, options.rounds)
             print(table(f"{name}, batch {batch}: gradients", medians, "forward + backward"), "\n", flush=True)
         layouts(model, options.rounds)
 
 
 def layouts(model: Model, rounds: int) -> None:
     """A forward pass of 16 in either memory layout."""
-    x = torch.randn(16, 3, *model.input_size)
-    contiguous = visx.load_model(model.name, "default" if model.name == "efficientnet_lite0" else "random").module
+    x = torch.randn(16, 3, *model.input_size, device=model.device)
+    contiguous = loaded(model.name, str(model.device)).module
     contiguous.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     contenders = {
         "contiguous": bare_forward(contiguous, x),
@@ -130,7 +149,7 @@ def layouts(model: Model, rounds: int) -> None:
         "gradcam": visx_runs(model, "gradcam", x),
     }
     with model.network().session():
-        medians = take_turns(contenders, rounds)
+        medians = turns(contenders, rounds)
     print(table(f"{model.name}, batch 16: layouts", medians, "contiguous"), "\n", flush=True)
 
 

@@ -49,11 +49,25 @@ def test_maps_equal_the_cpu_s(method: Method, record_property: Callable[[str, ob
             assert off(found[b, t], expected[b, t]) <= 1e-3
 
 
-@pytest.mark.parametrize("name", ["cam", "gradcam", "backprop", "guided_backprop", "deconvnet", "input_x_gradient"])
+@pytest.mark.parametrize("name", ["cam", "gradcam", "guided_backprop", "deconvnet"])
 def test_maps_of_the_built_in_model_equal_the_cpu_s(name: str, request: pytest.FixtureRequest) -> None:
     sample = str(request.config.rootpath / SAMPLE)
     expected = visx.explain(visx.load_model(), sample, name, target="espresso").map
     assert off(visx.explain(visx.load_model(device="cuda"), sample, name, target="espresso").map, expected) <= 1e-3
+
+
+@pytest.mark.parametrize("name", ["backprop", "input_x_gradient"])
+def test_plain_gradients_of_the_built_in_model_equal_the_cpu_s(name: str, request: pytest.FixtureRequest) -> None:
+    """In float32 rounding moves a few ReLUs across zero, which shows in single pixels; in float64 it does not."""
+    sample = str(request.config.rootpath / SAMPLE)
+
+    def gradient(device: str, dtype: torch.dtype) -> np.ndarray:
+        model = visx.load_model(device=device)
+        model.module.to(dtype)
+        return visx.explain(model, sample, name, target="espresso").map
+
+    assert off(gradient("cuda", torch.float64), gradient("cpu", torch.float64)) <= 1e-6
+    assert pearson(gradient("cuda", torch.float32), gradient("cpu", torch.float32)) >= 0.9998
 
 
 @pytest.mark.parametrize("name", HALF)
