@@ -21,8 +21,8 @@ import visx
 from visx.engine import explain_batch, plan
 from visx.methods import get_method
 from visx.models import Model
+from visx.network.isolation import undisturbed
 from visx.targets import parse_target
-from visx.undisturbed import undisturbed
 
 
 def visx_runs(model: Model, name: str, x: Tensor) -> Callable[[], object]:

@@ -14,9 +14,9 @@ from nets import GapHead, Wrapped, images, seeded
 from oracles import CHEAP, answers, assert_unchanged, fingerprint, model_of
 from visx import Model, VisxError
 from visx.contract import Method
+from visx.network.isolation import undisturbed
 from visx.state import Network
 from visx.targets import Targets
-from visx.undisturbed import undisturbed
 
 SIZE = 12
 

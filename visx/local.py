@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from visx.folding import Folded, agree, tensors
+from visx.network.isolation import hooked
 from visx.scoring import Box
 from visx.state import Network
-from visx.undisturbed import hooked
 
 WORTHWHILE = 0.15  # the part of a pass that a cut must save
 TRIES = 3  # cuts that are tried before the plain way is taken for good

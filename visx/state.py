@@ -1,6 +1,6 @@
 """A network seen from outside: passes, layers, gradients, ReLU rules. It leaves the model as it was, always.
 
-Nothing is patched and nothing replaced. Everything happens inside `undisturbed` (visx/undisturbed.py); hooks live inside
+Nothing is patched and nothing replaced. Everything happens inside `undisturbed` (visx/network/isolation.py); hooks live inside
 `with`; ReLU rules hang on the graph of one pass and end with it.
 """
 
@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from visx.as_written import AsWritten
 from visx.errors import unknown, unsupported
 from visx.folding import Folded, fold
+from visx.network.isolation import hooked, undisturbed
 from visx.outputs import ScoreKind, check_logits, explained, in_full, require_graph, spatial
 from visx.rules import Met, Rule, Rules, guide, strangers
 from visx.targets import Targets
-from visx.undisturbed import hooked, undisturbed
 
 # What runs with batch norms folded into convolutions: nothing; all but single gradients, which depend on rounding; or all.
 Folding = Literal["none", "scores", "all"]
