@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, NamedTuple
@@ -24,6 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from visx.network.graph import nodes
 
 Rule = Literal["guided", "deconv"]
 
@@ -65,7 +67,7 @@ def guide(output: Tensor) -> Met | None:
     None where that cannot be: the graph has work in place on slices, which may hide a ReLU.
     """
     found = Met()
-    for node in _nodes(output):
+    for node in nodes(output):
         name = node.name()
         if name == "ReluBackward0" or (name in _BOUNDS and _floor(node) == 0):
             if name.startswith("Clamp") and _clamp_passes_its_bounds():
@@ -83,23 +85,11 @@ def guide(output: Tensor) -> Met | None:
 def strangers(output: Tensor) -> Counter[str]:
     """The autograd functions of somebody's own in the graph behind `output`: each may be a ReLU, and nobody can tell."""
     found: Counter[str] = Counter()
-    for node in _nodes(output):
+    for node in nodes(output):
         function: Any = getattr(node, "_forward_cls", None)
         if function is not None and function.__module__.split(".")[0] != __package__:
             found[function.__name__] += 1
     return found
-
-
-def _nodes(output: Tensor) -> Iterator[Any]:
-    """Every node of the graph behind `output`."""
-    seen: set[Any] = set()
-    waiting = [output.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting += [before for before, _ in node.next_functions]
-            yield node
 
 
 # Where the nodes that may be a ReLU keep their floor

@@ -20,6 +20,7 @@ from visx.as_written import AsWritten
 from visx.errors import unknown, unsupported
 from visx.folding import Folded, fold
 from visx.network.isolation import hooked, undisturbed
+from visx.network.norms import align_norms
 from visx.outputs import ScoreKind, check_logits, explained, in_full, require_graph, spatial
 from visx.rules import Met, Rule, Rules, guide, strangers
 from visx.targets import Targets
@@ -240,6 +241,7 @@ class Network:
         with torch.enable_grad():
             leaf, output, _ = self._differentiable(x, run, rule, f"layer {name}")
             activation = output.detach()
+            align_norms(output)
             (grad,) = torch.autograd.grad(output, leaf, seed(activation))
         return in_full(grad), in_full(activation)
 
@@ -274,6 +276,7 @@ class Network:
 
 def _gradients(scores: Tensor, wrt: Tensor) -> Tensor:
     """d scores[b, t] / d wrt[b] -> (B, T, ...) float32; images are independent of each other in eval mode."""
+    align_norms(scores)
     count = scores.shape[1]
     grads = []
     for t in range(count):
