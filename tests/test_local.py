@@ -101,8 +101,9 @@ def every_cut(monkeypatch):
 
 
 def cuts(net: Network, shape: tuple[int, ...], boxes: Sequence[tuple[int, ...]]) -> list[visx.local.Plan]:
-    with net.session(), torch.no_grad(), net.folded(torch.Size(shape)) as folded:
-        return visx.local._Watch(folded).plans(net.module, torch.zeros(1, *shape).double(), boxes)
+    x = torch.zeros(1, *shape).double()
+    with net.session(), torch.no_grad():
+        return net.run_folded(torch.Size(shape), lambda folded: visx.local._Watch(folded).plans(net.module, x, boxes))
 
 
 def everywhere(height: int, width: int, patch: tuple[int, int]) -> list[tuple[int, int, int, int]]:

@@ -29,6 +29,7 @@ from torch.overrides import TorchFunctionMode
 
 from visx.convolutions import CONVOLUTIONS, Convolution, packed, pointwise
 from visx.folding import Chain, Folded
+from visx.network.fast.pending import Astray, Pending
 
 _BLOCK = 16  # input channels that are summed at a time in the plain layout
 _LARGE = 28 * 28  # positions of a map
@@ -42,31 +43,38 @@ class AsWritten(TorchFunctionMode):
         super().__init__()
         self.folded, self._mixed = folded, mixed
         self._ways: dict[Any, _Way] = {}  # by what a convolution's sums hang on
-        # Outputs of convolutions on their way to a normalisation. A link may not hold its output, whose graph holds the link.
-        self._links: dict[int, tuple[Tensor, _Link]] = {}
+        self._pending = Pending()  # outputs of convolutions on their way to a normalisation; purpose: _Link
+        self.linking = True  # off: the backward pass is as written, too
 
     def __exit__(self, *error: Any) -> None:
-        self._links.clear()
+        self._pending.clear()
         super().__exit__(*error)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self._pending:
+            if func is F.batch_norm and args:
+                link = self._pending.purpose(args[0])
+                if link is not None and link.chain.ends_in(args, kwargs):
+                    link.closed = True
+                    self._pending.spend(args[0])
+                    return _Normalised.apply(args[0], link.chain.norm)
+            for tensor in self._pending.read_by(func, args, kwargs):
+                if self._pending.purpose(tensor) is None:
+                    raise Astray  # it was normalised in place
+                self._pending.drop(tensor)  # the normalisation that may come differentiates by itself
         if func in CONVOLUTIONS and len(args) > 1:
-            return self._convolve(Convolution.called(func, args, kwargs or {}))
-        if func is F.batch_norm and args:
-            output, link = self._links.pop(id(args[0]), (None, None))
-            if link is not None and output is args[0] and link.chain.ends_in(args, kwargs or {}):
-                link.closed = True
-                return _Normalised.apply(args[0], link.chain.norm)
-        return func(*args, **(kwargs or {}))
+            return self._convolve(Convolution.called(func, args, kwargs))
+        return func(*args, **kwargs)
 
     def _convolve(self, call: Convolution) -> Tensor:
         weight, _, chain = self.folded.weights.get(id(call.given["weight"]), (None, None, None))
         way = self._way(call, chain is not None)
-        if weight is None or chain is None or way.geometry is None:
+        if weight is None or chain is None or way.geometry is None or not self.linking:
             return way.run(call)
         link = _Link(chain)
         output: Tensor = _Convolved.apply(call.given["input"], call, way, weight, link)
-        self._links[id(output)] = output, link
+        self._pending.add(output, link)
         return output
 
     def _way(self, call: Convolution, chained: bool) -> _Way:
@@ -183,11 +191,15 @@ class _Normalised(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, norm: dict[str, Any]) -> Tensor:  # type: ignore[override]
         if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
             return F.batch_norm(x, **norm)
-        ctx.mark_dirty(x)
         values = (norm.get("weight"), norm.get("bias"), norm["running_mean"], norm["running_var"])
         nothing = {"save_mean": x.new_empty(0), "save_invstd": x.new_empty(0)}  # which only training fills
-        torch.ops.aten.native_batch_norm.out(x, *values, False, 0.0, norm.get("eps", 1e-5), out=x, **nothing)
-        return x
+        normalised = (
+            x.data
+        )  # another tensor of the same memory, so that who reads `x` behind it is told from who reads this
+        torch.ops.aten.native_batch_norm.out(
+            normalised, *values, False, 0.0, norm.get("eps", 1e-5), out=normalised, **nothing
+        )
+        return normalised
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]

@@ -8,26 +8,31 @@ torch's own compiler uses): a quarter less time for a single image.
 
 Nothing of the module is replaced: one pass is watched to learn which convolution feeds which normalisation and ReLU, and
 a `TorchFunctionMode` then hands the folded weights to those convolutions and passes their output through what is done
-already, for the time of its `with`.
+already, for the time of its `with`. That a convolution's output arrives at its normalisation, and nowhere else, is
+checked in every pass (visx/network/fast/pending.py): which way a pass goes may depend on the data.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from operator import is_
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 from torch.overrides import TorchFunctionMode
 
 from visx.convolutions import CONVOLUTIONS, Convolution, packed, pointwise
+from visx.network.fast.pending import ASKING, Astray, Pending, tensors
+from visx.network.isolation import hooked
 from visx.rules import ReluCall, relu_call
 
 _NORM_ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-_ASKING = {"__get__", "dim", "ndimension", "size", "numel", "stride", "is_contiguous"}  # of a tensor's form, not values
 # What rounding alone may move logits by, as a part of their range. More means that the structure was misread.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.15}
 _FUSIBLE = {torch.float32, torch.bfloat16}
@@ -50,6 +55,8 @@ class Chain:
 
     def ends_in(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether these are the arguments of this chain's normalisation: the same tensors, the same numbers."""
+        if not kwargs and len(args) == 1 + len(self.norm) and all(map(is_, args[1:], self.norm.values())):
+            return True  # as `nn.BatchNorm2d` calls it
         given = {**dict(zip(_NORM_ARGUMENTS, args, strict=False)), **kwargs}
         given.pop("input", None)
         if given.keys() != self.norm.keys():
@@ -76,10 +83,24 @@ class _Watch(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.kept: list[Any] = []
-        self.uses: Counter[int] = Counter()  # of a tensor, as an argument of any function
+        self.uses: Counter[int] = Counter()  # of a tensor, as an argument of any function or hook
         self.convolutions: dict[int, tuple[Tensor, Tensor | None]] = {}
         self.norms: list[tuple[dict[str, Any], Any]] = []
         self.relus: dict[int, ReluCall] = {}  # by their input, if nothing has read that before
+
+    def run(self, module: nn.Module, x: Tensor) -> Any:
+        """The module's output. What its own hooks are given counts as read: they shall see what the network computes."""
+        with ExitStack() as stack:
+            for child in module.modules():
+                if has_hooks(child):
+                    stack.callback(child.register_forward_pre_hook(self._given, prepend=True).remove)
+                    stack.enter_context(hooked(child, self._given))
+            stack.enter_context(self)
+            return module(x)
+
+    def _given(self, module: nn.Module, *seen: Any) -> None:
+        self.kept.append(seen)
+        self.uses.update(map(id, tensors(seen)))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -87,7 +108,7 @@ class _Watch(TorchFunctionMode):
         if relu is not None and not self.uses[id(relu.input)]:
             self.relus[id(relu.input)] = relu
         output = func(*args, **kwargs)
-        if getattr(func, "__name__", "") in _ASKING and not isinstance(output, Tensor):
+        if getattr(func, "__name__", "") in ASKING and not isinstance(output, Tensor):
             return output
         self.kept.append((args, kwargs, output))
         self.uses.update(id(t) for t in tensors((args, kwargs)))
@@ -113,68 +134,111 @@ class _Watch(TorchFunctionMode):
         return found
 
 
-class Folded(TorchFunctionMode):
-    """Inside it, the module that was watched runs folded. Empty (falsy) where there is nothing to fold.
+@dataclass(frozen=True)
+class _Result:
+    """What a folded convolution made, on its way to the normalisation or the ReLU of its chain."""
 
-    `fusing`: whether convolutions may be oneDNN's, which rectify what they write (only where no gradient is recorded)."""
+    output: Tensor
+    chain: Chain
+    rectified: bool  # the ReLU is done already
+    at_relu: bool = False  # the normalisation has come
+
+
+class Folded(TorchFunctionMode):
+    """Inside it, the module that was watched runs folded. Empty (falsy) where there is nothing to fold. Raises `Astray`
+    where a pass goes another way than the one that was watched.
+
+    `fusing`: whether convolutions may be oneDNN's, which rectify what they write (only where no gradient is recorded).
+
+    A convolution returns an alias of its result, and so does a normalisation whose ReLU is done already: each step of a
+    chain has a tensor of its own, so that one that somebody still reads behind the next step is told from the next."""
 
     def __init__(self, chains: list[Chain], fusing: bool = False) -> None:
         super().__init__()
-        self._chains = chains
+        self.chains = chains
         self._versions = [(t, t._version, t.data_ptr()) for chain in chains for t in chain.tensors()]
         # by weight: weight and bias of the folded convolution, and what is folded
         self.weights = {id(chain.weight): (*chain.folded(), chain) for chain in chains}
-        # what is on its way to where nothing is left to do for it: by running mean, and by itself
-        self._to_norm: dict[int, Tensor] = {}
-        self._to_relu: dict[int, Tensor] = {}
+        self._pending = Pending()  # purpose: _Result
         self._packed: dict[int, Tensor] = {}  # by weight, in the layout that is best for the input it first met
         self.fusing = fusing
         self.active = True  # off: calls pass as they are
+        self.passed = 0  # convolutions that could be folded, but came while that was off
 
     def __bool__(self) -> bool:
-        return bool(self._chains)
+        return bool(self.chains)
 
     def current(self) -> bool:
-        """Whether the module's values are still those that were folded."""
+        """Whether the module's values are still those that were folded, as far as version counters tell."""
         return all(t._version == version and t.data_ptr() == place for t, version, place in self._versions)
 
     def __enter__(self) -> Folded:
-        self.active = True
-        self._to_norm.clear()  # what a pass that failed left
-        self._to_relu.clear()
+        self.active, self.passed = True, 0
+        self._pending.clear()  # what a pass that failed left
         return super().__enter__()  # type: ignore[no-any-return]
+
+    def check(self) -> None:
+        """At the end of a pass: raises `Astray` where somebody still holds a tensor that only the pass itself should."""
+        if self.active and self._pending.alive():
+            raise Astray
+
+    def in_chain(self) -> bool:
+        """Whether the pass is inside a chain at the moment, so that folding cannot end here."""
+        return any(self.cuts(tensor) for tensor in self._pending.alive())
 
     def cuts(self, output: Tensor) -> bool:
         """Whether a tensor lies inside a folded chain, so that it is not what it seems."""
-        return any(tensor is output for tensor in (*self._to_norm.values(), *self._to_relu.values()))
+        return self._pending.purpose(output) is not None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not self.active:
-            return func(*args, **kwargs)
         if func in CONVOLUTIONS and len(args) > 1:
             weight, bias, chain = self.weights.get(id(args[1]), (None, None, None))
             if weight is not None and bias is not None and chain is not None:
-                return self._convolve(Convolution.called(func, args, kwargs), weight, bias, chain)
-        elif func is F.batch_norm and len(args) > 1 and self._to_norm.pop(id(args[1]), None) is args[0]:
-            return args[0]
-        elif self._to_relu:
-            relu = relu_call(func, args, kwargs)
-            if relu is not None and self._to_relu.pop(id(relu.input), None) is not None:
-                return relu.input
+                call = Convolution.called(func, args, kwargs)
+                if not self.active:
+                    self.passed += 1
+                elif call.given.get("bias") is chain.bias and not self._pending.has(args[0]):
+                    return self._convolve(call, weight, bias, chain)
+        if self._pending:
+            done = self._done(func, args, kwargs) if self.active else None
+            if done is not None:
+                return done
+            if self._pending.read_by(func, args, kwargs):
+                raise Astray
         return func(*args, **kwargs)
+
+    def _done(self, func: Any, args: Any, kwargs: Any) -> Tensor | None:
+        """The output of a normalisation or ReLU that the convolution before it has done already; None for other calls."""
+        if func is F.batch_norm and args:
+            result = self._pending.purpose(args[0])
+            if result is None or result.at_relu or not result.chain.ends_in(args, kwargs):
+                return None
+            self._pending.spend(args[0])
+            return self._handed(replace(result, at_relu=True)) if result.rectified else result.output
+        relu = relu_call(func, args, kwargs)
+        result = self._pending.purpose(relu.input) if relu is not None else None
+        if relu is None or result is None or not result.at_relu or result.chain.ceiling != relu.ceiling:
+            return None
+        if relu.in_place:
+            self._pending.drop(relu.input)
+            return relu.input
+        self._pending.spend(relu.input)
+        return result.output
 
     def _convolve(self, call: Convolution, weight: Tensor, bias: Tensor, chain: Chain) -> Tensor:
         if self.fusing and not torch.is_grad_enabled() and call.given["input"].dim() == 4 and call.geometry():
             if id(weight) not in self._packed:
                 self._packed[id(weight)] = packed(weight, call)
             output = pointwise(call, self._packed[id(weight)], bias, chain.ceiling)
-            if chain.ceiling is not None:
-                self._to_relu[id(output)] = output
-        else:
-            output = call.run(weight=weight, bias=bias)
-        self._to_norm[id(chain.norm["running_mean"])] = output
-        return output
+            return self._handed(_Result(output, chain, rectified=chain.ceiling is not None))
+        return self._handed(_Result(call.run(weight=weight, bias=bias), chain, rectified=False))
+
+    def _handed(self, result: _Result) -> Tensor:
+        """An alias of a result, for the next step of its chain alone."""
+        alias = result.output.data
+        self._pending.add(alias, result)
+        return alias
 
 
 @torch.no_grad()
@@ -183,10 +247,11 @@ def fold(module: nn.Module, x: Tensor) -> Folded:
     the logits come out otherwise than by rounding, or where memory does not hold what the pass is watched by."""
     if next(module.buffers(), None) is None:  # no statistics, no normalisation: a transformer need not be watched
         return Folded([])
+    if torch_module._has_any_global_hook():  # they see every tensor
+        return Folded([])
     watch = _Watch()
     try:
-        with watch:
-            plain = module(x.clone())
+        plain = watch.run(module, x.clone())
     except torch.OutOfMemoryError:
         return Folded([])
     chains = watch.chains()
@@ -198,6 +263,9 @@ def fold(module: nn.Module, x: Tensor) -> Folded:
         try:
             with folded:
                 other = module(x.clone())
+                folded.check()
+        except Astray:  # somebody keeps a tensor that lies between, or the next pass goes another way
+            continue
         except (RuntimeError, AttributeError):  # this processor, or this torch, has no such operator
             if not fusing:
                 raise
@@ -212,12 +280,7 @@ def agree(plain: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
     return bool((other - plain).abs().max() <= _TOLERANCE[dtype] * (plain.max() - plain.min()))
 
 
-def tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors in nested arguments, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        yield from tensors(tuple(value.values()))
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensors(item)
+def has_hooks(module: nn.Module) -> bool:
+    """Whether somebody watches or changes what goes into a module or comes out of it."""
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, name, None) for name in names)

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from visx.folding import Folded, agree, tensors
+from visx.folding import Folded, agree
+from visx.network.fast.pending import tensors
 from visx.network.isolation import hooked
 from visx.scoring import Box
 from visx.state import Network
@@ -132,8 +133,7 @@ class Local:
 
     def __init__(self, network: Network, plan: Plan, image: Tensor) -> None:
         self._network, self._plan, self._image = network, plan, image
-        with network.folded(image.shape):
-            self._clean = network.output_of(plan.module, image[None])
+        self._clean = network.run_folded(image.shape, lambda _: network.output_of(plan.module, image[None]))
 
     def logits(self, fill: Tensor, boxes: Sequence[Box]) -> Tensor:
         """(N, classes) of the image with each box filled, without gradients."""
@@ -161,8 +161,8 @@ def local(network: Network, image: Tensor, boxes: Sequence[Box]) -> Local | None
 def _learn(network: Network, shape: torch.Size, boxes: Sequence[Box]) -> Plan | None:
     """The best cut that gives a noise image's copies (one with a middle box, one with the last) the logits they have."""
     image, fill = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-    with network.folded(shape) as folded:
-        plans = _Watch(folded).plans(network.module, network.prepare(image[None]), boxes)
+    x = network.prepare(image[None])
+    plans = network.run_folded(shape, lambda folded: _Watch(folded).plans(network.module, x, boxes))
     some = [boxes[len(boxes) // 2], boxes[-1]]
     wholes = image.expand(len(some), *shape).clone()
     for whole, (top, left, bottom, right) in zip(wholes, some, strict=True):

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from visx.as_written import AsWritten
 from visx.errors import unknown, unsupported
 from visx.folding import Folded, fold
+from visx.network.fast.pending import Astray
 from visx.network.isolation import hooked, undisturbed
 from visx.network.norms import align_norms
 from visx.outputs import ScoreKind, check_logits, explained, in_full, require_graph, spatial
@@ -27,6 +28,7 @@ from visx.targets import Targets
 
 # What runs with batch norms folded into convolutions: nothing; all but single gradients, which depend on rounding; or all.
 Folding = Literal["none", "scores", "all"]
+R = TypeVar("R")
 
 
 class _StopForward(Exception):  # noqa: N818 (a signal, no error)
@@ -62,7 +64,7 @@ class Network:
         self._known: Folded | None = None
         self._as_written: AsWritten | None = None
         self._as_written_for = torch.Size()
-        self._cutting: set[str] = set()  # layers whose output exists only unfolded
+        self._layers_as_written: set[str] = set()  # layers before whose output nothing may be folded
         self.local_plans: dict[Any, Any] = {}  # what visx.local has learnt
         tensor = next((p for p in self.module.parameters() if p.is_floating_point()), torch.empty(0))
         self.dtype, self.device = tensor.dtype, tensor.device
@@ -90,8 +92,7 @@ class Network:
     @torch.no_grad()
     def scores_of(self, x: Tensor) -> Tensor:
         """Logits (B, K) in float32, without gradients, folded where it may be."""
-        with self.folded(x.shape[1:]):
-            logits = self.logits(x)
+        logits = self.run_folded(x.shape[1:], lambda _: self.logits(x))
         return logits.float() if self.dtype != torch.float64 else logits
 
     @torch.no_grad()
@@ -107,30 +108,36 @@ class Network:
             self.module(self.prepare(x))
         return outputs[0]
 
-    @contextmanager
-    def folded(self, shape: torch.Size) -> Iterator[Folded | None]:
-        """Inside, batch norms run folded into convolutions where the network's folding allows it.
+    def run_folded(self, shape: torch.Size, run: Callable[[Folded | None], R]) -> R:
+        """What a pass over images of this shape (C, H, W) returns, batch norms folded into convolutions where the
+        network's folding allows it. `run` is told whether they are, and called again without where its pass goes another
+        way than the one that was learnt from.
 
         What can be folded is learnt once, from a picture of its own, so that it never depends on the images; values
         that changed since are folded anew.
         """
         folded = self._learnt(shape) if self.folding != "none" else None
-        with folded or nullcontext():
-            yield folded or None
+        if folded:
+            with suppress(Astray), folded:
+                result = run(folded)
+                folded.check()
+                return result
+        return run(None)
 
-    @contextmanager
-    def as_written(self, shape: torch.Size) -> Iterator[None]:
-        """Inside, the network runs forwards as it is written, to the last bit of each ReLU's input, and backwards folded
-        where it may be."""
+    def run_as_written(self, shape: torch.Size, run: Callable[[], R]) -> R:
+        """What a pass over images of this shape (C, H, W) returns, the network run forwards as it is written, to the last
+        bit of each ReLU's input, and backwards folded where it may be."""
         if self.folding == "none":
-            yield
-            return
+            return run()
         folded = self._learnt(shape)
         if self._as_written is None or self._as_written.folded is not folded or self._as_written_for != shape:
             mixed = self.channels_last and self.device.type == "cpu" and self.dtype == torch.float32
             self._as_written, self._as_written_for = AsWritten(folded, mixed), shape  # it keeps copies by size
-        with self._as_written:
-            yield
+        for linking in (True, False):
+            self._as_written.linking = linking
+            with suppress(Astray), self._as_written:
+                return run()
+        raise AssertionError("nothing goes astray where nothing is linked")
 
     def _learnt(self, shape: torch.Size) -> Folded:
         if self._known is None or not self._known.current():
@@ -155,10 +162,13 @@ class Network:
         that sums many gradients, or takes many steps along them, may say `one_of_many`: then all may run folded, which is
         faster. The guided rule does so always: it hardly shows (r above 0.99998 on 24 photographs; the deconvnet's 0.9999).
         """
-        folding = self.folded if one_of_many or rule == "guided" or self.folding == "all" else self.as_written
+
+        def run(_: Folded | None = None) -> tuple[Tensor, Tensor, Met]:
+            return self._differentiable(x, self.logits, rule)
+
+        folds = one_of_many or rule == "guided" or self.folding == "all"
         with torch.enable_grad():
-            with folding(x.shape[1:]):
-                leaf, logits, met = self._differentiable(x, self.logits, rule)
+            leaf, logits, met = (self.run_folded if folds else self.run_as_written)(x.shape[1:], run)
             if rule is not None and not met.met:
                 others = f" (it uses {', '.join(met.others)})" if met.others else ""
                 raise unsupported(
@@ -171,34 +181,29 @@ class Network:
         return InputGradients(grads, scores.detach(), met.others)
 
     def layer_gradients(self, x: Tensor, name: str, targets: Targets, kind: ScoreKind) -> LayerGradients:
-        """Gradients with respect to a layer's output. Only what lies behind the layer is differentiated; what lies
-        before it may run folded."""
-        if name not in self._cutting:
-            with self.folded(x.shape[1:]) as folded:
-                found = self._layer_gradients(x, name, targets, kind, folded)
-            if found is not None:
-                return found
-            self._cutting.add(name)
-        return self._layer_gradients(x, name, targets, kind, None)
+        """Gradients with respect to a layer's output. Only what lies behind the layer is differentiated.
 
-    @overload
-    def _layer_gradients(
-        self, x: Tensor, name: str, targets: Targets, kind: ScoreKind, folded: None
-    ) -> LayerGradients: ...
-    @overload
-    def _layer_gradients(
-        self, x: Tensor, name: str, targets: Targets, kind: ScoreKind, folded: Folded | None
-    ) -> LayerGradients | None: ...
+        What lies before runs folded if behind the layer no convolution follows that could be: there, ReLUs by the
+        thousand would pass what they pass by their forward values, which rounding moves. Else all runs as written.
+        """
+        found: LayerGradients | None = None
+        if name not in self._layers_as_written:
+            found = self.run_folded(x.shape[1:], lambda folded: self._layer_gradients(x, name, targets, kind, folded))
+        if found is None:
+            self._layers_as_written.add(name)
+            found = self.run_as_written(x.shape[1:], lambda: self._layer_gradients(x, name, targets, kind, None))
+        assert found is not None
+        return found
 
     def _layer_gradients(
         self, x: Tensor, name: str, targets: Targets, kind: ScoreKind, folded: Folded | None
     ) -> LayerGradients | None:
-        """None where folding changed the very output that was asked for."""
+        """None where folding changes the very output that was asked for, or the gradient behind it."""
         layer = self.layer(name)
         outputs: list[Tensor] = []
 
         def cut(module: nn.Module, args: Any, output: Any) -> Tensor:
-            if folded is not None and folded.cuts(output):
+            if folded is not None and folded.in_chain():
                 raise _StopForward
             outputs.append(spatial(output, name).detach().requires_grad_())
             if folded is not None:
@@ -210,6 +215,8 @@ class Network:
             try:
                 logits = self.logits(x)
             except _StopForward:
+                return None
+            if folded is not None and folded.passed and self.folding != "all":
                 return None
             if not outputs:
                 raise unsupported(
