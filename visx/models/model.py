@@ -11,7 +11,7 @@ from torch import nn
 
 from visx.errors import VisxError, said_by, usage
 from visx.images.geometry import Preprocess
-from visx.models.anatomy import Anatomy, examine
+from visx.network.anatomy import Anatomy, examine
 from visx.state import Folding, Network
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
