@@ -19,6 +19,8 @@ from visx.contract import NEEDS, Attachment, Attribution, Method, Request, Score
 from visx.errors import VisxError, unknown, unsupported
 from visx.local import local
 from visx.maps import upsample
+from visx.network.forms import scripted
+from visx.network.probe import reaches
 from visx.options import Params, parse
 from visx.outputs import explained
 from visx.scoring import Scorer
@@ -92,8 +94,16 @@ def plan(
 def missing(model: Model, method: Method, params: Params, layers: Sequence[str] = ()) -> str:
     """What `method` needs and `model` does not have, in words; empty where it fits."""
     needs, anatomy = method.needs_with(params), model.anatomy
+    closed = scripted(model.module)
+    if closed and needs & {"layer", "gap_head", "relu"}:
+        return f"hooks and rules do not reach into a scripted or traced module ({closed})"
     if "layer" in needs and not layers and anatomy.default_layer is None:
         return "it has no spatial feature map that feeds a pooling (token sequences are not supported by layer methods)"
+    if "grad" in needs and anatomy.no_input_gradient and "gap_head" not in needs:  # CAM differentiates nothing
+        looked_at = layers or [str(anatomy.default_layer)]
+        shape = (len(model.preprocess.mean), *model.input_size)
+        if needs != {"grad", "layer"} or not all(reaches(model.network(), shape, name) for name in looked_at):
+            return anatomy.no_input_gradient
     if "gap_head" in needs and not anatomy.gap_head:
         return f"it has no {NEEDS['gap_head']}"
     if "relu" in needs and anatomy.relus == 0:

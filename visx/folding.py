@@ -227,7 +227,8 @@ class Folded(TorchFunctionMode):
         return result.output
 
     def _convolve(self, call: Convolution, weight: Tensor, bias: Tensor, chain: Chain) -> Tensor:
-        if self.fusing and not torch.is_grad_enabled() and call.given["input"].dim() == 4 and call.geometry():
+        recorded = torch.is_grad_enabled() and call.given["input"].requires_grad
+        if self.fusing and not recorded and call.given["input"].dim() == 4 and call.geometry():
             if id(weight) not in self._packed:
                 self._packed[id(weight)] = packed(weight, call)
             output = pointwise(call, self._packed[id(weight)], bias, chain.ceiling)

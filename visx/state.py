@@ -10,16 +10,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from visx.as_written import AsWritten
-from visx.errors import unknown, unsupported
+from visx.errors import unsupported
 from visx.folding import Folded, fold
 from visx.network.fast.pending import Astray
+from visx.network.forms import eager, input_dtype, scripted, submodule, unwrapped, whereabouts
 from visx.network.isolation import hooked, undisturbed
 from visx.network.norms import align_norms
 from visx.outputs import ScoreKind, check_logits, explained, in_full, require_graph, spatial
@@ -58,7 +58,7 @@ class Network:
     """A module seen from outside: logits, gradients and layers of batches of normalised images (B, C, H, W)."""
 
     def __init__(self, module: nn.Module, *, channels_last: bool = False, folding: Folding = "none") -> None:
-        self.module: nn.Module = getattr(module, "_orig_mod", module)  # torch.compile's wrapper hides layers and rules
+        self.module: nn.Module = unwrapped(module)
         self.channels_last = channels_last
         self.folding = folding
         self._known: Folded | None = None
@@ -66,8 +66,7 @@ class Network:
         self._as_written_for = torch.Size()
         self._layers_as_written: set[str] = set()  # layers before whose output nothing may be folded
         self.local_plans: dict[Any, Any] = {}  # what visx.local has learnt
-        tensor = next((p for p in self.module.parameters() if p.is_floating_point()), torch.empty(0))
-        self.dtype, self.device = tensor.dtype, tensor.device
+        self.dtype, self.device = input_dtype(self.module), whereabouts(self.module)
 
     @property
     def layout(self) -> torch.memory_format:
@@ -77,7 +76,7 @@ class Network:
     @contextmanager
     def session(self) -> Iterator[Network]:
         """Everything that computes happens inside one; sessions may nest."""
-        with undisturbed(self.module):
+        with eager(), undisturbed(self.module):
             yield self
 
     def prepare(self, x: Tensor) -> Tensor:
@@ -147,11 +146,12 @@ class Network:
 
     def layer(self, name: str) -> nn.Module:
         """The module at a path; a usage error with near matches where there is none."""
-        try:
-            return self.module.get_submodule(name or "?")
-        except AttributeError:
-            names = [n for n, _ in self.module.named_modules() if n]
-            raise unknown("layer", name, names, "`visx layers MODEL` lists them") from None
+        layer = submodule(self.module, name)
+        if scripted(layer):
+            raise unsupported(
+                f"layer {name} is scripted: nothing can look into it", "use the eager module, or backprop"
+            )
+        return layer
 
     def input_gradients(
         self, x: Tensor, targets: Targets, kind: ScoreKind, rule: Rule | None = None, *, one_of_many: bool = False
@@ -208,10 +208,11 @@ class Network:
             outputs.append(spatial(output, name).detach().requires_grad_())
             if folded is not None:
                 folded.active = False  # the gradient is of the network as it is
-            torch.set_grad_enabled(True)  # from here on; what lies before records nothing
-            return outputs[-1].clone()  # what follows may work in place: the leaf keeps the layer's own output
+            with torch.enable_grad():  # the layer may be the last under a no_grad of forward's own
+                return outputs[-1].clone()  # what follows may work in place: the leaf keeps the layer's own output
 
-        with torch.no_grad(), hooked(layer, cut):
+        # Nothing before the layer wants a gradient, so nothing is recorded there; behind it forward decides.
+        with torch.enable_grad(), hooked(layer, cut):
             try:
                 logits = self.logits(x)
             except _StopForward:
@@ -225,9 +226,9 @@ class Network:
             require_graph(logits, f"layer {name}")
             ids = targets.resolve(logits)
             scores = explained(logits, ids, kind)
-            grads = _gradients(scores, outputs[-1])
-        activation = outputs[-1].detach()
-        return LayerGradients(in_full(activation), grads, scores.detach(), len(outputs))
+            leaf, calls = outputs[-1], len(outputs)  # checkpointing calls the layer again for the backward pass
+            grads = _gradients(scores, leaf)
+        return LayerGradients(in_full(leaf.detach()), grads, scores.detach(), calls)
 
     def project(self, x: Tensor, name: str, seed: Callable[[Tensor], Tensor], rule: Rule) -> tuple[Tensor, Tensor]:
         """The projection of a layer's output back to the input: `seed` maps the activation (B, K, h, w) to what is sent
@@ -252,19 +253,13 @@ class Network:
             (grad,) = torch.autograd.grad(output, leaf, seed(activation))
         return in_full(grad), in_full(activation)
 
-    @cached_property
-    def _scripted(self) -> str | None:
-        """The name of a scripted module, if there is one."""
-        modules = self.module.named_modules()
-        return next((n or type(m).__name__ for n, m in modules if isinstance(m, torch.jit.ScriptModule)), None)
-
     def _differentiable(
         self, x: Tensor, run: Callable[[Tensor], Tensor], rule: Rule | None, what: str = "the input"
     ) -> tuple[Tensor, Tensor, Met]:
         """A leaf of `x`, what `run` makes of it, with every ReLU between them under `rule`, and what the rule met."""
-        if rule is not None and self._scripted is not None:
+        if rule is not None and (inside := scripted(self.module)):
             raise unsupported(
-                f"a ReLU rule cannot reach into the scripted module {self._scripted}",
+                f"a ReLU rule cannot reach into the scripted module {inside}",
                 "use the eager module, or backprop",
             )
         leaf = self.prepare(x).requires_grad_()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from visx.errors import VisxError, unknown, unsupported, usage
 from visx.images.geometry import Preprocess
 from visx.models import checkpoint, sources
 from visx.models.model import Model, Weights
+from visx.network.probe import complete
 
 DEFAULT_MODEL = "efficientnet_lite0"
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # Pillow's, which resizes
@@ -74,8 +76,10 @@ def wrap(
     if resize is None:
         resize = round(crop[0] * 256 / 224) if crop[0] == crop[1] else crop
     preprocess = Preprocess(resize, crop, interpolation, tuple(mean), tuple(std))  # type: ignore[arg-type]
+    name = name or type(module).__name__
+    complete(name, module, (len(mean), *crop))
     return Model(
-        name or type(module).__name__,
+        name,
         module,
         preprocess,
         Weights("in-memory", checkpoint.digest_state(module)),
@@ -116,11 +120,12 @@ def _json_labels(content: Any) -> tuple[str, ...]:
 
 
 def _random(source: sources.Source, spec: str) -> Model:
-    module = seeded(source.build)
+    module, preprocess = seeded(source.build), source.preprocess()
+    complete(spec, module, (len(preprocess.mean), *preprocess.crop))
     return Model(
         spec,
         module,
-        source.preprocess(),
+        preprocess,
         Weights("random", checkpoint.digest_state(module)),
         source.labels(module),
         source.channels_last,
@@ -159,10 +164,19 @@ def _settle(model: Model, device: torch.device) -> Model:
     """Freeze a model that visx loaded, in its fastest layout, on its device."""
     if not isinstance(model.module, nn.Module):
         raise unsupported(f"{model.name} is not a torch.nn.Module")
+    complete(model.name, model.module, (len(model.preprocess.mean), *model.input_size))
+    with suppress(NotImplementedError):  # an exported program has no modes
+        model.module.eval()
     try:
-        model.module.eval().requires_grad_(False).to(device)
+        model.module.requires_grad_(False).to(device)
     except (RuntimeError, AssertionError) as error:
         raise VisxError(f"cannot use device {device}: {str(error).splitlines()[0]}") from None
     if model.channels_last:
-        model.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.module._apply(_channels_last)
     return model
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    """Weights of 2-d convolutions (there may be 3-d ones beside them) in the layout of channels-last networks."""
+    plain = tensor.dim() != 4 or tensor.layout is not torch.strided
+    return tensor if plain else tensor.contiguous(memory_format=torch.channels_last)

@@ -9,9 +9,11 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from visx.errors import VisxError, said_by, usage
+from visx.errors import VisxError, usage
 from visx.images.geometry import Preprocess
 from visx.network.anatomy import Anatomy, examine
+from visx.network.forms import whereabouts
+from visx.network.probe import failure
 from visx.state import Folding, Network
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -60,11 +62,7 @@ class Model:
         except VisxError:
             raise
         except Exception as error:  # whatever a user's own forward raises
-            raise VisxError(
-                f"{self.name} fails on an input of 1x{'x'.join(map(str, shape))}: {said_by(error)}",
-                hint="another size, or grey (one mean and std): visx.wrap(module, size=..., mean=..., std=...); "
-                "VISX_DEBUG=1 shows the traceback",
-            ) from error
+            raise failure(self.name, self.network().module, shape, error) from error
         if self.labels and len(self.labels) != found.classes:
             raise usage(
                 f"{len(self.labels)} labels for a model of {found.classes} classes", "--labels FILE: one name a class"
@@ -79,8 +77,7 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where the module lives."""
-        parameter = next(self.module.parameters(), None)
-        return torch.device("cpu") if parameter is None else parameter.device
+        return whereabouts(self.module)
 
     def label(self, index: int) -> str:
         """The name of a class; its number where names are not known."""

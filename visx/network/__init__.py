@@ -1,1 +1,1 @@
-"""A network seen from outside: what keeps it as it was, and what its outputs are."""
+"""A network seen from outside: what its outputs mean, how it is run, and in which form it comes."""

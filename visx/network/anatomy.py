@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from visx.network.forms import named_modules
+from visx.network.probe import dry_run
 from visx.outputs import check_logits
 from visx.rules import OTHER_ACTIVATIONS, relu_call
 from visx.state import Network
@@ -54,7 +56,8 @@ class Layer:
 @dataclass(frozen=True)
 class Anatomy:
     """What one run showed. `default_layer` is None where no 4-D output feeds a pooling (token models); `gap_head` says
-    whether the logits are one linear map of globally averaged features; `relus` and `others` count activations."""
+    whether the logits are one linear map of globally averaged features; `relus` and `others` count activations;
+    `no_input_gradient` says why none can be had (empty where one can)."""
 
     layers: tuple[Layer, ...]
     default_layer: str | None
@@ -62,6 +65,7 @@ class Anatomy:
     relus: int
     others: tuple[str, ...]
     classes: int
+    no_input_gradient: str = ""
 
 
 @dataclass
@@ -117,7 +121,9 @@ class Trace(TorchFunctionMode):
     def watching(self, module: nn.Module) -> Iterator[None]:
         """Record `module` and all of its submodules for the time of the `with`."""
         with ExitStack() as stack:
-            for name, child in module.named_modules():
+            for name, child in named_modules(module):
+                if isinstance(child, torch.jit.ScriptModule):
+                    continue  # it takes no hooks
                 entered: list[Key | None] = []
 
                 def enter(_: nn.Module, args: Any, entered: list[Key | None] = entered) -> None:
@@ -241,12 +247,9 @@ _PROPERTIES = {
 
 def examine(network: Network, shape: tuple[int, int, int]) -> Anatomy:
     """Run the network once on a mid-grey (C, H, W) picture of this shape and describe it."""
-    with network.session(), torch.no_grad():
-        trace = Trace()
-        x = network.prepare(torch.zeros(1, *shape))
-        with trace.watching(network.module):
-            output = network.module(x)
-    logits = check_logits(output, 1)
+    with network.session():
+        run = dry_run(network, shape, Trace)
+    trace, logits = run.watcher, check_logits(run.output, 1)
     return Anatomy(
         tuple(trace.layers),
         trace.default_layer(logits),
@@ -254,6 +257,7 @@ def examine(network: Network, shape: tuple[int, int, int]) -> Anatomy:
         trace.relus,
         tuple(trace.others),
         logits.shape[1],
+        run.no_input_gradient,
     )
 
 
@@ -267,4 +271,4 @@ def run_with_head(network: Network, x: Tensor) -> tuple[Tensor, Head | None]:
 
 
 def _key(tensor: Tensor) -> Key:
-    return id(tensor), tensor._version
+    return id(tensor), 0 if tensor.is_inference() else tensor._version

@@ -12,6 +12,7 @@ from visx.errors import VisxError, said_by, unknown, usage
 from visx.images.geometry import Preprocess
 from visx.models import checkpoint
 from visx.models.model import Model, Weights
+from visx.network.probe import complete
 from visx.state import Folding
 
 
@@ -75,8 +76,7 @@ class Factory:
         return self._made.labels if isinstance(self._made, Model) else None
 
     def default(self) -> Model:
-        module = self.build()
+        module, preprocess = self.build(), self.preprocess()
+        complete(self.name, module, (len(preprocess.mean), *preprocess.crop))
         weights = Weights("factory", checkpoint.digest_state(module))
-        return Model(
-            self.name, module, self.preprocess(), weights, self.labels(module), self.channels_last, self.folding
-        )
+        return Model(self.name, module, preprocess, weights, self.labels(module), self.channels_last, self.folding)

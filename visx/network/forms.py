@@ -1,0 +1,137 @@
+"""Modules in other forms than a plain one: compiled, parallel, scripted, exported, lazy, quantised, empty."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from visx.errors import unknown, usage
+
+COMPILED = "_orig_mod"  # where torch.compile's wrapper keeps the module
+_QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.quantized.dynamic")
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module itself: what `torch.compile`, `DataParallel` or `DistributedDataParallel` wrap is seen through."""
+    while True:
+        if COMPILED in dict(module.named_children()):
+            module = module.get_submodule(COMPILED)
+        elif isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            module = module.module
+        else:
+            return module
+
+
+def plain_name(path: str) -> str:
+    """A module's path without the wrappers of compiled parts: `features._orig_mod.0` is `features.0`."""
+    return ".".join(part for part in path.split(".") if part != COMPILED)
+
+
+def named_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Like `module.named_modules()`, but every compiled part is there once, under its plain name."""
+    for name, child in module.named_modules():
+        if name.split(".")[-1] != COMPILED:
+            yield plain_name(name), child
+
+
+def submodule(module: nn.Module, path: str) -> nn.Module:
+    """The module at a path, whether or not it names the wrappers (`module.` of parallel, `_orig_mod.` of compiled parts);
+    a usage error with near matches where there is none."""
+    wanted = plain_name(path)
+    for name in (wanted, wanted.removeprefix("module.")):
+        for known, child in named_modules(module):
+            if name and known == name:
+                return child
+    raise unknown("layer", path, [n for n, _ in named_modules(module) if n], "`visx layers MODEL` lists them")
+
+
+def scripted(module: nn.Module) -> str:
+    """The name of the first scripted or traced module in it, in which no hook can be placed; empty if there is none."""
+    return next((n or type(m).__name__ for n, m in module.named_modules() if isinstance(m, torch.jit.ScriptModule)), "")
+
+
+def quantised(module: nn.Module) -> str:
+    """The type of the first module in it that computes with quantised numbers; empty if there is none."""
+    return next((type(m).__name__ for m in module.modules() if type(m).__module__.startswith(_QUANTISED)), "")
+
+
+def whereabouts(module: nn.Module) -> torch.device:
+    """The device of its first parameter, else of its first buffer, else the CPU."""
+    return next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+
+
+def input_dtype(module: nn.Module) -> torch.dtype:
+    """The type of numbers that the module wants pictures in: that of its first convolution or linear layer; else of most
+    of its parameters. (Its first parameter may be a float64 temperature.)"""
+    numbers: Counter[torch.dtype] = Counter()
+    for part in module.modules():
+        weight = getattr(part, "weight", None)
+        first = isinstance(part, (nn.Linear, nn.modules.conv._ConvNd))
+        if first and isinstance(weight, Tensor) and weight.is_floating_point():
+            return weight.dtype
+    for parameter in module.parameters():
+        if parameter.is_floating_point() and not is_lazy(parameter):
+            numbers[parameter.dtype] += parameter.numel()
+    return numbers.most_common(1)[0][0] if numbers else torch.get_default_dtype()
+
+
+def lazy(module: nn.Module) -> bool:
+    """Whether parameters or buffers take their shapes from the first forward pass, which has not been yet."""
+    return any(is_lazy(t) for t in (*module.parameters(), *module.buffers()))
+
+
+def check_values(module: nn.Module) -> None:
+    """An error (exit 2) where parameters or buffers have no values (the meta device)."""
+    empty = [n for n, t in (*module.named_parameters(), *module.named_buffers()) if t.is_meta]
+    if empty:
+        some = ", ".join(empty[:3]) + (", ..." if len(empty) > 3 else "")
+        raise usage(
+            f"{type(module).__name__} has no values in {some}: they are on the meta device",
+            "module.to_empty(device='cpu'), then load_state_dict; or load_state_dict(..., assign=True)",
+        )
+
+
+class _Stance:
+    """torch.compile's stance, which is one for the whole process: eager while anybody is inside."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._stance: Any = None
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._stance = torch.compiler.set_stance("force_eager")
+                self._stance.__enter__()
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._stance.__exit__(None, None, None)
+
+
+_stance = _Stance()
+
+
+@contextmanager
+def eager() -> Iterator[None]:
+    """Inside, what `torch.compile` or `Module.compile` made runs as ordinary Python: hooks and rules need that, and each
+    new set of them would be compiled anew. Compiled functions of other threads run so too, with the same results."""
+    if "torch._dynamo" not in sys.modules:  # nothing was ever compiled, and importing it takes a second
+        yield
+        return
+    _stance.enter()
+    try:
+        yield
+    finally:
+        _stance.leave()
