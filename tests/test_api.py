@@ -211,7 +211,7 @@ def test_label_may_be_exact_or_a_unique_part() -> None:
         (lambda z: z[:, 0], 4, "shape"),
         (lambda z: z.argmax(1), 4, "shape"),
         (lambda z: z * float("nan"), 1, "not finite"),
-        (lambda z: z.detach(), 4, "differentiated"),
+        (lambda z: z.detach(), 4, "cuts the graph (detach)"),
     ],
 )
 def test_outputs_that_are_no_logits(answer: Callable[[Tensor], object], code: int, says: str) -> None:
