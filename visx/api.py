@@ -17,6 +17,7 @@ from visx.images.decode import Picture, as_picture
 from visx.images.geometry import Placement
 from visx.methods import get_method
 from visx.models import Model, wrap
+from visx.network.isolation import refuse_transforms
 from visx.seeds import image_seed
 from visx.targets import parse_target
 
@@ -79,6 +80,7 @@ def explain(
     method's. Returns a `Result`; a list of them where there are several images, layers or targets (`top3`). Raises
     `VisxError`. The model is left as it was.
     """
+    refuse_transforms()
     if isinstance(model, nn.Module):
         model = wrap(model)
     if batch_size < 1:

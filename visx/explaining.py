@@ -71,6 +71,7 @@ class Explainer:
         self, model: Model, settings: Settings, device: torch.device, said: Callable[[str], None] = lambda text: None
     ) -> None:
         self.model, self.settings, self.said = model, settings, said
+        _ = model.anatomy  # found here, not by a reader thread, which would wait for the end of the run's session
         self.network = model.network(settings.precision, device)
         self.recorder = Recorder(model, self.network, settings)
         self.on_passes: Callable[[int, int], None] = lambda done, count: None  # of what is computed at the moment

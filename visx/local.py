@@ -160,7 +160,7 @@ def local(network: Network, image: Tensor, boxes: Sequence[Box]) -> Local | None
 @torch.no_grad()
 def _learn(network: Network, shape: torch.Size, boxes: Sequence[Box]) -> Plan | None:
     """The best cut that gives a noise image's copies (one with a middle box, one with the last) the logits they have."""
-    image, fill = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    image, fill = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
     x = network.prepare(image[None])
     plans = network.run_folded(shape, lambda folded: _Watch(folded).plans(network.module, x, boxes))
     some = [boxes[len(boxes) // 2], boxes[-1]]

@@ -28,7 +28,9 @@ def normal(seed: int, shape: tuple[int, ...], start: int, stop: int) -> Tensor:
     """
     import torch
 
-    return torch.stack([torch.randn(shape, generator=generator(seed, i)) for i in range(start, stop)])
+    return torch.stack(
+        [torch.randn(shape, generator=generator(seed, i), dtype=torch.float32) for i in range(start, stop)]
+    )
 
 
 def _mix(text: str) -> int:

@@ -140,7 +140,7 @@ class Network:
 
     def _learnt(self, shape: torch.Size) -> Folded:
         if self._known is None or not self._known.current():
-            noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+            noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
             self._known = fold(self.module, self.prepare(noise))
         return self._known
 

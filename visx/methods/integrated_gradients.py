@@ -185,7 +185,10 @@ def _baselines(req: Request, b: int, p: IntegratedGradientsParams) -> list[Any]:
         from visx.blur import gaussian_blur
 
         return [gaussian_blur(x[None], 10.0)[0]]
-    draws = (torch.rand(x.shape, generator=generator(req.seeds[b], "baseline", i)) for i in range(p.trials))
+    draws = (
+        torch.rand(x.shape, generator=generator(req.seeds[b], "baseline", i), dtype=torch.float32)
+        for i in range(p.trials)
+    )
     return [req.normalised(draw.to(x)) for draw in draws]
 
 

@@ -227,7 +227,7 @@ def _hidden(req: Request, b: int, labels: Tensor, count: int, p: LimeParams) -> 
         means = sums / torch.bincount(flat, minlength=count).to(x)
         return means[:, labels]
     if p.hide == "random":
-        return req.normalised(torch.rand(x.shape, generator=generator(req.seeds[b], "hide")).to(x))
+        return req.normalised(torch.rand(x.shape, generator=generator(req.seeds[b], "hide"), dtype=torch.float32).to(x))
     return req.normalised(0.5 if p.hide == "grey" else float(p.hide))
 
 

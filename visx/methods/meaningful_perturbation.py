@@ -211,7 +211,9 @@ class _Views:
         p, shape = self.p, (1, self.p.mask_size, self.p.mask_size)
         if p.init == "random":
             return (
-                torch.rand(shape, generator=generator(self.req.seeds[b], "mask")).to(self.req.x).repeat(len(ids), 1, 1)
+                torch.rand(shape, generator=generator(self.req.seeds[b], "mask"), dtype=torch.float32)
+                .to(self.req.x)
+                .repeat(len(ids), 1, 1)
             )
         if p.init == "ones":
             return self.req.x.new_ones(shape).repeat(len(ids), 1, 1)
@@ -236,7 +238,7 @@ def _discs(size: tuple[int, ...], mask_size: int) -> Tensor:
     height, width = size
     unit = min(size) / DISC_SIZE
     rows, columns = torch.arange(height)[:, None] - height // 2, torch.arange(width)[None] - width // 2
-    radii = torch.tensor([radius * unit for radius in RADII])[:, None, None]
+    radii = torch.tensor([radius * unit for radius in RADII], dtype=torch.float32)[:, None, None]
     discs = ((rows**2 + columns**2) <= radii**2).double()[:, None]
     return F.adaptive_avg_pool2d(gaussian_blur(discs, DISC_BLUR * unit), mask_size)[:, 0]
 

@@ -93,7 +93,9 @@ class RandomMasks:
         import torch
 
         numbers = self.cells * self.cells + 2
-        draws = torch.stack([torch.rand(numbers, generator=generator(self.seed, i)) for i in range(start, stop)])
+        draws = torch.stack(
+            [torch.rand(numbers, generator=generator(self.seed, i), dtype=torch.float32) for i in range(start, stop)]
+        )
         grid = (draws[:, :-2] < self.p).view(-1, self.cells, self.cells).to(self.like)
         shift = (draws[:, -2:] * torch.tensor(self.size)).long().to(self.like.device)  # below a cell's size: draws < 1
         return self.rows[0][shift[:, 0]] @ grid @ self.rows[1][shift[:, 1]].transpose(1, 2)

@@ -33,7 +33,10 @@ def max_sensitivity(trial: Trial, p: MaxSensitivityParams) -> Measured:
     from visx.seeds import generator
 
     def work(start: int, stop: int) -> np.ndarray:
-        shifts = [torch.rand(trial.x.shape, generator=generator(trial.seed, "box", i)) for i in range(start, stop)]
+        shifts = [
+            torch.rand(trial.x.shape, generator=generator(trial.seed, "box", i), dtype=torch.float32)
+            for i in range(start, stop)
+        ]
         moved = trial.explain(trial.x + p.radius * (2 * torch.stack(shifts) - 1).to(trial.x))
         return np.sqrt(np.square(moved - trial.values).sum((1, 2)))
 

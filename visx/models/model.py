@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 from torch import nn
@@ -44,18 +43,25 @@ class Model:
     channels_last: bool = False
     folding: Folding = "none"
     _networks: dict[tuple[str, str], Network] = field(default_factory=dict, repr=False)
+    _anatomy: Anatomy | None = field(default=None, repr=False)
 
     @property
     def input_size(self) -> tuple[int, int]:
         """(height, width) of the input."""
         return self.preprocess.crop
 
-    @cached_property
+    @property
     def anatomy(self) -> Anatomy:
         """Layers, default layer, classification head and activations, found by running the module once.
 
         Raises `VisxError` where the output is not logits (exit 4) or the labels are not as many as the classes (exit 2).
         """
+        if self._anatomy is None:
+            with self.network().session():  # one thread looks, the others wait and find it done
+                self._anatomy = self._anatomy or self._examine()
+        return self._anatomy
+
+    def _examine(self) -> Anatomy:
         shape = (len(self.preprocess.mean), *self.input_size)
         try:
             found = examine(self.network(), shape)
@@ -89,10 +95,15 @@ class Model:
             raise usage(f"unknown precision {precision!r}", "fp32, bf16 or fp16")
         device = device or self.device
         key = (precision, str(device))
-        if key not in self._networks:
-            module = self.module
-            if precision != "fp32" or device != self.device:
-                module = copy.deepcopy(module).to(device)
-                module = module.to(DTYPES[precision]) if precision != "fp32" else module
-            self._networks[key] = Network(module, channels_last=self.channels_last, folding=self.folding)
+        if key not in self._networks and precision == "fp32" and device == self.device:
+            self._networks.setdefault(key, self._around(self.module))
+        elif key not in self._networks:
+            with self.network().session():  # nobody's hooks are on the module while it is copied
+                if key not in self._networks:
+                    module = copy.deepcopy(self.module).to(device)
+                    module = module.to(DTYPES[precision]) if precision != "fp32" else module
+                    self._networks[key] = self._around(module)
         return self._networks[key]
+
+    def _around(self, module: nn.Module) -> Network:
+        return Network(module, channels_last=self.channels_last, folding=self.folding)
