@@ -15,6 +15,7 @@ from visx.engine import Answer, Job, explain_batch, plan
 from visx.errors import VisxError, usage
 from visx.images.decode import Picture, as_picture
 from visx.images.geometry import Placement
+from visx.images.numeric import check_range
 from visx.methods import get_method
 from visx.models import Model, wrap
 from visx.network.isolation import refuse_transforms
@@ -30,7 +31,8 @@ class Result:
     """One explanation.
 
     `map` is (H, W) float32 at the model's input size, raw; `native` the coarse map before upsampling and `channels` the
-    signed (C, H, W) input gradient, where the method has them. `overlay()` draws it over the picture.
+    signed (C, H, W) input gradient, where the method has them; `remarks` what was done to the picture (which of its values
+    are black and white, pages left out). `overlay()` draws it over the picture.
     """
 
     map: np.ndarray
@@ -45,6 +47,7 @@ class Result:
     channels: np.ndarray | None = None
     extras: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     _picture: Picture | None = field(default=None, repr=False)
     _place: Placement | None = field(default=None, repr=False)
     _job: Job | None = field(default=None, repr=False)
@@ -71,12 +74,13 @@ def explain(
     seed: int = 0,
     precision: str = "fp32",
     batch_size: int = 16,
+    range: tuple[float, float] | None = None,
     **params: Any,
 ) -> Any:
     """Explain one image, or a list of them.
 
-    `image` is a path, a Pillow image or an (H, W, 3) uint8 array (a table of targets, `FILE.csv`, needs paths); `model`
-    comes from `load_model` or `wrap` (a bare `nn.Module` is wrapped with ImageNet's preprocessing); `params` are the
+    `image` is a path, a Pillow image or an array (H, W) or (H, W, C): uint8, floats of 0..1, or any other numbers with
+    `range`, the (black, white) of numeric pictures (a table of targets, `FILE.csv`, needs paths). `model` comes from `load_model` or `wrap` (a bare `nn.Module` is wrapped with ImageNet's preprocessing); `params` are the
     method's. Returns a `Result`; a list of them where there are several images, layers or targets (`top3`). Raises
     `VisxError`. The model is left as it was.
     """
@@ -89,12 +93,12 @@ def explain(
     layers = [layer] if isinstance(layer, str) else list(layer or [])
     jobs = plan(model, [get_method(method)], layers, {method: params}, score)
     spec = parse_target(str(target), model.labels, model.classes)
+    shown = model.preprocess.range if range is None else _range(range)
     results: list[Result] = []
     network = model.network(precision)
-    for start in range(0, len(images), batch_size):
-        chunk = images[start : start + batch_size]
-        pictures = [as_picture(i) for i in chunk]
-        prepared = [model.preprocess(p.rgb) for p in pictures]
+    for chunk in _chunks(images, batch_size):
+        pictures = [as_picture(i, shown, model.preprocess.channels) for i in chunk]
+        prepared = [model.preprocess(p.pixels) for p in pictures]
         x = torch.stack([torch.from_numpy(array) for array, _ in prepared])
         seeds = [image_seed(seed, p.digest) for p in pictures]
         paths = [str(i) if isinstance(i, (str, Path)) else "" for i in chunk]
@@ -111,8 +115,18 @@ def explain(
     return results if several else results[0]
 
 
+def _chunks(images: list[Any], size: int) -> list[list[Any]]:
+    return [images[start : start + size] for start in range(0, len(images), size)]
+
+
+def _range(value: Any) -> tuple[float, float]:
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise usage(f"range={value!r} is not (black, white)", "for instance range=(0, 4095)")
+    return check_range(*value)
+
+
 def _result(job: Job, a: Answer, picture: Picture, place: Placement) -> Result:
     return Result(
         a.map, a.target, a.label, a.score, a.score_kind, a.probability, job.method.name, job.layer,
-        a.native, a.channels, a.extras, tuple(a.warnings), picture, place, job,
+        a.native, a.channels, a.extras, tuple(a.warnings), picture.remarks, picture, place, job,
     )  # fmt: skip

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from visx.engine import Answer, Job, explain_batch
-from visx.errors import VisxError
-from visx.images.decode import Picture, decode
+from visx.errors import VisxError, printable
+from visx.images.decode import Picture
 from visx.images.find import Item
 from visx.images.geometry import Placement
 from visx.models import Model
@@ -76,6 +76,7 @@ class Explainer:
         self.recorder = Recorder(model, self.network, settings)
         self.on_passes: Callable[[int, int], None] = lambda done, count: None  # of what is computed at the moment
         self._halved: int | None = None
+        self._remarked: set[str] = set()  # what was said of pictures
 
     def sized(self, inputs: int) -> int:
         """The batch size of a run over so many inputs, shards of it counted together: it decides the bytes."""
@@ -88,9 +89,13 @@ class Explainer:
 
     def decode(self, image: Loaded, data: bytes = b"") -> None:
         """Decode an image (`data`: its bytes, if they were read already) into the network's input."""
-        image.picture = decode(data or image.item.read())
+        image.picture = self.model.preprocess.decode(data or image.item.read())
         image.digest = image.picture.digest
-        image.x, image.place = self.model.preprocess(image.picture.rgb)
+        image.x, image.place = self.model.preprocess(image.picture.pixels)
+        for remark in image.picture.remarks:
+            if remark not in self._remarked:
+                self._remarked.add(remark)
+                self.said(f"{printable(str(image.item.path))}: {remark} (said once)")
 
     def explain(self, batch: list[Loaded], size: int) -> Iterator[Explained]:
         """A batch of decoded images with the same jobs, padded to `size`, through these. Call inside

@@ -16,7 +16,6 @@ from visx.artifacts import digest
 from visx.engine import Job, explain_batch
 from visx.errors import VisxError, unsupported
 from visx.explaining import AUTO_BATCH
-from visx.images.decode import decode
 from visx.images.find import Item
 from visx.images.geometry import Placement
 from visx.ledger import Ledger
@@ -144,8 +143,8 @@ class Bench:
     def load(self, item: Item) -> tuple[torch.Tensor, Placement, tuple[int, int], str]:
         """The network's input (C, H, W), where it lies in the picture, the picture's (height, width), and its digest."""
         if self._last is None or self._last[0] != item.path:
-            picture = decode(item.read())
-            x, place = self.model.preprocess(picture.rgb)
+            picture = self.model.preprocess.decode(item.read())
+            x, place = self.model.preprocess(picture.pixels)
             dtype = torch.float64 if self.network.dtype == torch.float64 else torch.float32
             tensor = torch.from_numpy(x).to(self.network.device, dtype)
             self._last = (item.path, tensor, place, (picture.rgb.shape[0], picture.rgb.shape[1]), picture.digest)

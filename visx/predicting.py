@@ -10,7 +10,6 @@ import torch
 
 from visx.artifacts import SCHEMA_VERSION
 from visx.errors import VisxError
-from visx.images.decode import decode
 from visx.images.find import Item
 from visx.models import Model
 
@@ -28,7 +27,7 @@ def _batch(model: Model, items: Sequence[Item], top: int, precision: str) -> Ite
     loaded: list[np.ndarray | VisxError] = []
     for item in items:
         try:
-            loaded.append(model.preprocess(decode(item.read()).rgb)[0])
+            loaded.append(model.preprocess(model.preprocess.decode(item.read()).pixels)[0])
         except VisxError as broken:
             loaded.append(broken)
     arrays = [x for x in loaded if isinstance(x, np.ndarray)]

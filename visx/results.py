@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,7 @@ class Recorder:
         asked = self._settings_of(job, image.spec)
         return {
             **record_of(self.model, job, answer, str(image.item.path), image.place, s.seed, s.precision, self.network),
+            "remarks": list(image.picture.remarks),
             "files": files,
             "name": image.item.name,
             "rendering": s.rendering,
@@ -144,6 +145,7 @@ class Recorder:
             "score": job.kind,
             "seed": self.settings.seed,
             "precision": self.settings.precision,
+            "preprocessing": asdict(self.model.preprocess),
         }
 
     def _stem(self, job: Job, answer: Answer) -> str:
@@ -177,6 +179,8 @@ def record_of(
         "device": str(network.device),
         "precision": precision,
         "input_size": list(model.input_size),
+        "input_channels": model.preprocess.channels,
+        "range": model.preprocess.range and list(model.preprocess.range),
         "crop": [round(v, 3) for v in place.box],
         "min": float(answer.map.min()),
         "max": float(answer.map.max()),

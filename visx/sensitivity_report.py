@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from visx.artifacts import SCHEMA_VERSION, make_folder, to_json, write_whole
-from visx.images.decode import decode, read
+from visx.images.decode import read
 from visx.metrics.contract import Metric
 from visx.models import Model
 from visx.plotting import font, png_bytes
@@ -119,7 +119,7 @@ def _short(pen: ImageDraw.ImageDraw, text: str, size: int) -> str:
 
 
 def _seen(model: Model, path: Path) -> np.ndarray:
-    x, _ = model.preprocess(decode(read(path)).rgb)
+    x, _ = model.preprocess(model.preprocess.decode(read(path)).pixels)
     mean, std = (np.asarray(v, dtype=np.float32)[:, None, None] for v in (model.preprocess.mean, model.preprocess.std))
     pixels = np.rint(np.clip(x * std + mean, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
     return pixels if pixels.shape[2] == 3 else np.repeat(pixels[:, :, :1], 3, 2)

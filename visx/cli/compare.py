@@ -26,7 +26,7 @@ from visx.cli.common import (
     Target,
     WeightsSpec,
 )
-from visx.errors import usage
+from visx.errors import printable, usage
 
 DEFAULT_OUT = Path("visx-compare.png")
 
@@ -95,17 +95,19 @@ def compare(
     check_colormap(colormap)
 
     from visx.artifacts import make_folder, to_json, write_whole
-    from visx.images.decode import decode, read
+    from visx.images.decode import read
     from visx.models import load_model
     from visx.options import assign
     from visx.sheet.cells import Ask, Look, compute, draw_rows
 
     if "all" not in names:
         assign(param or [], {m.name: m.params for m in methods})
-    picture = decode(read(path))
     specs = common.split(model) or ["efficientnet_lite0"]
     where = common.pick_device(device)
     models = [load_model(spec, weights, labels=labels, device=where) for spec in specs]
+    picture = models[0].preprocess.decode(read(path))
+    for remark in picture.remarks:
+        talk.say(f"{printable(source)}: {remark}")
     methods = list(dict.fromkeys(m for loaded in models for m in common.pick_methods(names, loaded)))
     dealt = assign(param or [], {m.name: m.params for m in methods})
     ask = Ask(methods, layer or [], dealt, target, score, seed, precision, size or 16)

@@ -23,6 +23,7 @@ from visx.errors import VisxError
 from visx.gallery.records import links
 from visx.images.decode import decode, read
 from visx.images.geometry import Placement
+from visx.images.numeric import check_range
 
 IMAGE_SIDE, MAP_SIDE = 480, 256  # the longer side at most
 QUALITY = 75
@@ -120,10 +121,12 @@ def find_image(folder: Path, image: str) -> Path | None:
         return None
 
 
-def plain_picture(path: Path) -> np.ndarray | None:
-    """The image as the user sees it, or None where it cannot be decoded."""
+def plain_picture(path: Path, shown: Any = None, channels: Any = 3) -> np.ndarray | None:
+    """The image as the user sees it, or None where it cannot be decoded. `shown` is the run's `--range`, `channels` what
+    its network takes."""
     try:
-        return decode(read(path)).rgb
+        asked = check_range(*shown) if isinstance(shown, list) and len(shown) == 2 else None
+        return decode(read(path), asked, channels if isinstance(channels, int) else 3).rgb
     except VisxError:
         return None
 

@@ -7,11 +7,15 @@ import io
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visx.errors import VisxError
+from visx.images.deep import PAGES, TIFF, deep_samples, tiff_samples
+from visx.images.dicom import dicom_samples, is_dicom
+from visx.images.heif import is_heif, open_heif
+from visx.images.numeric import Range, Samples, over_white, to_eight_bit, to_unit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,15 +25,32 @@ if TYPE_CHECKING:
 # the header of a small file could otherwise claim gigabytes of memory. Pillow's own limit is 179 million pixels.
 _MOST_PIXELS_PER_BYTE = 2000
 _LARGE = 50_000_000
+_MOST_SAMPLES = 4 * 179_000_000
 _LARGEST_FILE = 2**31  # bytes; 179 million pixels of 16-bit RGBA have fewer
+
+_AS_THEY_ARE = "8 bits are shown as they are: the range is for numeric pictures"
+NPY = b"\x93NUMPY"
+KNOWN = ("JPEG", "PNG", "WebP", "TIFF", "BMP", "GIF", "NumPy arrays (.npy)", "DICOM and HEIC with their extras")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded image: upright 8-bit RGB (H, W, 3), and the sha256 of the file's bytes."""
+    """A decoded image, upright.
+
+    `rgb` is what a person sees, (H, W, 3) uint8; `digest` the sha256 of the file's bytes. `values` is what the network
+    gets where 8-bit RGB is not all of it: (H, W, C) float32 in 0..1. `remarks` say what was done: which values are
+    black and white, and what was left out.
+    """
 
     rgb: np.ndarray
     digest: str
+    values: np.ndarray | None = None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """What a `Preprocess` takes: `values` where there are some, else `rgb`."""
+        return self.rgb if self.values is None else self.values
 
 
 def stat_of(path: Path) -> tuple[int, int]:
@@ -63,21 +84,22 @@ def _reading() -> Iterator[None]:
         raise VisxError(f"cannot read the image: {error}") from None
 
 
-def decode(data: bytes) -> Picture:
-    """Decode an image file's bytes (first frame, EXIF orientation applied); a VisxError says what is wrong with them."""
-    import numpy as np
-    from PIL import Image, ImageOps, UnidentifiedImageError
+def decode(data: bytes, shown: Range | None = None, channels: int = 3) -> Picture:
+    """Decode an image file's bytes: the first frame, EXIF orientation applied.
+
+    `shown` is (black, white) of numeric pictures, None where the file or its type says it; `channels` how many the
+    network takes. A VisxError says what is wrong with a file.
+    """
+    from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            _check(image, len(data))
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            rgb = np.ascontiguousarray(np.asarray(to_rgb(image)))
+        picture = _decode(data, shown, channels)
+        eight_bit = shown is not None and picture.values is None
+        return replace(picture, remarks=(*picture.remarks, _AS_THEY_ARE)) if eight_bit else picture
     except VisxError:
         raise
     except UnidentifiedImageError:
-        raise VisxError("not an image that Pillow can read", hint="JPEG, PNG, WebP, TIFF, BMP and GIF are") from None
+        raise VisxError("not an image that Pillow can read", hint=f"these are: {', '.join(KNOWN)}") from None
     except Image.DecompressionBombError as error:
         raise VisxError(f"refused: {error}".rstrip("."), hint="resize the image first") from None
     except MemoryError:
@@ -85,16 +107,66 @@ def decode(data: bytes) -> Picture:
     except Exception as error:  # Pillow's plugins meet hostile bytes with whatever exception lies on the way
         reason = (str(error).splitlines() or [""])[0][:200]
         raise VisxError(f"the image is damaged: {reason or type(error).__name__}") from None
-    return Picture(rgb, digest_of(data))
+
+
+def _decode(data: bytes, shown: Range | None, channels: int) -> Picture:
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    digest = digest_of(data)
+    samples: Samples | None = None
+    if data.startswith(NPY):
+        samples = Samples(_array(np.load(io.BytesIO(data), allow_pickle=False), channels))
+    elif is_dicom(data):
+        samples = dicom_samples(data, shown, _check_size)
+    elif data.startswith(TIFF):
+        samples = tiff_samples(data, channels, _check_size)
+    if samples is not None:
+        return _from_samples(samples, shown, channels, digest)
+    with open_heif(data) if is_heif(data) else Image.open(io.BytesIO(data)) as image:
+        _check(image, len(data))
+        image.load()
+        remarks = (PAGES,) if image.format != "MPO" and getattr(image, "is_animated", False) else ()
+        samples = deep_samples(image, data)
+        if samples is not None:
+            return _from_samples(replace(samples, remarks=remarks), shown, channels, digest)
+        ImageOps.exif_transpose(image, in_place=True)
+        return replace(_from_eight_bit(image, channels, digest), remarks=remarks)
+
+
+def _from_samples(samples: Samples, shown: Range | None, channels: int, digest: str) -> Picture:
+    """A numeric picture, or one of many channels: its opacity over white unless the network takes it as a channel."""
+    if 0 in samples.values.shape:
+        raise VisxError("the image has no pixels")
+    unit, remark = to_unit(samples, shown)
+    seen = over_white(unit) if samples.alpha else unit
+    values = unit if samples.alpha and unit.shape[2] == channels else seen
+    eight_bit = not remark and samples.values.dtype == "uint8" and values.shape[2] in (1, 3) and not samples.inverted
+    remarks = ((remark,) if remark else ()) + samples.remarks
+    return Picture(to_eight_bit(seen), digest, None if eight_bit else values, remarks)
+
+
+def _from_eight_bit(image: Image.Image, channels: int, digest: str) -> Picture:
+    """An 8-bit picture as viewers show it; with its opacity as a fourth channel for a network of four."""
+    import numpy as np
+
+    rgb = np.ascontiguousarray(np.asarray(to_rgb(image)))
+    if channels == 4 and image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+        return Picture(rgb, digest, np.asarray(image.convert("RGBA")).astype(np.float32) / 255)
+    return Picture(rgb, digest)
 
 
 def _check(image: Image.Image, size: int) -> None:
     """Refuse, before it is decoded, an image of `size` bytes that would run a program or fill the memory."""
     if image.format == "EPS":
         raise VisxError("refused: an EPS file is a program, and visx runs none")
-    pixels = image.width * image.height
-    if pixels > max(_LARGE, size * _MOST_PIXELS_PER_BYTE):
-        raise VisxError(f"refused: {image.width} x {image.height} pixels in a file of {size} bytes")
+    _check_size(image.width, image.height, size)
+
+
+def _check_size(width: int, height: int, size: int) -> None:
+    """Refuse a picture whose header claims more than a file of `size` bytes can hold."""
+    if width * height > min(max(_LARGE, size * _MOST_PIXELS_PER_BYTE), _MOST_SAMPLES):
+        raise VisxError(f"refused: {width} x {height} pixels in a file of {size} bytes", hint="resize the image first")
 
 
 def digest_of(data: bytes) -> str:
@@ -103,13 +175,18 @@ def digest_of(data: bytes) -> str:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode -> 8-bit RGB: alpha over white (as viewers show it), 16-bit and float levels scaled to 8 bit."""
+    """Any Pillow mode of 8 bits -> 8-bit RGB: alpha over white (as viewers show it)."""
     from PIL import Image
 
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_to_8bit(image)).convert("RGB")
+    if image.mode == "LAB":  # Pillow's own convert() knows no way from it
+        from PIL import ImageCms
+
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")  # type: ignore[arg-type]
+        assert converted is not None
+        return converted
     if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
@@ -117,47 +194,56 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_8bit(image: Image.Image) -> np.ndarray:
-    import numpy as np
+def as_picture(image: Any, shown: Range | None = None, channels: int = 3) -> Picture:
+    """A path, a Pillow image or an array -> Picture, for the Python API.
 
-    raw = np.asarray(image)
-    strips = [
-        slice(row, row + 256) for row in range(0, len(raw), 256)
-    ]  # doubles of all of it would take eight times as much
-
-    def levels(strip: slice) -> np.ndarray:
-        return np.nan_to_num(raw[strip].astype(np.float64))
-
-    top = max((levels(strip).max(initial=0.0) for strip in strips), default=0.0)
-    if image.mode == "F":
-        full = 1.0 if top <= 1 else 255.0 if top <= 255 else 65535.0
-    else:
-        full = 65535.0 if image.mode.startswith("I;16") or top > 255 else 255.0
-    scaled = np.empty(raw.shape, np.uint8)
-    for strip in strips:
-        scaled[strip] = np.clip(np.rint(levels(strip) * (255.0 / full)), 0, 255)
-    return scaled
-
-
-def as_picture(image: Any) -> Picture:
-    """A path, Pillow image or (H, W), (H, W, 3) uint8 array -> Picture, for the Python API."""
+    Arrays are (H, W) or (H, W, C) of any number type, channels last: those the network takes (`channels`), or 1, 3 or
+    4 (the fourth an opacity) where it takes pictures. uint8 as they are, floats of 0..1, anything else by `shown`.
+    """
     import numpy as np
     from PIL import Image, ImageOps
 
     if isinstance(image, (str, Path)):
-        return decode(read(Path(image)))
+        return decode(read(Path(image)), shown, channels)
     if isinstance(image, Image.Image):
-        rgb = np.ascontiguousarray(np.asarray(to_rgb(ImageOps.exif_transpose(image))))
-    else:
-        array = np.asarray(image)
-        if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
-            raise VisxError(
-                f"an image array must be uint8, (H, W) or (H, W, 3); this is {array.dtype} {array.shape}",
-                hint="a path or a Pillow image is welcome too",
-            )
-        if array.ndim == 3 and array.shape[2] == 1:
-            array = array[:, :, 0]
-        rgb = np.ascontiguousarray(np.asarray(to_rgb(Image.fromarray(array))))
-    if 0 in rgb.shape:
+        upright = ImageOps.exif_transpose(image)
+        if 0 in upright.size:
+            raise VisxError("the image has no pixels")
+        if upright.mode != "F" and not upright.mode.startswith("I"):
+            picture = _from_eight_bit(upright, channels, "")
+            return replace(picture, digest=_digest_of_values(picture.pixels))
+        image = np.asarray(upright)
+    array = _array(np.asarray(image), channels)
+    digest = _digest_of_values(array)
+    if array.dtype == np.uint8 and array.shape[2] in (1, 3, 4) and channels != 4:
+        rgb = np.ascontiguousarray(
+            np.asarray(to_rgb(Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)))
+        )
+        return Picture(rgb, _digest_of_values(rgb))
+    alpha = array.shape[2] == 4 and channels in (1, 3)
+    return _from_samples(Samples(array, alpha=alpha), shown, channels, digest)
+
+
+def _array(array: np.ndarray, channels: int) -> np.ndarray:
+    """(H, W, C) of an array (H, W) or (H, W, C); a VisxError says which shapes are taken."""
+    import numpy as np
+
+    taken = {channels, *((1, 3, 4) if channels in (1, 3) else ())}
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.dtype.kind not in "iufb" or array.ndim != 3 or array.shape[2] not in taken:
+        last = f" {' or '.join(map(str, sorted(taken)))} channels"
+        hint = "a path or a Pillow image is welcome too"
+        if array.ndim == 3 and array.shape[0] in taken:
+            hint = "channels come last: array.transpose(1, 2, 0)"
+        raise VisxError(
+            f"an image array must be numbers, (H, W, C) with{last}; this is {array.dtype} {array.shape}", hint=hint
+        )
+    if 0 in array.shape:
         raise VisxError("the image has no pixels")
-    return Picture(rgb, hashlib.sha256(repr(rgb.shape).encode() + rgb.tobytes()).hexdigest())
+    return np.ascontiguousarray(array)
+
+
+def _digest_of_values(array: np.ndarray) -> str:
+    kind = b"" if array.dtype == "uint8" else array.dtype.str.encode()
+    return hashlib.sha256(repr(array.shape).encode() + kind + array.tobytes()).hexdigest()

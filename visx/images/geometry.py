@@ -6,8 +6,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from visx.errors import VisxError
+from visx.images.decode import Picture, decode
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
 
 # A resized picture larger than this is cropped out of the source instead of being resized whole.
 _MAX_RESIZED_PIXELS = 32_000_000
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, Pillow's grey
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ class Preprocess:
     `resize` is the shorter side (an int) or a (height, width); None leaves the size alone. `fit` says how a picture
     meets a (height, width): stretched to it, or with its proportions kept so that it covers it or lies inside it.
     `crop` is the central (height, width) that remains, padded with the colour `fill` where the picture is smaller.
-    `mean` and `std` are of pixels in 0..1, one number a channel: three, or one for a network that takes grey.
+    `mean` and `std` are of pixels in 0..1, one number a channel: three, one for a network that takes grey, or as many as
+    it takes. `range` is (black, white) of numeric pictures; None where a file or its type says it.
     """
 
     resize: int | tuple[int, int] | None
@@ -43,36 +49,80 @@ class Preprocess:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     fit: Literal["stretch", "cover", "inside"] = "stretch"
     fill: tuple[int, int, int] = (0, 0, 0)
+    range: tuple[float, float] | None = None
 
-    def __call__(self, rgb: np.ndarray) -> tuple[np.ndarray, Placement]:
-        """(H, W, 3) uint8 -> the network's input (C, h, w) float32, and where it lies in the picture."""
+    @property
+    def channels(self) -> int:
+        """How many the network takes."""
+        return len(self.mean)
+
+    def decode(self, data: bytes) -> Picture:
+        """An image file's bytes as a picture for this network; a VisxError says what is wrong with them."""
+        return decode(data, self.range, self.channels)
+
+    def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, Placement]:
+        """A picture's pixels -> the network's input (C, h, w) float32, and where it lies in the picture.
+
+        Pixels are (H, W, 3) uint8, resized in 8 bits as torchvision and timm do; or (H, W, C) float32 in 0..1, resized
+        in float32. Raises VisxError where a picture has other channels than the network takes.
+        """
         import numpy as np
         from PIL import Image
 
-        height, width = rgb.shape[:2]
+        height, width = pixels.shape[:2]
         new_h, new_w = self._resized(height, width)
         crop_h, crop_w = self.crop
         # torchvision's centre crop: pad the smaller side (extra pixel on the far side), then round half to even
         pad_top, pad_left = max(0, crop_h - new_h) // 2, max(0, crop_w - new_w) // 2
         top = round((new_h - crop_h) / 2) if new_h >= crop_h else -pad_top
         left = round((new_w - crop_w) / 2) if new_w >= crop_w else -pad_left
-        picture = Image.fromarray(rgb)
         resample = Image.Resampling[self.interpolation.upper()]
         scale_x, scale_y = width / new_w, height / new_h
         box = (left * scale_x, top * scale_y, (left + crop_w) * scale_x, (top + crop_h) * scale_y)
-        if new_h * new_w > _MAX_RESIZED_PIXELS and new_h >= crop_h and new_w >= crop_w:
-            picture = picture.resize((crop_w, crop_h), resample, box=_inside(box, width, height))
-        else:
+
+        def fitted(picture: Image.Image, fill: tuple[float, ...]) -> Image.Image:
+            if new_h * new_w > _MAX_RESIZED_PIXELS and new_h >= crop_h and new_w >= crop_w:
+                return picture.resize((crop_w, crop_h), resample, box=_inside(box, width, height))
             if (new_w, new_h) != (width, height):
                 picture = picture.resize((new_w, new_h), resample)
             if (left, top, new_w, new_h) != (0, 0, crop_w, crop_h):
-                picture = _crop(picture, (left, top, left + crop_w, top + crop_h), self.fill)
-        grey = len(self.mean) == 1  # a network of one channel
-        pixels = np.asarray(picture.convert("L"))[..., None] if grey else np.asarray(picture)
-        x = np.empty((len(self.mean), crop_h, crop_w), dtype=np.float32)
+                picture = _crop(picture, (left, top, left + crop_w, top + crop_h), fill)
+            return picture
+
+        place = Placement(box, self.crop)
+        if pixels.dtype != np.uint8:
+            return self._normalised(pixels, fitted), place
+        if self.channels not in (1, 3):
+            raise _other_channels(3, self.channels)
+        picture = fitted(Image.fromarray(pixels), self.fill)
+        grey = self.channels == 1
+        levels_of = np.asarray(picture.convert("L"))[..., None] if grey else np.asarray(picture)
+        x = np.empty((self.channels, crop_h, crop_w), dtype=np.float32)
         for channel, levels in enumerate(self._levels()):
-            np.take(levels, pixels[..., channel], out=x[channel], mode="clip")  # the default mode buffers
-        return x, Placement(box, self.crop)
+            np.take(levels, levels_of[..., channel], out=x[channel], mode="clip")  # the default mode buffers
+        return x, place
+
+    def _normalised(
+        self, values: np.ndarray, fitted: Callable[[Image.Image, tuple[float, ...]], Image.Image]
+    ) -> np.ndarray:
+        """(C, h, w) of values in 0..1, each channel resized and cropped in float32."""
+        import numpy as np
+        from PIL import Image
+
+        given = values.shape[2]
+        if given != self.channels and {given, self.channels} != {1, 3}:
+            raise _other_channels(given, self.channels)
+        if (given, self.channels) == (3, 1):
+            values = (values @ np.array(_LUMA, np.float32))[..., None]
+        fill = (
+            [colour / 255 for colour in self.fill] if values.shape[2] == 3 else [sum(self.fill) / 765] * values.shape[2]
+        )
+        planes = [fitted(Image.fromarray(values[..., c]), (fill[c],)) for c in range(values.shape[2])]
+        x = np.stack([np.asarray(plane, np.float32) for plane in planes]).clip(
+            0, 1
+        )  # bicubic overshoots, 8 bits do not
+        mean, std = (np.asarray(numbers, dtype=np.float32)[:, None, None] for numbers in (self.mean, self.std))
+        return np.ascontiguousarray((x - mean) / std)
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         if self.resize is None:
@@ -95,13 +145,20 @@ class Preprocess:
         return (np.arange(256, dtype=np.float32) / np.float32(255) - mean) / std
 
 
-def _crop(picture: Image.Image, box: tuple[int, int, int, int], fill: tuple[int, int, int]) -> Image.Image:
+def _other_channels(given: int, taken: int) -> VisxError:
+    return VisxError(
+        f"the picture has {given} channel{'s' * (given != 1)}, and the network takes {taken}",
+        hint="an array (H, W, C) of as many channels (.npy), or --mean and --std of as many numbers as the network takes",
+    )
+
+
+def _crop(picture: Image.Image, box: tuple[int, int, int, int], fill: tuple[float, ...]) -> Image.Image:
     """The box of a picture, `fill` where it reaches beyond it (Pillow's own crop pads with black)."""
     cropped = picture.crop(box)
     if any(fill) and (box[0] < 0 or box[1] < 0 or box[2] > picture.width or box[3] > picture.height):
         from PIL import Image
 
-        canvas = Image.new("RGB", cropped.size, fill)
+        canvas = Image.new(picture.mode, cropped.size, fill if len(fill) > 1 else fill[0])
         canvas.paste(picture, (-box[0], -box[1]))
         return canvas
     return cropped

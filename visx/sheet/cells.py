@@ -92,7 +92,7 @@ def compute(
     planned = [_plan(model, models, ask) for model in models]
     rows: list[Row] = []
     for model, (jobs, reasons) in zip(models, planned, strict=True):
-        x, place = model.preprocess(picture.rgb)
+        x, place = model.preprocess(picture.pixels)
         batch = torch.from_numpy(x)[None]
         network = model.network(ask.precision)
         spec = parse_target(ask.target, model.labels, model.classes).for_image(name, model.labels, model.classes)

@@ -1,0 +1,137 @@
+"""Numeric pictures: which of a picture's values is black and which is white.
+
+Eight-bit samples are shown as they are. For any other samples somebody has to say it: the caller (`--range`), the file
+(a DICOM window, TIFF's `SMinSampleValue`, a depth such as 12 bits), or the type, where that is certain. Where it is not,
+the picture is refused, for a wrong guess makes it black, white or cut without a word.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from visx.errors import VisxError, usage
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Range = tuple[float, float]
+
+# A float picture whose maximum is below this would be black throughout as 0..1: its unit is another one.
+_ONE_LEVEL = 1 / 255
+_ROWS = 256  # at a time: doubles of a whole picture would take eight times its memory
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A picture's samples as the file has them, upright.
+
+    `values` is (H, W, C) of any number type. `own` is the (black, white) that the file itself states, `source` where it
+    does; `note` says so where the file's own curve has been applied to the values already (they are in 0..1 then).
+    `inverted`: the lowest value is white. `alpha`: the last channel is an opacity, from 0 to the type's maximum
+    (to 1 for floats). `remarks` are sentences about what was left out.
+    """
+
+    values: np.ndarray
+    own: Range | None = None
+    source: str = ""
+    note: str = ""
+    inverted: bool = False
+    alpha: bool = False
+    remarks: tuple[str, ...] = ()
+
+
+def check_range(low: float, high: float) -> Range:
+    """(low, high) as finite floats, low below high; else a usage error."""
+    try:
+        low, high = float(low), float(high)
+    except (TypeError, ValueError):
+        raise usage(f"a range is two numbers, not {low!r} and {high!r}", "for instance 0,4095") from None
+    if not (abs(low) < float("inf") and abs(high) < float("inf") and low < high):
+        raise usage(f"range {low:g},{high:g}: LOW must be below HIGH", "for instance 0,4095")
+    return low, high
+
+
+def to_unit(samples: Samples, asked: Range | None = None) -> tuple[np.ndarray, str]:
+    """(H, W, C) float32 in 0..1, and what was taken for black and white, in words (empty for 8-bit samples).
+
+    Values beyond the range are cut to it. An opacity is scaled by its type. A VisxError names the values where nothing
+    says which are black and white, and where some are no numbers.
+    """
+    import numpy as np
+
+    values = samples.values
+    if values.dtype == bool:
+        return values.astype(np.float32), ""
+    depth = len(values[0, 0]) - samples.alpha
+    low, high, why = _limits(samples, values[..., :depth], asked)
+    unit = np.empty(values.shape, np.float32)
+    for top in range(0, len(values), _ROWS):
+        strip = slice(top, top + _ROWS)
+        unit[strip, :, :depth] = (values[strip, :, :depth].astype(np.float64) - low) / (high - low)
+        if samples.alpha:
+            opaque = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1.0
+            unit[strip, :, depth] = values[strip, :, depth].astype(np.float64) / opaque
+    np.clip(unit, 0, 1, out=unit)
+    if samples.inverted:
+        unit[..., :depth] = 1 - unit[..., :depth]
+    ends = "white..black" if samples.inverted else "black..white"
+    return unit, samples.note or (f"values {low:g}..{high:g} are shown as {ends} ({why})" if why else "")
+
+
+def _limits(samples: Samples, values: np.ndarray, asked: Range | None) -> tuple[float, float, str]:
+    """(black, white, who says so); the last is empty for 8-bit samples."""
+    import numpy as np
+
+    kind, size = values.dtype.kind, values.dtype.itemsize
+    if kind not in "iuf":
+        raise VisxError(f"a picture's samples are numbers, not {values.dtype}")
+    if kind == "u" and size == 1:
+        return 0.0, 255.0, ""
+    lowest, highest = float(values.min()), float(values.max())
+    if kind == "f" and not (np.isfinite(lowest) and np.isfinite(highest)):
+        odd = int(values.size - np.isfinite(values).sum())
+        raise VisxError(
+            f"{odd} of the picture's values are no numbers (NaN or infinity)", hint="replace them in the file first"
+        )
+    if asked is not None:
+        return *asked, "as asked for"
+    if samples.note:
+        return 0.0, 1.0, samples.note
+    if samples.own is not None:
+        return *samples.own, samples.source
+    if kind == "f" and lowest >= 0 and (_ONE_LEVEL <= highest <= 1 or highest == 0):
+        return 0.0, 1.0, "floats of 0..1"
+    full = float(np.iinfo(values.dtype).max) if kind == "u" else 0.0
+    if kind == "u" and (highest > full / 2 or highest == 0):
+        return 0.0, full, f"{8 * size} bits, used in full"
+    raise VisxError(
+        f"the picture's values are {lowest:g}..{highest:g} ({_type(values.dtype)}), and nothing says which are black and white",
+        hint=f"say it: --range LOW,HIGH, for instance --range {_example(kind, lowest, highest)}",
+    )
+
+
+def _type(dtype: np.dtype) -> str:
+    names = {"u": "unsigned", "i": "signed", "f": "floats"}
+    return f"{8 * dtype.itemsize}-bit {names[dtype.kind]}"
+
+
+def _example(kind: str, lowest: float, highest: float) -> str:
+    """A range that fits these values: whole powers of two where they could be those of a sensor."""
+    if kind == "f" or lowest < 0:
+        return f"{lowest:g},{highest if highest > lowest else lowest + 1:g}"
+    return f"0,{2 ** max(int(highest).bit_length(), 8) - 1}"
+
+
+def over_white(unit: np.ndarray) -> np.ndarray:
+    """(H, W, C + 1) with an opacity last -> (H, W, C) over white, as viewers show it. Values in 0..1."""
+    opacity = unit[..., -1:]
+    return unit[..., :-1] * opacity + (1 - opacity)
+
+
+def to_eight_bit(unit: np.ndarray) -> np.ndarray:
+    """What a person sees of (H, W, C) values in 0..1: (H, W, 3) uint8; grey of one or two channels, else the first three."""
+    import numpy as np
+
+    first = unit[..., :3] if unit.shape[2] >= 3 else np.repeat(unit[..., :1], 3, 2)
+    return np.ascontiguousarray(np.rint(first * 255).astype(np.uint8))
