@@ -137,6 +137,73 @@ def test_the_standard_error_is_the_maps_own_deviation(normalise):
         np.testing.assert_allclose(errors[7], (values.std(0) / n**0.5).numpy(), rtol=1e-4)
 
 
+class Saturated(nn.Module):
+    """In float32: one score of 0.999 that moves by some 1e-6 with what is seen, one of 0.5 that moves by a tenth."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = x.double().mean((1, 2, 3))
+        return torch.stack([0.999 + 2e-6 * torch.sin(40 * seen), 0.5 + 0.1 * torch.cos(9 * seen)], 1).float()
+
+
+@pytest.mark.parametrize("batch", [1, 7, 300])
+@pytest.mark.parametrize("normalise", ["np", "pixel"])
+def test_scores_that_barely_vary_keep_their_standard_error(normalise, batch):
+    """In float32 against two passes in float64: the ratio's own residuals, or the values' own deviation."""
+    net, x, n = Saturated(), image(8, 8).float(), 300
+    params = {"masks": n, "cells": 3, "stderr": True, "normalise": normalise}
+    found = explain(net, x, [0, 1], params, batch=batch)
+    masks = RandomMasks(11, 3, 0.5, x)(0, n)
+    scores, m = net(x * masks[:, None]).double(), masks.double()
+    for target in (0, 1):
+        s = scores[:, target, None, None]
+        if normalise == "pixel":
+            want_map = (s * m).sum(0) / m.sum(0)
+            want = ((m * (s - want_map)).square().sum(0) * n / (n - 1)).sqrt() / m.sum(0)
+        else:
+            want_map = (s * m / 0.5).mean(0)
+            want = (s * m / 0.5).std(0) / n**0.5
+        error = np.load(io.BytesIO(found.attachments[0][target]["stderr.npy"](None, None)))
+        np.testing.assert_allclose(error, want.numpy(), rtol=1e-4)
+        np.testing.assert_allclose(found.map[0, target].numpy(), want_map.numpy(), rtol=1.5e-7)
+
+
+def test_intervals_of_saturated_scores_cover_what_they_say():
+    """Of 95 % intervals about the map of few masks, some 95 % hold the map of very many."""
+    net, x = Saturated(), image(8, 8).float()
+    m = RandomMasks(99, 3, 0.5, x)(0, 20_000).double()
+    s = net(x * m[:, None].float())[:, :1, None].double() - 0.999  # float32 maps resolve 6e-8 about 0.999
+    truth = (s * m).sum(0) / m.sum(0)
+    covered = []
+    for seed in range(40):
+        sums = weigh(
+            request(net, x, [0], (seed,)), 0, torch.tensor([0]), 400, RandomMasks(seed, 3, 0.5, x), squares=True
+        )
+        off = sums.by_pixel()[0] - 0.999 - truth
+        covered.append((off.abs() < 1.96 * sums.error_by_pixel()[0]).double().mean())
+    assert 0.9 < torch.stack(covered).mean() < 0.99
+
+
+def test_a_score_that_never_varies_has_no_standard_error():
+    found = explain(lambda x: torch.full((len(x), 1), 0.999), image(8, 8).float(), [0],
+                    {"masks": 50, "stderr": True, "normalise": "pixel"})  # fmt: skip
+    assert found.extras[0][0]["stderr_mean"] == 0
+    torch.testing.assert_close(found.map, torch.full_like(found.map, 0.999), rtol=1e-7, atol=0)
+
+
+def test_a_first_batch_without_a_finite_score_is_no_reference():
+    net, x = toy(), image(14, 14)
+    calls = []
+
+    def late(copies: Tensor) -> Tensor:
+        calls.append(len(copies))
+        return net(copies) if len(calls) > 1 else net(copies) * torch.nan
+
+    found = explain(late, x, [2], {"masks": 30, "cells": 4, "normalise": "pixel"}, batch=10)
+    kept = slow_masks(11, 30, 4, 0.5, 14, 14)[10:]
+    want = torch.einsum("n,nhw->hw", net(x * kept[:, None])[:, 2].detach(), kept) / kept.sum(0)
+    torch.testing.assert_close(found.map[0, 0], want, rtol=0, atol=1e-12)
+
+
 def test_without_stderr_there_is_no_further_file():
     found = explain(toy(), image(8, 8), [2], {"masks": 4})
     assert found.attachments is None and found.extras[0][0] == {"masks": 4}

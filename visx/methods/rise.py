@@ -64,11 +64,12 @@ def rise(req: Request, p: RiseParams) -> Attribution:
         sums = weigh(req, b, ids[b], p.masks, masks, p.fill, squares=p.stderr)
         found = sums.by_pixel() if p.normalise == "pixel" else sums.by_count(p.p)
         maps.append(found)
-        extras.append([{"masks": n} for n in sums.count.int().tolist()])
-        warnings.append([_remarks(p.masks - int(n), p.masks) for n in sums.count.tolist()])
+        counts = [int(n) for n in sums.count.flatten().tolist()]
+        extras.append([{"masks": n} for n in counts])
+        warnings.append([_remarks(p.masks - n, p.masks) for n in counts])
         attachments.append([{} for _ in ids[b]])
         if p.stderr:
-            errors = sums.error_by_pixel(found) if p.normalise == "pixel" else sums.error_by_count(found, p.p)
+            errors = sums.error_by_pixel() if p.normalise == "pixel" else sums.error_by_count(p.p)
             for t, error in enumerate(errors):
                 extras[b][t]["stderr_mean"] = float(error.mean())
                 attachments[b][t]["stderr.npy"] = _npy(error)
@@ -113,38 +114,48 @@ def _upsampling(cells: int, cell: int, size: int) -> Tensor:
 
 @dataclass
 class Sums:
-    """What masks m and scores s add up to, in float64, (T, H, W) each but `count` (T,), the number of finite scores:
-    `weighted` sum s m, `masks` sum m, and where asked for `squares`: sum s² m², sum s m² and sum m²."""
+    """What masks m and scores s add up to, in float64, (T, H, W) each but for `count`, the number of finite scores, and
+    `reference`, a score r near them (both (T, 1, 1)): `weighted` sum d m with d = s - r, `masks` sum m, and where asked
+    for `squares`: sum d² m², sum d m² and sum m².
+
+    Scores that barely vary (a saturated probability) are all but r, so that sums of s itself would cancel.
+    """
 
     count: Tensor
+    reference: Tensor
     weighted: Tensor
     masks: Tensor
     squares: tuple[Tensor, Tensor, Tensor] | None = None
 
     def by_count(self, p: float) -> Tensor:
         """sum s m / (N p); NaN where no score was finite."""
-        return self.weighted / (self._n * p)
+        return (self.weighted + self.reference * self.masks) / (self.count * p)
 
     def by_pixel(self) -> Tensor:
         """sum s m / sum m, 0 where no mask showed the pixel; NaN where no score was finite."""
-        return (self.weighted / self.masks.clamp_min(1e-12)) * (self._n / self._n)
+        return (self.reference + self._ratio).where(self.masks > 0, 0.0) * (self.count / self.count)
 
-    def error_by_count(self, mean: Tensor, p: float) -> Tensor:
+    def error_by_count(self, p: float) -> Tensor:
         """Standard error of `by_count`: of the mean of N independent values s m / p."""
         assert self.squares is not None
-        variance = (self.squares[0] / p**2 - self._n * mean**2).clamp_min(0) / (self._n - 1)
-        return (variance / self._n).sqrt()
+        ddmm, dmm, mm = self.squares
+        r, mean = self.reference, self.by_count(p)
+        total = (ddmm + 2 * r * dmm + r**2 * mm) / p**2
+        variance = (total - self.count * mean**2).clamp_min(0) / (self.count - 1)
+        return (variance / self.count).sqrt()
 
-    def error_by_pixel(self, ratio: Tensor) -> Tensor:
+    def error_by_pixel(self) -> Tensor:
         """Standard error of `by_pixel`, linearised: of the sum of the residuals m (s - ratio), over sum m."""
         assert self.squares is not None
-        ssmm, smm, mm = self.squares
-        residuals = (ssmm - 2 * ratio * smm + ratio**2 * mm).clamp_min(0)
-        return (residuals * self._n / (self._n - 1)).sqrt() / self.masks.clamp_min(1e-12)
+        ddmm, dmm, mm = self.squares
+        ratio = self._ratio
+        residuals = (ddmm - 2 * ratio * dmm + ratio**2 * mm).clamp_min(0)
+        return (residuals * self.count / (self.count - 1)).sqrt() / self.masks.clamp_min(1e-12)
 
     @property
-    def _n(self) -> Tensor:
-        return self.count[:, None, None]
+    def _ratio(self) -> Tensor:
+        """`by_pixel` less the reference."""
+        return self.weighted / self.masks.clamp_min(1e-12)
 
 
 def weigh(
@@ -156,23 +167,29 @@ def weigh(
     hidden = req.score.copies(fill_image(req, b, fill), 1)
     way = req.score.copies(req.x[b] - hidden[0], 1)
 
+    wide = torch.float64 if req.x.device.type != "mps" else torch.float32  # which has no float64
+    reference = torch.full((len(ids), 1), torch.nan, device=req.x.device, dtype=wide)
+
     def work(start: int, stop: int) -> list[Tensor]:
         m = masks(start, stop)
-        s = req.score.of(torch.addcmul(hidden, way, m[:, None]), ids, req.kind).to(m)
+        s = req.score.of(torch.addcmul(hidden, way, m[:, None]), ids, req.kind).T.to(wide)  # (T, n)
         kept = s.isfinite()
-        s, kept = s.where(kept, 0.0).T, kept.T.to(m)  # (T, n)
+        number = kept.sum(1, keepdim=True)
+        mean = s.where(kept, 0.0).sum(1, keepdim=True) / number  # NaN where none is finite: the next batch may tell
+        reference.copy_(reference.where(reference.isfinite(), mean))
+        d, shown = (s - reference).where(kept, 0.0), kept.to(m)
         flat = m.flatten(1)
-        parts = [kept.sum(1), s @ flat, kept @ flat]
+        parts = [number, d.to(m) @ flat, shown @ flat]  # of differences, single precision is enough
         if squares:
-            square = flat.square()
-            parts += [s.square() @ square, s @ square, kept @ square]
-        return [part.double() if part.device.type != "mps" else part for part in parts]  # which has no float64
+            square = flat.to(wide).square()
+            parts += [d.square() @ square, d @ square, shown.to(wide) @ square]
+        return [part.to(wide) for part in parts]
 
     total: list[Tensor] = []
     for parts in req.score.batches(count, work):
         total = [a + part for a, part in zip(total, parts, strict=True)] if total else parts
-    images = [part.view(len(ids), *req.x.shape[-2:]) for part in total[1:]]
-    return Sums(total[0], images[0], images[1], (images[2], images[3], images[4]) if squares else None)
+    counted, *sums = (part.view(len(ids), *(req.x.shape[-2:] if k else (1, 1))) for k, part in enumerate(total))
+    return Sums(counted, reference[:, None], sums[0], sums[1], (sums[2], sums[3], sums[4]) if squares else None)
 
 
 def _npy(error: Tensor) -> Attachment:
