@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import visx.folding
 from normed import Blocks, Mixed, Oddities, Plain, Rectified, Shared, pictures, settled
 from visx.folding import fold
-from visx.rules import relu_call
+from visx.network.rules import relu_call
 from visx.state import Network
 from visx.targets import Targets
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from visx.images.geometry import Placement
-    from visx.rules import Rule
+    from visx.network.rules import Rule
     from visx.scoring import Scorer
     from visx.state import InputGradients, Network
     from visx.targets import Targets

@@ -30,7 +30,7 @@ from torch.overrides import TorchFunctionMode
 from visx.convolutions import CONVOLUTIONS, Convolution, packed, pointwise
 from visx.network.fast.pending import ASKING, Astray, Pending, tensors
 from visx.network.isolation import hooked
-from visx.rules import ReluCall, relu_call
+from visx.network.rules import ReluCall, relu_call
 
 _NORM_ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 # What rounding alone may move logits by, as a part of their range. More means that the structure was misread.

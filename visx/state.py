@@ -22,8 +22,8 @@ from visx.network.fast.pending import Astray
 from visx.network.forms import eager, input_dtype, scripted, submodule, unwrapped, whereabouts
 from visx.network.isolation import hooked, undisturbed
 from visx.network.norms import align_norms
+from visx.network.rules import Met, Rule, Rules, guide, strangers
 from visx.outputs import ScoreKind, check_logits, explained, in_full, require_graph, spatial
-from visx.rules import Met, Rule, Rules, guide, strangers
 from visx.targets import Targets
 
 # What runs with batch norms folded into convolutions: nothing; all but single gradients, which depend on rounding; or all.

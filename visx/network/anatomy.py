@@ -20,8 +20,8 @@ from torch.overrides import TorchFunctionMode
 
 from visx.network.forms import named_modules
 from visx.network.probe import dry_run
+from visx.network.rules import OTHER_ACTIVATIONS, relu_call
 from visx.outputs import check_logits
-from visx.rules import OTHER_ACTIVATIONS, relu_call
 from visx.state import Network
 
 Key = tuple[int, int]  # identity and version of a tensor

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from visx.errors import VisxError, said_by, unsupported
 from visx.folding import tensors
 from visx.network.forms import check_values, input_dtype, lazy, quantised, whereabouts
-from visx.rules import strangers
+from visx.network.rules import strangers
 from visx.scoring import out_of_memory
 from visx.state import Network
 from visx.targets import Targets

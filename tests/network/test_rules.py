@@ -11,7 +11,8 @@ from torch import nn
 
 from nets import RELU6S, RELUS, Activation, TwoConvs, images, seeded, two_convs
 from oracles import Rule, ask, backward_by_hand, deconv, guided, plain, same
-from visx import VisxError, rules
+from visx import VisxError
+from visx.network import rules
 from visx.state import Network
 from visx.targets import Targets
 
@@ -157,7 +158,7 @@ def test_a_relu_inside_an_autograd_function_counts_for_nothing() -> None:
 @pytest.mark.parametrize("passes", [False, True])
 def test_clamp_at_its_bound_stops_the_gradient(passes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own derivative there is 1 in older versions of torch, a ReLU's is 0."""
-    monkeypatch.setattr(rules, "_clamp_passes_its_bounds", lambda: passes)
+    monkeypatch.setattr(rules.nodes, "_clamp_passes_its_bounds", lambda: passes)
     x = torch.tensor([[-1.0, 0.0, 2.0]], requires_grad=True)
 
     def run() -> torch.Tensor:

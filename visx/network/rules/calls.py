@@ -1,33 +1,17 @@
-"""ReLU rules: how the gradient passes a ReLU in guided backpropagation and in the deconvnet.
-
-deconvnet (Zeiler & Fergus 2013, arXiv:1311.2901): ReLU of the incoming gradient, whatever the forward sign was.
-guided (Springenberg et al. 2014, arXiv:1412.6806): where the incoming gradient is positive *and* the ReLU passed its
-input. For ReLU6 "passed" means 0 < x < 6, where its derivative is 1; the deconvnet's rule looks at no forward value.
-
-Within `Rules` every call of a ReLU, by whichever name, records the rule's backward pass instead of its own. `guide` hangs
-the guided rule, whose mask is the ReLU's own, on a graph that autograd has recorded: however a ReLU was written, there it
-is one of four kinds of node, and the forward pass costs nothing more (`Rules` takes a few microseconds a call, 6 % of a
-pass on efficientnet_lite0). What a ReLU does in place to a slice of a tensor autograd hides, and `guide` gives up. For the
-deconvnet `Rules` is the faster one: no mask is kept or applied.
-"""
+"""ReLU rules on calls: every ReLU, by whichever name it is called, records the rule's backward pass instead of its own."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from visx.network.graph import nodes
-
-Rule = Literal["guided", "deconv"]
+from visx.network.rules.met import Met, Rule
 
 _RELU = {F.relu, torch.relu, Tensor.relu}
 _RELU_ = {torch.relu_, Tensor.relu_}
@@ -41,82 +25,6 @@ OTHER_ACTIVATIONS = {
     F.gelu, F.silu, F.hardswish, F.hardsigmoid, F.elu, F.celu, F.selu, F.rrelu, F.leaky_relu, F.mish, F.softplus, F.prelu,
     torch.sigmoid, torch.tanh, Tensor.sigmoid, Tensor.tanh, F.sigmoid, F.tanh, torch.prelu, torch.celu, torch.selu,
 }  # fmt: skip
-
-
-# What autograd calls the backward passes of the same
-_OTHER_NODES = {
-    "GeluBackward0": "gelu", "SiluBackward0": "silu", "HardswishBackward0": "hardswish",
-    "HardsigmoidBackward0": "hardsigmoid", "EluBackward0": "elu", "LeakyReluBackward0": "leaky_relu",
-    "MishBackward0": "mish", "SoftplusBackward0": "softplus", "PreluKernelBackward0": "prelu",
-    "SigmoidBackward0": "sigmoid", "TanhBackward0": "tanh", "CeluBackward0": "celu",
-    "RreluWithNoiseBackward0": "rrelu",
-}  # fmt: skip
-
-
-@dataclass
-class Met:
-    """What a rule met: `met` counts the ReLUs, `others` names the activations left alone."""
-
-    met: int = 0
-    others: Counter[str] = field(default_factory=Counter)
-
-
-def guide(output: Tensor) -> Met | None:
-    """Let every ReLU in the graph behind `output` differentiate by the guided rule, which ends with the graph.
-
-    None where that cannot be: the graph has work in place on slices, which may hide a ReLU.
-    """
-    found = Met()
-    for node in nodes(output):
-        name = node.name()
-        if name == "ReluBackward0" or (name in _BOUNDS and _floor(node) == 0):
-            if name.startswith("Clamp") and _clamp_passes_its_bounds():
-                return None
-            found.met += 1
-            node.register_hook(_guided)
-        elif name in _OTHER_NODES:
-            found.others[_OTHER_NODES[name]] += 1
-        elif name.endswith("CopySlices"):
-            return None
-    found.others += strangers(output)
-    return found
-
-
-def strangers(output: Tensor) -> Counter[str]:
-    """The autograd functions of somebody's own in the graph behind `output`: each may be a ReLU, and nobody can tell."""
-    found: Counter[str] = Counter()
-    for node in nodes(output):
-        function: Any = getattr(node, "_forward_cls", None)
-        if function is not None and function.__module__.split(".")[0] != __package__:
-            found[function.__name__] += 1
-    return found
-
-
-# Where the nodes that may be a ReLU keep their floor
-_BOUNDS = {
-    "HardtanhBackward0": "_saved_min_val", "ClampBackward1": "_saved_min", "ClampMinBackward0": "_saved_min",
-    "ThresholdBackward0": "_saved_threshold", "ThresholdBackward1": "_saved_threshold",
-}  # fmt: skip
-
-
-def _floor(node: Any) -> float | None:
-    floor: float | None = getattr(node, _BOUNDS[node.name()])
-    return floor
-
-
-@cache
-def _clamp_passes_its_bounds() -> bool:
-    """Whether a clamp's derivative is 1 at its very bounds, as in older versions of torch, where a ReLU's is 0."""
-    with torch.enable_grad():
-        zero = torch.zeros(1, requires_grad=True)
-        (grad,) = torch.autograd.grad(zero.clamp(min=0), zero)
-    return bool(grad)
-
-
-def _guided(grads: tuple[Tensor | None, ...], incoming: tuple[Tensor | None, ...]) -> tuple[Tensor | None]:
-    """A ReLU's own backward pass masks by its input; what is left of the rule is the sign. Its result is its own,
-    and None where no gradient reaches it."""
-    return (None if grads[0] is None else grads[0].relu_(),)
 
 
 class ReluCall(NamedTuple):
