@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from visx.contract import Attachment, Attribution, Request, method
 from visx.errors import usage
@@ -57,7 +57,8 @@ def rise(req: Request, p: RiseParams) -> Attribution:
     if p.cells > min(height, width):
         raise usage(f"rise: cells={p.cells} are more than the input of {height} x {width} has pixels", "fewer cells")
     ids = req.score.resolve(req.x, req.targets)
-    maps, extras, warnings = [], [], []
+    maps, warnings = [], []
+    extras: list[list[dict[str, Any]]] = []
     attachments: list[list[dict[str, Attachment]]] = []
     for b in range(len(req.x)):
         masks = RandomMasks(req.seeds[b], p.cells, p.p, req.x)
