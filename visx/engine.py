@@ -19,7 +19,7 @@ from visx.contract import NEEDS, Attachment, Attribution, Method, Request, Score
 from visx.errors import VisxError, unknown, unsupported
 from visx.local import local
 from visx.maps import upsample
-from visx.network.forms import scripted
+from visx.network.forms import closed
 from visx.network.probe import reaches
 from visx.options import Params, parse
 from visx.outputs import explained
@@ -94,9 +94,8 @@ def plan(
 def missing(model: Model, method: Method, params: Params, layers: Sequence[str] = ()) -> str:
     """What `method` needs and `model` does not have, in words; empty where it fits."""
     needs, anatomy = method.needs_with(params), model.anatomy
-    closed = scripted(model.module)
-    if closed and needs & {"layer", "gap_head", "relu"}:
-        return f"hooks and rules do not reach into a scripted or traced module ({closed})"
+    if needs & {"layer", "gap_head", "relu"} and (reason := closed(model.module)):
+        return reason
     if "layer" in needs and not layers and anatomy.default_layer is None:
         return "it has no spatial feature map that feeds a pooling (token sequences are not supported by layer methods)"
     if "grad" in needs and anatomy.no_input_gradient and "gap_head" not in needs:  # CAM differentiates nothing

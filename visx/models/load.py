@@ -167,8 +167,10 @@ def _settle(model: Model, device: torch.device) -> Model:
     complete(model.name, model.module, (len(model.preprocess.mean), *model.input_size))
     with suppress(NotImplementedError):  # an exported program has no modes
         model.module.eval()
+    for parameter in model.module.parameters():  # a scripted module has no `requires_grad_`
+        parameter.requires_grad_(False)
     try:
-        model.module.requires_grad_(False).to(device)
+        model.module.to(device)
     except (RuntimeError, AssertionError) as error:
         raise VisxError(f"cannot use device {device}: {str(error).splitlines()[0]}") from None
     if model.channels_last:

@@ -58,6 +58,16 @@ def scripted(module: nn.Module) -> str:
     return next((n or type(m).__name__ for n, m in module.named_modules() if isinstance(m, torch.jit.ScriptModule)), "")
 
 
+def closed(module: nn.Module) -> str:
+    """Why neither hooks nor rules reach into a module, in words; empty where they do."""
+    if scripted(module):
+        return f"hooks and rules do not reach into a scripted or traced module ({scripted(module)})"
+    nodes = () if isinstance(module, torch.jit.ScriptModule) else getattr(getattr(module, "graph", None), "nodes", ())
+    if any(isinstance(getattr(node, "target", None), torch._ops.OpOverload) for node in nodes):
+        return "it is an exported program, which has no modules and no activations to hook or to rule"
+    return ""
+
+
 def quantised(module: nn.Module) -> str:
     """The type of the first module in it that computes with quantised numbers; empty if there is none."""
     return next((type(m).__name__ for m in module.modules() if type(m).__module__.startswith(_QUANTISED)), "")
