@@ -168,7 +168,7 @@ def parts(model: visx.Model, items: list[Item], out: Path) -> dict[str, float]:
 
 def settings_of(model: visx.Model, out: Path) -> Settings:
     """Those of `visx explain`."""
-    return Settings(out=out, target=parse_target("top1", model.labels, model.classes))
+    return Settings(out=out, target=parse_target("top1", model.names, model.classes))
 
 
 if __name__ == "__main__":

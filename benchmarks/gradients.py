@@ -28,7 +28,7 @@ from visx.targets import parse_target
 def visx_runs(model: Model, name: str, x: Tensor) -> Callable[[], object]:
     """One of our methods on a batch, classes found on the way, as a run over a folder does it: in one session."""
     (job,) = plan(model, [get_method(name)])
-    specs = [parse_target("top1", model.labels, model.classes)] * len(x)
+    specs = [parse_target("top1", model.names, model.classes)] * len(x)
     network = model.network()
 
     return lambda: explain_batch(model, network, job, x, specs, [0] * len(x))

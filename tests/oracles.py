@@ -81,7 +81,7 @@ def answers(
     """The engine's answers for a batch: one list an image, one answer a target."""
     (job,) = plan(model, [get_method(name)], [layer] if layer else [], {name: params}, score)
     network = model.network(precision, device)
-    spec = parse_target(target, model.labels, model.classes)
+    spec = parse_target(target, model.names, model.classes)
     with network.session():
         return explain_batch(
             model, network, job, x, [spec] * len(x), list(seeds or range(len(x))), copies=copies

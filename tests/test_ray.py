@@ -114,7 +114,7 @@ def test_the_images_of_a_killed_worker_are_done(folder: Path) -> None:
     model = load_model("net.py:build")
     methods = [get_method("gradcam"), get_method("rise")]
     jobs = plan(model, methods, (), {"rise": {"masks": 20}})
-    target = parse_target("top2", model.labels, model.classes)
+    target = parse_target("top2", model.names, model.classes)
     settings = Settings(Path("far"), target, batch_size=4, default_model=False)
     killed: list[int] = []
 
@@ -150,7 +150,7 @@ def test_a_run_goes_on_where_the_local_engine_stopped_and_past_a_picture_that_no
 
 def test_a_worker_with_other_weights_is_refused(folder: Path) -> None:
     model = load_model("net.py:build")
-    settings = Settings(Path("far"), parse_target("top1", model.labels, model.classes))
+    settings = Settings(Path("far"), parse_target("top1", model.names, model.classes))
     task = Task(lambda: model, Weights("other", "0" * 64), [], settings, 4, 1, folder, None)
     report = pickle.loads(Worker(task)({"number": 0, "deals": pickle.dumps([])})["report"])
     assert report.stop is not None and "other weights" in report.stop.message

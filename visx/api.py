@@ -92,7 +92,7 @@ def explain(
     images = list(image) if isinstance(image, (list, tuple)) else [image]
     layers = [layer] if isinstance(layer, str) else list(layer or [])
     jobs = plan(model, [get_method(method)], layers, {method: params}, score)
-    spec = parse_target(str(target), model.labels, model.classes)
+    spec = parse_target(str(target), model.names, model.classes)
     shown = model.preprocess.range if range is None else _range(range)
     results: list[Result] = []
     network = model.network(precision)
@@ -102,7 +102,7 @@ def explain(
         x = torch.stack([torch.from_numpy(array) for array, _ in prepared])
         seeds = [image_seed(seed, p.digest) for p in pictures]
         paths = [str(i) if isinstance(i, (str, Path)) else "" for i in chunk]
-        specs = [spec.for_image(path, model.labels, model.classes) for path in paths]
+        specs = [spec.for_image(path, model.names, model.classes) for path in paths]
         with network.session():
             answers = [explain_batch(model, network, job, x, specs, seeds, copies=batch_size) for job in jobs]
         for b, picture in enumerate(pictures):

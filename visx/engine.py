@@ -22,13 +22,13 @@ from visx.maps import upsample
 from visx.network.forms import closed
 from visx.network.probe import reaches
 from visx.options import Params, parse
-from visx.outputs import explained
 from visx.scoring import Scorer
 from visx.state import Network
 from visx.targets import Targets, TargetSpec
 
 if TYPE_CHECKING:
     from visx.models import Model
+    from visx.network.outputs import Outputs
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,8 @@ def plan(
         if lacking:
             raise unsupported(f"{method.name} does not fit {model.name}: {lacking}", _alternatives(model, method))
         kind = score or method.score
+        if kind == "logprob" and not model.outputs.has_probabilities:
+            raise unsupported(f"--score logprob: {model.outputs} have no probability", "--score logit")
         if "layer" not in method.needs_with(values):
             jobs.append(Job(method, values, None, kind))
             continue
@@ -146,6 +148,7 @@ def explain_batch(
         progress,
         network.layout,
         partial(local, network),
+        network.outputs,
     )
     x = x.to(network.device, torch.float64 if network.dtype == torch.float64 else torch.float32)
     count = len(x) if count is None else count
@@ -158,18 +161,31 @@ def explain_batch(
     found = job.method.run(request, job.params)
     scorer.resolve(x, targets)
     assert targets.ids is not None and targets.logits is not None
-    batch = _Answers(model, job, found, targets.ids, targets.logits, upsample(found.map, tuple(x.shape[-2:])))
+    batch = _Answers(
+        model, job, network.outputs, found, targets.ids, targets.logits, upsample(found.map, tuple(x.shape[-2:]))
+    )
     return [batch.image(b) for b in range(count)]
 
 
 class _Answers:
     """A checked attribution, cut into answers."""
 
-    def __init__(self, model: Model, job: Job, found: Attribution, ids: Tensor, logits: Tensor, maps: Tensor) -> None:
+    def __init__(
+        self,
+        model: Model,
+        job: Job,
+        outputs: Outputs,
+        found: Attribution,
+        ids: Tensor,
+        logits: Tensor,
+        maps: Tensor,
+    ) -> None:
         self.model, self.job, self.found, self.ids = model, job, found, ids.tolist()
         self.logits_finite = logits.isfinite().all(1).tolist()
-        scores = explained(logits, ids, job.kind)
-        self.scores, self.probabilities = scores.tolist(), explained(logits, ids, "prob").tolist()
+        self.outputs = outputs
+        self.scores = outputs.scores(logits, ids, job.kind).tolist()
+        self.probabilities = outputs.scores(logits, ids, "prob").tolist() if outputs.has_probabilities else None
+        self.columns = logits.gather(1, ids).tolist()
         self.maps = maps.float().cpu().numpy()
         flat = found.map.flatten(2)
         low, high = flat.amin(2), flat.amax(2)  # NaN and infinity show in these, and upsampling adds none
@@ -193,6 +209,8 @@ class _Answers:
 
     def answer(self, b: int, t: int) -> Answer:
         warnings = self.found.warned(b, t)
+        cut = self.outputs.cut_off(self.columns[b][t], self.job.kind)
+        warnings += [cut] if cut and not self.found.subjects else []
         if self.empty[b][t] and not warnings:
             warnings.append("the map is zero everywhere: the score does not depend on the input here")
         subject = self.found.subjects[b][t] if self.found.subjects else None
@@ -207,7 +225,7 @@ class _Answers:
             slug=subject.slug if subject else class_slug(target, label),
             score=subject.score if subject else self.scores[b][t],
             score_kind=subject.score_kind if subject else self.job.kind,
-            probability=None if subject else self.probabilities[b][t],
+            probability=None if subject or self.probabilities is None else self.probabilities[b][t],
             extras=self.found.extra(b, t),
             warnings=warnings,
             attachments=self.found.attachments[b][t] if self.found.attachments else {},

@@ -84,7 +84,7 @@ class Explainer:
 
     def look(self, item: Item, jobs: Iterable[Job]) -> Loaded:
         """An image as it lies on the disk, not decoded yet."""
-        spec = self.settings.target.for_image(str(item.path), self.model.labels, self.model.classes)
+        spec = self.settings.target.for_image(str(item.path), self.model.names, self.model.classes)
         return Loaded(item, spec, list(jobs), stat=item.stat())
 
     def decode(self, image: Loaded, data: bytes = b"") -> None:

@@ -109,5 +109,7 @@ def beside(explainer: Explainer) -> Explainer:
     network, other = explainer.network, copy.copy(explainer)
     shared = {id(tensor): tensor for tensor in (*network.module.parameters(), *network.module.buffers())}
     module = copy.deepcopy(network.module, shared)
-    other.network = Network(module, channels_last=network.channels_last, folding=network.folding)
+    other.network = Network(
+        module, channels_last=network.channels_last, folding=network.folding, outputs=lambda: network.outputs
+    )
     return other

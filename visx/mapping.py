@@ -164,6 +164,7 @@ class Bench:
             self.batch_size or AUTO_BATCH,
             self.said,
             layout=net.layout,
+            outputs=net.outputs,
         )
 
         def again(inputs: torch.Tensor) -> np.ndarray:

@@ -141,6 +141,7 @@ class Recorder:
         return {
             "model": self.model.name,
             "weights": self.model.weights.sha256,
+            "outputs": self.model.outputs.identity,
             "params": job.params.model_dump(mode="json"),
             "score": job.kind,
             "seed": self.settings.seed,
@@ -150,7 +151,13 @@ class Recorder:
 
     def _stem(self, job: Job, answer: Answer) -> str:
         s = self.settings
-        default = s.default_model and job.default_params and s.seed == 0 and s.precision == "fp32"
+        default = (
+            s.default_model
+            and self.model.outputs.plain
+            and job.default_params
+            and s.seed == 0
+            and s.precision == "fp32"
+        )
         layer = "".join(c if c.isalnum() or c in "._-" else "-" for c in job.layer or "")
         parts = [job.method.name, layer, answer.slug, "" if default else digest(self._variant(job))[:8]]
         return ".".join(part for part in parts if part)
@@ -168,6 +175,7 @@ def record_of(
         "params": job.params.model_dump(mode="json"),
         "model": model.name,
         "weights": {"name": model.weights.name, "sha256": model.weights.sha256},
+        "outputs": model.outputs.identity,
         "layer": job.layer,
         "layer_shape": next((list(shape) for shape in shapes if shape), None),
         "target": answer.target,

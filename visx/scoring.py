@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from visx.errors import VisxError
-from visx.outputs import ScoreKind, explained
+from visx.network.outputs import LOGITS, Outputs, ScoreKind
 
 if TYPE_CHECKING:
     from visx.targets import Targets
@@ -24,7 +24,7 @@ Box = tuple[int, int, int, int]  # top, left, bottom, right: bottom and right ar
 
 
 class Patched(Protocol):
-    """A faster way to the logits (N, K) of one image's copies in each of which one box is filled, equal up to rounding."""
+    """A faster way to the class columns (N, K) of one image's copies in each of which one box is filled, equal up to rounding."""
 
     def logits(self, fill: Tensor, boxes: Sequence[Box]) -> Tensor: ...
 
@@ -40,9 +40,9 @@ def out_of_memory(error: BaseException) -> bool:
 
 @dataclass
 class Scorer:
-    """Logits of images and explained scalars of perturbed copies.
+    """Class columns of images and explained scalars of perturbed copies.
 
-    `forward` maps (N, C, H, W) to logits (N, K) without gradients; `batch_size` is how many copies go at a time;
+    `forward` maps (N, C, H, W) to class columns (N, K) without gradients, of which `outputs` makes scores; `batch_size` is how many copies go at a time;
     `said` is told when it had to halve; `progress` is told how many of how many copies are done; `layout` is the memory
     format that copies are best made in; `patched` finds a faster way for an image and all of its boxes (None: there is none).
     """
@@ -53,6 +53,7 @@ class Scorer:
     progress: Callable[[int, int], None] = lambda done, count: None
     layout: torch.memory_format = torch.contiguous_format
     patched: Callable[[Tensor, Sequence[Box]], Patched | None] = lambda image, boxes: None
+    outputs: Outputs = LOGITS
 
     def resolve(self, x: Tensor, targets: Targets) -> Tensor:
         """(B, T) target indices; one clean pass if nobody has made it yet."""
@@ -90,7 +91,7 @@ class Scorer:
     def of(self, copies: Tensor, ids: Tensor, kind: ScoreKind) -> Tensor:
         """Explained scalars (n, T) of one batch of copies (n, C, H, W) of one image; `ids` (T,)."""
         logits = self.forward(copies)
-        return explained(logits, ids.expand(len(copies), -1), kind)
+        return self.outputs.scores(logits, ids.expand(len(copies), -1), kind)
 
     def scores(self, count: int, copies: Callable[[int, int], Tensor], ids: Tensor, kind: ScoreKind) -> Tensor:
         """Explained scalars (count, T) of `count` copies of one image; `copies(start, stop)` makes (n, C, H, W); `ids` (T,)."""
@@ -103,7 +104,7 @@ class Scorer:
         def work(start: int, stop: int) -> Tensor:
             some = boxes[start:stop]
             if patched is not None:
-                return explained(patched.logits(fill, some), ids.expand(len(some), -1), kind)
+                return self.outputs.scores(patched.logits(fill, some), ids.expand(len(some), -1), kind)
             batch = self.copies(image, len(some))
             for copy, (top, left, bottom, right) in zip(batch, some, strict=True):
                 copy[:, top:bottom, left:right] = fill[:, top:bottom, left:right]

@@ -22,8 +22,8 @@ from visx.network.fast.pending import Astray
 from visx.network.forms import eager, input_dtype, scripted, submodule, unwrapped, whereabouts
 from visx.network.isolation import hooked, undisturbed
 from visx.network.norms import align_norms
+from visx.network.outputs import LOGITS, Outputs, ScoreKind, in_full, require_graph, spatial
 from visx.network.rules import Met, Rule, Rules, guide, strangers
-from visx.outputs import ScoreKind, check_logits, explained, in_full, require_graph, spatial
 from visx.targets import Targets
 
 # What runs with batch norms folded into convolutions: nothing; all but single gradients, which depend on rounding; or all.
@@ -57,16 +57,29 @@ class LayerGradients:
 class Network:
     """A module seen from outside: logits, gradients and layers of batches of normalised images (B, C, H, W)."""
 
-    def __init__(self, module: nn.Module, *, channels_last: bool = False, folding: Folding = "none") -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        channels_last: bool = False,
+        folding: Folding = "none",
+        outputs: Callable[[], Outputs] = lambda: LOGITS,
+    ) -> None:
         self.module: nn.Module = unwrapped(module)
         self.channels_last = channels_last
         self.folding = folding
+        self._outputs = outputs  # found by running the network, so not before it is asked for
         self._known: Folded | None = None
         self._as_written: AsWritten | None = None
         self._as_written_for = torch.Size()
         self._layers_as_written: set[str] = set()  # layers before whose output nothing may be folded
         self.local_plans: dict[Any, Any] = {}  # what visx.local has learnt
         self.dtype, self.device = input_dtype(self.module), whereabouts(self.module)
+
+    @property
+    def outputs(self) -> Outputs:
+        """What the module's raw output means."""
+        return self._outputs()
 
     @property
     def layout(self) -> torch.memory_format:
@@ -85,12 +98,12 @@ class Network:
         return x.contiguous(memory_format=self.layout) if x.dim() == 4 else x
 
     def logits(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, K): one forward pass, checked. Gradients flow if the caller enabled them."""
-        return check_logits(self.module(self.prepare(x) if not x.requires_grad else x), x.shape[0])
+        """(B, C, H, W) -> class columns (B, K): one forward pass, checked. Gradients flow if the caller enabled them."""
+        return self.outputs.columns(self.module(self.prepare(x) if not x.requires_grad else x), x.shape[0])
 
     @torch.no_grad()
     def scores_of(self, x: Tensor) -> Tensor:
-        """Logits (B, K) in float32, without gradients, folded where it may be."""
+        """Class columns (B, K) in float32, without gradients, folded where it may be."""
         logits = self.run_folded(x.shape[1:], lambda _: self.logits(x))
         return logits.float() if self.dtype != torch.float64 else logits
 
@@ -176,7 +189,7 @@ class Network:
                     "use backprop, smoothgrad or integrated_gradients",
                 )
             ids = targets.resolve(logits)
-            scores = explained(logits, ids, kind)
+            scores = self.outputs.scores(logits, ids, kind)
             grads = _gradients(scores, leaf)
         return InputGradients(grads, scores.detach(), met.others)
 
@@ -225,7 +238,7 @@ class Network:
                 )
             require_graph(logits, f"layer {name}")
             ids = targets.resolve(logits)
-            scores = explained(logits, ids, kind)
+            scores = self.outputs.scores(logits, ids, kind)
             leaf, calls = outputs[-1], len(outputs)  # checkpointing calls the layer again for the backward pass
             grads = _gradients(scores, leaf)
         return LayerGradients(in_full(leaf.detach()), grads, scores.detach(), calls)

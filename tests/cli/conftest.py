@@ -32,6 +32,8 @@ def plain():
     return Net()
 class Tuple(Net):
     def forward(self, x): return super().forward(x), 1
+class Pair(Net):
+    def forward(self, x): return super().forward(x), super().forward(x)[:, :3]
 class Dict(Net):
     def forward(self, x): return {"logits": super().forward(x)}
 class BrightIsNaN(Net):
@@ -39,6 +41,7 @@ class BrightIsNaN(Net):
         return super().forward(x) + torch.where(x.mean((1, 2, 3)) > 1, float("nan"), 0.0)[:, None]
 class Raises(Net):
     def forward(self, x): raise ValueError("inner\\nsecond line")
+def pair(): return wrapped(Pair())
 def tuple_(): return wrapped(Tuple())
 def dict_(): return wrapped(Dict())
 def one(): return wrapped(Net(1))

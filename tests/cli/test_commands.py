@@ -40,7 +40,7 @@ def test_layers(visx: Any) -> None:
     assert [row["name"] for row in rows if row["default"]] == ["relu"]
     assert "* relu" in visx("layers", "nets.py:good").out
     assert "head" not in visx("layers", "nets.py:good", "--spatial").out
-    assert visx("layers", "nets.py:tuple_").code == 4
+    assert visx("layers", "nets.py:pair").code == 4
 
 
 def test_predict(visx: Any) -> None:

@@ -258,9 +258,7 @@ def test_targets_from_a_table(explain: Any) -> None:
 @pytest.mark.parametrize(
     ("net", "code", "message"),
     [
-        ("tuple_", 4, "returns a tuple"),
-        ("dict_", 4, "with keys logits"),
-        ("one", 4, "single logit"),
+        ("pair", 4, "returns a tuple"),
         ("forward", 1, "fails on an input of 1x3x32x32: ValueError: inner"),
         ("raising", 1, "RuntimeError: boom"),
         ("leaving", 1, "SystemExit: 7"),

@@ -167,12 +167,12 @@ def test_activations_are_counted_by_call() -> None:
     assert found.others == ("gelu",)
 
 
-@pytest.mark.parametrize("output", ["tuple", "dict", "single", "map"])
+@pytest.mark.parametrize("output", ["tuple", "dict", "integers", "map"])
 def test_outputs_that_are_not_logits_are_refused_with_a_way_on(output: str) -> None:
     class Odd(nn.Module):
         def forward(self, x: Tensor) -> object:
             y = x.mean((2, 3))
-            return {"tuple": (y, y), "dict": {"out": y}, "single": y[:, :1], "map": x}[output]
+            return {"tuple": (y, y), "dict": {"out": x}, "integers": y.argmax(1), "map": x}[output]
 
     with pytest.raises(VisxError) as caught:
         _ = wrap(Odd(), size=16).anatomy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,7 +16,7 @@ from visx.progress import SILENT, Progress
 if TYPE_CHECKING:
     import torch
 
-    from visx.contract import Method
+    from visx.contract import Method, ScoreKind
     from visx.models import Model
 
 Inputs = Annotated[
@@ -50,6 +50,24 @@ Labels = Annotated[
     Path | None,
     typer.Option(
         "--labels", metavar="FILE", help="Class names of a custom model: one a line, or JSON.", show_default=False
+    ),
+]
+Head = Annotated[
+    str | None,
+    typer.Option(
+        "--head",
+        metavar="KEY",
+        help="Which member of a tuple, dict or dataclass is explained: an index, a key, or a path such as out.cls.",
+        show_default="found by running",
+    ),
+]
+Means = Annotated[
+    str | None,
+    typer.Option(
+        "--means",
+        metavar="KIND",
+        help="What the output means: logits, probabilities, sigmoid (independent labels, or one logit) or regression.",
+        show_default="found by running, said",
     ),
 ]
 Methods = Annotated[
@@ -211,6 +229,14 @@ def pick_device(text: str) -> torch.device:
     if device.type not in ("cpu", "cuda", "mps"):
         raise usage(f"unknown device {text!r}", "auto, cpu, cuda, cuda:N or mps")
     return device
+
+
+def say_outputs(model: Model, say: Callable[[str], None], kinds: Iterable[ScoreKind] = ()) -> None:
+    """Tell what a model's output was found to mean, where it is not the plain case, and what that makes of the scores."""
+    if not model.outputs.plain:
+        say(f"{model.name} gives {model.outputs}: {model.outputs.seen}")
+    for text in dict.fromkeys(filter(None, map(model.outputs.remark, kinds))):
+        say(text)
 
 
 def pick_methods(names: Sequence[str], model: Model | None = None) -> list[Method]:

@@ -13,9 +13,11 @@ from visx.cli.common import (
     BatchSize,
     Colormap,
     Device,
+    Head,
     Json,
     Labels,
     Layers,
+    Means,
     Methods,
     Param,
     Precision,
@@ -49,6 +51,8 @@ def compare(
     target: Target = "top1",
     score: Score = None,
     labels: Labels = None,
+    means: Means = None,
+    head: Head = None,
     param: Param = None,
     device: Device = "auto",
     precision: Precision = "fp32",
@@ -104,7 +108,7 @@ def compare(
         assign(param or [], {m.name: m.params for m in methods})
     specs = common.split(model) or ["efficientnet_lite0"]
     where = common.pick_device(device)
-    models = [load_model(spec, weights, labels=labels, device=where) for spec in specs]
+    models = [load_model(spec, weights, labels=labels, device=where, means=means, head=head) for spec in specs]
     picture = models[0].preprocess.decode(read(path))
     for remark in picture.remarks:
         talk.say(f"{printable(source)}: {remark}")
@@ -118,6 +122,8 @@ def compare(
             print(to_json(found.record), flush=True)
         for warning in found.answer.warnings:
             talk.say(f"warning: {found.job.method.name} of {found.answer.label}: {warning}")
+    for loaded in models:
+        common.say_outputs(loaded, talk.say, (f.job.kind for r in rows if r.model is loaded for f in r.found.values()))
     cells = draw_rows(rows, picture, Look(colormap, alpha, shared_scale, cut, times))
     drawn = sheet.layout(cells, path.name, columns=columns, cell=cell, theme=theme, font=font)
     make_folder(out.parent)

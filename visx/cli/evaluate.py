@@ -12,9 +12,11 @@ from visx.cli import common
 from visx.cli.common import (
     BatchSize,
     Device,
+    Head,
     Inputs,
     Json,
     Labels,
+    Means,
     ModelSpec,
     Nul,
     Out,
@@ -71,6 +73,8 @@ def evaluate(
         typer.Option("--score", help="The scalar that is explained.", show_default="each method's own"),
     ] = None,
     labels: Labels = None,
+    means: Means = None,
+    head: Head = None,
     param: Param = None,
     least: Annotated[
         list[str] | None,
@@ -134,11 +138,12 @@ def evaluate(
 
     if "all" not in names:
         assign(rest, {m.name: m.params for m in methods})
-    loaded = load_model(model, weights, labels=labels, device=common.pick_device(device))
+    loaded = load_model(model, weights, labels=labels, device=common.pick_device(device), means=means, head=head)
     methods = common.pick_methods(names, loaded)
     jobs = plan(loaded, methods, layer or [], assign(rest, {m.name: m.params for m in methods}), score)
+    common.say_outputs(loaded, talk.say, (job.kind for job in jobs))
     default = model == "efficientnet_lite0" and weights == "default"
-    spec = parse_target(target, loaded.labels, loaded.classes)
+    spec = parse_target(target, loaded.names, loaded.classes)
     settings = Settings(
         out=out, target=spec, seed=seed, precision=precision, batch_size=size, default_model=default, resume=resume
     )

@@ -16,10 +16,12 @@ from visx.cli.common import (
     BatchSize,
     Colormap,
     Device,
+    Head,
     Inputs,
     Json,
     Labels,
     Layers,
+    Means,
     Methods,
     ModelSpec,
     Nul,
@@ -52,6 +54,8 @@ def explain(
     target: Target = "top1",
     score: Score = None,
     labels: Labels = None,
+    means: Means = None,
+    head: Head = None,
     param: Param = None,
     device: Device = "auto",
     precision: Precision = "fp32",
@@ -130,7 +134,7 @@ def explain(
 
     if engine == "ray":
         from visx.ray_engine import RayRun
-    loaded = _load(model, weights, labels, device if engine == "local" else "cpu")
+    loaded = _load(model, weights, labels, device if engine == "local" else "cpu", means, head)
     methods = common.pick_methods(names, loaded)
     dealt = assign(param or [], {m.name: m.params for m in methods})
     jobs = plan(loaded, methods, common.split(layer), dealt, score)
@@ -138,9 +142,10 @@ def explain(
         raise usage(f"--layer: {', '.join(m.name for m in methods)} looks at no layer", "`visx methods` shows which do")
     if not layer and any(job.layer for job in jobs):
         talk.say(f"layer {next(job.layer for job in jobs if job.layer)} of {model}")
+    common.say_outputs(loaded, talk.say, (job.kind for job in jobs))
     settings = Settings(
         out=out,
-        target=parse_target(target, loaded.labels, loaded.classes),
+        target=parse_target(target, loaded.names, loaded.classes),
         seed=seed,
         precision=precision,
         batch_size=size,
@@ -169,7 +174,7 @@ def explain(
                 talk.say(f"warning: {printable(record['image'])}: {record['method']}: {warning}")
 
     if engine == "ray":
-        load = partial(_load, model, weights, labels, device)
+        load = partial(_load, model, weights, labels, device, means, head)
         run: Run = RayRun(loaded, jobs, settings, load, device, address, on_record, talk.say)
     else:
         run = Run(loaded, jobs, settings, loaded.device, on_record, talk.say)
@@ -183,11 +188,13 @@ def explain(
     return int(run.summary.code)
 
 
-def _load(spec: str, weights: str, labels: Path | None, device: str) -> Model:
+def _load(
+    spec: str, weights: str, labels: Path | None, device: str, means: str | None = None, head: str | None = None
+) -> Model:
     """The model on its device, here or in a worker."""
     from visx.models import load_model
 
-    return load_model(spec, weights, labels=labels, device=common.pick_device(device))
+    return load_model(spec, weights, labels=labels, device=common.pick_device(device), means=means, head=head)
 
 
 def _line(record: dict[str, Any], out: Path) -> str:

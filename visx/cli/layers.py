@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from visx.cli import common
-from visx.cli.common import Json, Quiet
+from visx.cli.common import Head, Json, Means, Quiet
 
 
 def layers(
@@ -29,13 +29,16 @@ def layers(
     spatial: Annotated[
         bool, typer.Option("--spatial", help="Only layers with a feature map (channels, height, width).")
     ] = False,
+    means: Means = None,
+    head: Head = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """List a model's layers with their output shapes for its input size; * marks the default target layer."""
     from visx.models import load_model
 
-    found = load_model(model, weights or ("default" if ".py" in model else "random")).anatomy
+    loaded = load_model(model, weights or ("default" if ".py" in model else "random"), means=means, head=head)
+    found = loaded.anatomy
     rows = [row for row in found.layers if row.name and not (spatial and len(row.shape or ()) != 3)]
     width = max((len(row.name) for row in rows), default=0)
     for row in rows:
@@ -51,6 +54,8 @@ def layers(
         else:
             shape = " x ".join(map(str, row.shape)) if row.shape is not None else "-"
             print(f"{'*' if default else ' '} {row.name:<{width}}  {row.type:<22} {shape}")
+    about = f": {found.outputs.seen}" if found.outputs.seen else ""
+    common.Talk(quiet).say(f"output: {found.outputs}, {found.classes} in all{about}")
     if found.default_layer is None and not json:
         common.Talk(quiet).say(
             f"{model} has no spatial feature map that feeds a pooling: methods that look at layers do not fit it"

@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 from visx.cli import common
-from visx.cli.common import BatchSize, Device, Inputs, Json, Labels, ModelSpec, Nul, Precision, Quiet, Talk, WeightsSpec
+from visx.cli.common import (
+    BatchSize,
+    Device,
+    Head,
+    Inputs,
+    Json,
+    Labels,
+    Means,
+    ModelSpec,
+    Nul,
+    Precision,
+    Quiet,
+    Talk,
+    WeightsSpec,
+)
 from visx.errors import printable
 
 
@@ -18,6 +32,8 @@ def predict(
     weights: WeightsSpec = "default",
     top: Annotated[int, typer.Option("-k", "--top", metavar="K", min=1, help="How many classes.")] = 5,
     labels: Labels = None,
+    means: Means = None,
+    head: Head = None,
     device: Device = "auto",
     precision: Precision = "fp32",
     batch_size: BatchSize = "auto",
@@ -25,7 +41,7 @@ def predict(
     json: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Show the likeliest classes of images, with their probabilities and logits."""
+    """Show the likeliest classes of images, with their probabilities and logits (of a regression, its values)."""
     size = common.batch_size(batch_size)
 
     from visx.artifacts import to_json
@@ -35,7 +51,8 @@ def predict(
 
     talk = Talk(quiet)
     items = finding.find(inputs, None, sys.stdin.buffer, null, talk.say)
-    loaded = load_model(model, weights, labels=labels, device=common.pick_device(device))
+    loaded = load_model(model, weights, labels=labels, device=common.pick_device(device), means=means, head=head)
+    common.say_outputs(loaded, talk.say)
     done = failed = 0
     for row in predictions(loaded, items, min(top, loaded.classes), precision, size):
         if json:
@@ -48,5 +65,7 @@ def predict(
         if not json:
             print(printable(row["image"]))
             for guess in row["predictions"]:
-                print(f"  {guess['probability']:7.2%}  {guess['target']:>4}  {guess['label']}")
+                chance = guess["probability"]
+                shown = f"{guess['logit']:<10.5g}" if chance is None else f"{chance:7.2%}"
+                print(f"  {shown}  {guess['target']:>4}  {guess['label']}")
     return 0 if not failed else 3 if done else 1

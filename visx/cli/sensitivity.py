@@ -12,9 +12,11 @@ from visx.cli import common
 from visx.cli.common import (
     BatchSize,
     Device,
+    Head,
     Inputs,
     Json,
     Labels,
+    Means,
     Nul,
     Out,
     Param,
@@ -97,6 +99,8 @@ def sensitivity(
         typer.Option("--score", help="The scalar that is explained.", show_default="each method's own; presets: prob"),
     ] = None,
     labels: Labels = None,
+    means: Means = None,
+    head: Head = None,
     param: Param = None,
     device: Device = "auto",
     precision: Precision = "fp32",
@@ -156,7 +160,7 @@ def sensitivity(
     where = common.pick_device(device)
     specs = common.split(model) or ["efficientnet_lite0"]
     for spec in specs:
-        loaded = load_model(spec, weights, labels=labels, device=where)
+        loaded = load_model(spec, weights, labels=labels, device=where, means=means, head=head)
         groups, texts = [], []
         for experiment, one in zip(experiments, methods, strict=True):
             fixed = {**experiment.params, **dealt[one.name]}
@@ -164,8 +168,9 @@ def sensitivity(
                 values = parse_vary(varied)
                 groups.append(settings_of(loaded, one, values, fixed, scalar, layer, seed, against))
                 texts.append(" ".join(varied))
+        common.say_outputs(loaded, talk.say, (s.job.kind for group in groups for s in group))
         default = spec == "efficientnet_lite0" and weights == "default"
-        classes = parse_target(target, loaded.labels, loaded.classes)
+        classes = parse_target(target, loaded.names, loaded.classes)
         run = Settings(
             out=out,
             target=classes,

@@ -14,6 +14,7 @@ from visx.errors import VisxError, unknown, unsupported, usage
 from visx.images.geometry import Preprocess
 from visx.models import checkpoint, sources
 from visx.models.model import Model, Weights
+from visx.network.outputs import check_means
 from visx.network.probe import complete
 
 DEFAULT_MODEL = "efficientnet_lite0"
@@ -27,13 +28,18 @@ def load_model(
     *,
     labels: str | Path | None = None,
     device: str | torch.device = "cpu",
+    means: str | None = None,
+    head: str | int | None = None,
 ) -> Model:
     """Load a model.
 
     `spec` is `efficientnet_lite0`, a torchvision name, `timm/NAME` or `FILE.py:FACTORY`; `weights` is `default`,
-    `random` (the same values every time) or a checkpoint file; `labels` a file of class names. Raises `VisxError` with
+    `random` (the same values every time) or a checkpoint file; `labels` a file of class names; `means` what the output
+    means (logits, probabilities, sigmoid, regression) and `head` which member of it is explained, where running the model
+    could not tell. Raises `VisxError` with
     a usage code for unknown names, with a failure code where weights cannot be had or do not fit.
     """
+    check_means(means)
     source = sources.find(spec)
     if weights == "random":
         model = _random(source, spec)
@@ -43,6 +49,10 @@ def load_model(
         model = _from_checkpoint(source, spec, Path(weights))
     if labels is not None:
         model.labels = read_labels(Path(labels))
+    made = getattr(source, "made", None)
+    wrapped = made if isinstance(made, Model) else model  # a factory may say itself what its outputs mean
+    model.means = means or wrapped.means
+    model.head = wrapped.head if head is None else head
     return _settle(model, torch.device(device))
 
 
@@ -56,12 +66,16 @@ def wrap(
     interpolation: str = "bilinear",
     labels: list[str] | tuple[str, ...] | None = None,
     name: str | None = None,
+    means: str | None = None,
+    head: str | int | None = None,
 ) -> Model:
     """A `Model` around your own module, which is used in place and left exactly as it was.
 
     `size` is the input's (height, width) or one number for both; `resize` the shorter side before the central crop
     (default: the same proportion as ImageNet's 256 to 224); `mean` and `std` are of pixels in 0..1, one number a channel:
-    three, or one where the module takes grey pictures (N, 1, H, W).
+    three, or one where the module takes grey pictures (N, 1, H, W). `means` says what the output means ("logits",
+    "probabilities", "sigmoid" or "regression") and `head` which member of it is explained (a key, an index, or a path such
+    as "out.cls"), where running the module could not tell.
     """
     if not isinstance(module, nn.Module):
         raise usage(f"wrap() takes a torch.nn.Module, not a {type(module).__name__}")
@@ -84,6 +98,8 @@ def wrap(
         preprocess,
         Weights("in-memory", checkpoint.digest_state(module)),
         tuple(labels) if labels else None,
+        means=check_means(means),
+        head=head,
     )
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from visx.errors import VisxError, usage
+from visx.errors import VisxError, unsupported, usage
 from visx.images.geometry import Preprocess
 from visx.network.anatomy import Anatomy, examine
 from visx.network.forms import whereabouts
+from visx.network.outputs import Outputs
 from visx.network.probe import failure
 from visx.state import Folding, Network
 
@@ -32,7 +33,8 @@ class Model:
 
     `module` is never changed by explaining: it is set to eval mode and its flags are restored around every use.
     Models loaded by visx are frozen, mostly `channels_last`, and run with batch norms folded into convolutions (`folding`:
-    see visx/state.py); a module handed in keeps its memory layout and its operations.
+    see visx/state.py); a module handed in keeps its memory layout and its operations. `means` and `head` overrule what the
+    output is found to mean.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Model:
     labels: tuple[str, ...] | None = None
     channels_last: bool = False
     folding: Folding = "none"
+    means: str | None = None
+    head: str | int | None = None
     _networks: dict[tuple[str, str], Network] = field(default_factory=dict, repr=False)
     _anatomy: Anatomy | None = field(default=None, repr=False)
 
@@ -54,7 +58,7 @@ class Model:
     def anatomy(self) -> Anatomy:
         """Layers, default layer, classification head and activations, found by running the module once.
 
-        Raises `VisxError` where the output is not logits (exit 4) or the labels are not as many as the classes (exit 2).
+        Raises `VisxError` where the output is nothing that can be explained (exit 4) or the labels are not as many as the classes (exit 2).
         """
         if self._anatomy is None:
             with self.network().session():  # one thread looks, the others wait and find it done
@@ -64,21 +68,40 @@ class Model:
     def _examine(self) -> Anatomy:
         shape = (len(self.preprocess.mean), *self.input_size)
         try:
-            found = examine(self.network(), shape)
+            found = examine(self.network(), shape, self.means, self.head, len(self.labels or ()))
         except VisxError:
             raise
         except Exception as error:  # whatever a user's own forward raises
             raise failure(self.name, self.network().module, shape, error) from error
-        if self.labels and len(self.labels) != found.classes:
+        known = (found.classes, 1) if found.outputs.single else (found.classes,)
+        if self.labels and len(self.labels) not in known and found.outputs.kind != "features":
             raise usage(
                 f"{len(self.labels)} labels for a model of {found.classes} classes", "--labels FILE: one name a class"
             )
         return found
 
     @property
+    def outputs(self) -> Outputs:
+        """What the raw output means."""
+        return self.anatomy.outputs
+
+    @property
     def classes(self) -> int:
-        """The number of classes."""
+        """The number of classes (or of a regression's values). Raises `VisxError` (exit 4) where there are none."""
+        if self.outputs.kind == "features":
+            raise unsupported(
+                f"{self.name} has no classifier: its output is {self.anatomy.classes} features ({self.outputs.seen}), "
+                "of which none is a class",
+                "take a model with a head, or say --means logits (means='logits') if each of them is a class",
+            )
         return self.anatomy.classes
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The labels, one a class: of a single logit's one label its opposite too."""
+        if self.labels and len(self.labels) == 1 and self.outputs.single:
+            return f"not {self.labels[0]}", self.labels[0]
+        return self.labels
 
     @property
     def device(self) -> torch.device:
@@ -86,8 +109,11 @@ class Model:
         return whereabouts(self.module)
 
     def label(self, index: int) -> str:
-        """The name of a class; its number where names are not known."""
-        return self.labels[index] if self.labels and 0 <= index < len(self.labels) else str(index)
+        """The name of a class; its number where names are not known (of a regression's value: `out:N`)."""
+        names = self.names
+        if names and 0 <= index < len(names):
+            return names[index]
+        return str(index) if self.outputs.of_classes else f"out:{index}"
 
     def network(self, precision: str = "fp32", device: torch.device | None = None) -> Network:
         """The network at a precision and on a device: the module itself where it already is so, else a copy of it."""
@@ -106,4 +132,5 @@ class Model:
         return self._networks[key]
 
     def _around(self, module: nn.Module) -> Network:
-        return Network(module, channels_last=self.channels_last, folding=self.folding)
+        folding, layout = self.folding, self.channels_last
+        return Network(module, channels_last=layout, folding=folding, outputs=lambda: self.outputs)

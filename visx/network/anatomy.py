@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from visx.network.forms import named_modules
+from visx.network.outputs import Outputs, recognise
 from visx.network.probe import dry_run
 from visx.network.rules import OTHER_ACTIVATIONS, relu_call
-from visx.outputs import check_logits
 from visx.state import Network
 
 Key = tuple[int, int]  # identity and version of a tensor
@@ -57,15 +57,20 @@ class Layer:
 class Anatomy:
     """What one run showed. `default_layer` is None where no 4-D output feeds a pooling (token models); `gap_head` says
     whether the logits are one linear map of globally averaged features; `relus` and `others` count activations;
-    `no_input_gradient` says why none can be had (empty where one can)."""
+    `outputs` says what comes out; `no_input_gradient` says why none can be had (empty where one can)."""
 
     layers: tuple[Layer, ...]
     default_layer: str | None
     gap_head: bool
     relus: int
     others: tuple[str, ...]
-    classes: int
+    outputs: Outputs
     no_input_gradient: str = ""
+
+    @property
+    def classes(self) -> int:
+        """The number of class columns."""
+        return self.outputs.classes
 
 
 @dataclass
@@ -245,18 +250,27 @@ _PROPERTIES = {
 } | {Tensor.size, Tensor.dim, Tensor.detach}
 
 
-def examine(network: Network, shape: tuple[int, int, int]) -> Anatomy:
-    """Run the network once on a mid-grey (C, H, W) picture of this shape and describe it."""
+def examine(
+    network: Network,
+    shape: tuple[int, int, int],
+    means: str | None = None,
+    head: str | int | None = None,
+    labels: int = 0,
+) -> Anatomy:
+    """Run the network once on a mid-grey (C, H, W) picture of this shape and describe it. `means` and `head` overrule what
+    its output is found to be, `labels` is how many class names there are."""
     with network.session():
         run = dry_run(network, shape, Trace)
-    trace, logits = run.watcher, check_logits(run.output, 1)
+    headless = getattr(network.module, "num_classes", None) == 0  # timm's way to say so
+    outputs = recognise(run.graphed, means=means, head=head, headless=headless, labels=labels)
+    trace, logits = run.watcher, outputs.tensor(run.output)
     return Anatomy(
         tuple(trace.layers),
         trace.default_layer(logits),
         trace.head(logits) is not None,
         trace.relus,
         tuple(trace.others),
-        logits.shape[1],
+        outputs,
         run.no_input_gradient,
     )
 

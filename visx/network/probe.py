@@ -34,10 +34,11 @@ T = TypeVar("T", bound=Watcher)
 @dataclass(frozen=True)
 class DryRun(Generic[T]):
     """One pass: the raw output, who watched it, and in words why no gradient leads from the output to the input (empty
-    where one does)."""
+    where one does). `graphed` is the raw output with its autograd graph, where there is one."""
 
     output: Any
     watcher: T
+    graphed: Any
     no_input_gradient: str = ""
 
 
@@ -46,13 +47,13 @@ def dry_run(network: Network, shape: tuple[int, ...], watcher: Callable[[], T]) 
     where forward fails with them (it may call `.numpy()`), or has backward hooks, which put nodes of their own between
     modules. Call inside `network.session()`. Raises whatever forward raises."""
     picture = network.prepare(torch.zeros(1, *shape))
-    watching = watcher()
+    watching, graphed = watcher(), None
     try:
         if not any(m._backward_hooks or m._backward_pre_hooks for m in network.module.modules()):
             with watching.watching(network.module):
                 output, reason = _differentiable(network.module, picture)
-            return DryRun(output, watching, reason)
-        reason = _differentiable(network.module, picture)[1]
+            return DryRun(output, watching, output, reason)
+        graphed, reason = _differentiable(network.module, picture)
     except VisxError:
         raise
     except Exception as error:  # whatever a user's own forward raises
@@ -60,7 +61,7 @@ def dry_run(network: Network, shape: tuple[int, ...], watcher: Callable[[], T]) 
     watching = watcher()
     with torch.no_grad(), watching.watching(network.module):
         output = network.module(picture)
-    return DryRun(output, watching, reason)
+    return DryRun(output, watching, output if graphed is None else graphed, reason)
 
 
 def _differentiable(module: nn.Module, picture: Tensor) -> tuple[Any, str]:

@@ -95,7 +95,7 @@ def compute(
         x, place = model.preprocess(picture.pixels)
         batch = torch.from_numpy(x)[None]
         network = model.network(ask.precision)
-        spec = parse_target(ask.target, model.labels, model.classes).for_image(name, model.labels, model.classes)
+        spec = parse_target(ask.target, model.names, model.classes).for_image(name, model.names, model.classes)
         targets, seeds = Targets([spec]), [image_seed(ask.seed, picture.digest)]
         of_target: list[dict[Key, Found]] = []
         with network.session():

@@ -34,7 +34,7 @@ class Factory:
         if not path.is_file():
             raise usage(f"no such file: {file}", "FILE.py:FACTORY")
         self.name = spec
-        self._made = self._call(path, attribute)
+        self.made = self._call(path, attribute)
 
     def _call(self, path: Path, attribute: str) -> nn.Module | Model:
         from visx.models.load import seeded
@@ -64,16 +64,16 @@ class Factory:
         return made
 
     def build(self) -> nn.Module:
-        return self._made.module if isinstance(self._made, Model) else self._made
+        return self.made.module if isinstance(self.made, Model) else self.made
 
     def build_for(self, state: dict[str, Tensor], classes: int | None = None, digest: str = "") -> nn.Module:
         return self.build()
 
     def preprocess(self) -> Preprocess:
-        return self._made.preprocess if isinstance(self._made, Model) else Preprocess(256, (224, 224))
+        return self.made.preprocess if isinstance(self.made, Model) else Preprocess(256, (224, 224))
 
     def labels(self, module: nn.Module) -> tuple[str, ...] | None:
-        return self._made.labels if isinstance(self._made, Model) else None
+        return self.made.labels if isinstance(self.made, Model) else None
 
     def default(self) -> Model:
         module, preprocess = self.build(), self.preprocess()
