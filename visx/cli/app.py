@@ -8,6 +8,7 @@ import typer
 
 from visx import __version__
 from visx.cli import compare, diff, evaluate, explain, layers, methods, models, predict, report, sensitivity
+from visx.cli.output import owning_output
 
 app = typer.Typer(
     name="visx",
@@ -35,16 +36,16 @@ def _root(
     """See why a vision model said what it said: overlays to look at, raw maps to compute with."""
 
 
-app.command("explain")(explain.explain)
-app.command("methods")(methods.methods)
-app.command("models")(models.models)
-app.command("layers")(layers.layers)
-app.command("predict")(predict.predict)
-app.command("sensitivity")(sensitivity.sensitivity)
-app.command("evaluate")(evaluate.evaluate)
-app.command("diff")(diff.diff)
-app.command("compare")(compare.compare)
-app.command("report")(report.report)
+app.command("explain")(owning_output(explain.explain))
+app.command("methods")(owning_output(methods.methods))
+app.command("models")(owning_output(models.models))
+app.command("layers")(owning_output(layers.layers))
+app.command("predict")(owning_output(predict.predict))
+app.command("sensitivity")(owning_output(sensitivity.sensitivity))
+app.command("evaluate")(owning_output(evaluate.evaluate))
+app.command("diff")(owning_output(diff.diff))
+app.command("compare")(owning_output(compare.compare))
+app.command("report")(owning_output(report.report))
 
 
 def usage_error(error: Exception) -> tuple[str, str] | None:

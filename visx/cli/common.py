@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from visx.cli.output import put
 from visx.errors import usage
 from visx.progress import SILENT, Progress
 
@@ -192,7 +193,7 @@ def print_table(lines: Sequence[Sequence[str]]) -> None:
     """Lines of cells, the first one the titles, in columns that line up; the same on a terminal and in a log."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        put("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def batch_size(text: str) -> int | None:

@@ -28,6 +28,7 @@ from visx.cli.common import (
     Target,
     WeightsSpec,
 )
+from visx.cli.output import put
 from visx.errors import printable, usage
 
 DEFAULT_OUT = Path("visx-compare.png")
@@ -119,7 +120,7 @@ def compare(
         rows = compute(models, picture, source, ask, talk.say, progress)
     for found in (f for row in rows for f in row.found.values()):
         if json:
-            print(to_json(found.record), flush=True)
+            put(to_json(found.record), flush=True)
         for warning in found.answer.warnings:
             talk.say(f"warning: {found.job.method.name} of {found.answer.label}: {warning}")
     for loaded in models:
@@ -129,5 +130,5 @@ def compare(
     make_folder(out.parent)
     write_whole(out, sheet.encode(drawn, suffix))
     if not json and not quiet:
-        print(out)
+        put(str(out))
     return 0

@@ -9,6 +9,7 @@ import typer
 
 from visx.cli.common import Json, Param, Quiet, Talk
 from visx.cli.measuring import thresholds
+from visx.cli.output import put
 from visx.errors import ExitCode, printable, usage
 
 if TYPE_CHECKING:
@@ -57,9 +58,9 @@ def diff(
         write_whole(junit, comparing.junit(rows))
     for row in rows:
         if json:
-            print(to_json(row.as_dict()))
+            put(to_json(row.as_dict()))
         elif not quiet or row.misses:
-            print(_line(row))
+            put(_line(row))
     missed = sum(bool(row.misses) for row in rows)
     Talk(quiet).say(f"{len(rows)} compared, {missed} missed" if missed else f"{len(rows)} compared, none missed")
     return int(ExitCode.THRESHOLD if missed else ExitCode.OK)

@@ -28,6 +28,7 @@ from visx.cli.common import (
     WeightsSpec,
 )
 from visx.cli.measuring import Boxes, annotated, failure, thresholds
+from visx.cli.output import put
 from visx.errors import ExitCode, usage
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def _show(found: Evaluation, json: bool) -> None:
 
     if json:
         for row in found.rows:
-            print(to_json(row.as_dict()))
+            put(to_json(row.as_dict()))
         return
     cells: dict[str, dict[str, str]] = {}
     for row in found.rows:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from visx.cli import common
+from visx.cli import common, output
 from visx.cli.common import (
     Alpha,
     BatchSize,
@@ -36,6 +36,7 @@ from visx.cli.common import (
     Verbose,
     WeightsSpec,
 )
+from visx.cli.output import put
 from visx.errors import printable, usage
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def explain(
     size = common.batch_size(batch_size)
     if show and not overlay:
         raise usage("--show draws the overlays that --no-overlay leaves out")
-    showing = show and not json and sys.stdout.isatty()
+    showing = show and not json and output.is_terminal()
     if address is not None and engine != "ray":
         raise usage("--address is of a Ray cluster", "add --engine ray")
 
@@ -161,15 +162,15 @@ def explain(
 
     def on_record(record: dict[str, Any], line: str) -> None:
         if json:
-            print(line, flush=True)
+            put(line, flush=True)
         if "error" in record:
             hint = f" ({record['error']['hint']})" if record["error"]["hint"] else ""
             talk.error(f"{printable(record['image'])}: {record['error']['message']}{hint}")
         else:
             if not json and not quiet:
-                print(_line(record, out), flush=True)
+                put(_line(record, out), flush=True)
             if showing:
-                print(preview(out / record["files"]["overlay"]), flush=True)
+                put(preview(out / record["files"]["overlay"], columns=output.columns()), flush=True)
             for warning in record["warnings"]:
                 talk.say(f"warning: {printable(record['image'])}: {record['method']}: {warning}")
 

@@ -9,6 +9,7 @@ import typer
 
 from visx.cli import common
 from visx.cli.common import Head, Json, Means, Quiet
+from visx.cli.output import put
 
 
 def layers(
@@ -44,16 +45,16 @@ def layers(
     for row in rows:
         default = row.name == found.default_layer
         if json:
-            print(
+            put(
                 jsonlib.dumps(
                     {"name": row.name, "type": row.type, "shape": row.shape and list(row.shape), "default": default}
                 )
             )
         elif quiet:
-            print(row.name)
+            put(row.name)
         else:
             shape = " x ".join(map(str, row.shape)) if row.shape is not None else "-"
-            print(f"{'*' if default else ' '} {row.name:<{width}}  {row.type:<22} {shape}")
+            put(f"{'*' if default else ' '} {row.name:<{width}}  {row.type:<22} {shape}")
     about = f": {found.outputs.seen}" if found.outputs.seen else ""
     common.Talk(quiet).say(f"output: {found.outputs}, {found.classes} in all{about}")
     if found.default_layer is None and not json:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from visx.cli.common import Json, Quiet
+from visx.cli.output import put
 
 if TYPE_CHECKING:
     from visx.contract import Method
@@ -27,11 +28,11 @@ def methods(
     chosen = [get_method(name)] if name else all_methods()
     if json:
         for method in chosen:
-            print(jsonlib.dumps(as_dict(method)))
+            put(jsonlib.dumps(as_dict(method)))
     elif name:
-        print(_full(chosen[0]))
+        put(_full(chosen[0]))
     elif quiet:
-        print("\n".join(m.name for m in chosen))
+        put("\n".join(m.name for m in chosen))
     else:
         _table(chosen)
 
@@ -81,13 +82,13 @@ def _table(chosen: list[Method]) -> None:
     rows = [("method", "family", "needs", "score", "source")]
     rows += [(m.name, m.family, ",".join(sorted(m.needs)) or "scores", m.score, m.source) for m in chosen]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    print(_columns(rows[0], widths))
+    put(_columns(rows[0], widths))
     for method, row in zip(chosen, rows[1:], strict=True):
-        print(_columns(row, widths))
+        put(_columns(row, widths))
         defaults = "  ".join(f"{o.name}={o.default}" for o in describe(method.params))
         if defaults:
-            print(textwrap.fill(defaults, 80, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False))
-    print("\n`visx methods NAME` shows one in full: parameters, bounds, theory, source.")
+            put(textwrap.fill(defaults, 80, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False))
+    put("\n`visx methods NAME` shows one in full: parameters, bounds, theory, source.")
 
 
 def _columns(row: tuple[str, ...], widths: list[int]) -> str:

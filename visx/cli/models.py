@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from visx.cli.common import Json, Quiet
+from visx.cli.output import put
 
 
 def models(
@@ -26,7 +27,7 @@ def models(
     if not rows:
         raise usage(f"no model fits {pattern!r}", "a part of a name or a glob, for instance 'resnet*' or 'timm/*vit*'")
     for row in rows:
-        print(jsonlib.dumps(row) if json else row["name"] if quiet else _line(row))
+        put(jsonlib.dumps(row) if json else row["name"] if quiet else _line(row))
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from visx.cli.common import (
     Talk,
     WeightsSpec,
 )
+from visx.cli.output import put
 from visx.errors import printable
 
 
@@ -56,16 +57,16 @@ def predict(
     done = failed = 0
     for row in predictions(loaded, items, min(top, loaded.classes), precision, size):
         if json:
-            print(to_json(row), flush=True)
+            put(to_json(row), flush=True)
         if "error" in row:
             failed += 1
             talk.error(f"{printable(row['image'])}: {row['error']['message']}")
             continue
         done += 1
         if not json:
-            print(printable(row["image"]))
+            put(printable(row["image"]))
             for guess in row["predictions"]:
                 chance = guess["probability"]
                 shown = f"{guess['logit']:<10.5g}" if chance is None else f"{chance:7.2%}"
-                print(f"  {shown}  {guess['target']:>4}  {guess['label']}")
+                put(f"  {shown}  {guess['target']:>4}  {guess['label']}")
     return 0 if not failed else 3 if done else 1

@@ -80,8 +80,6 @@ class Bar(Progress):
             TextColumn("{task.fields[passes]}"),
             TimeRemainingColumn(),
         )
-        # standard output is data: rich may route it round the bar only where both are the same terminal
-        self.bar = self.stack.enter_context(
-            Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
-        )
+        # what others print comes to standard error, round the bar; results pass it, unless both are on the terminal
+        self.bar = self.stack.enter_context(Progress(*columns, console=Console(stderr=True), transient=True))
         self.task = self.bar.add_task(self.what, total=self.total, passes="")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from visx.cli.common import Json, Quiet, Talk
+from visx.cli.output import put
 
 INLINE_MB = 8.0
 
@@ -38,7 +39,7 @@ def report(
 
     summary = write_report(folder, out or folder / "report.html", int(inline_mb * 1_000_000), Talk(quiet))
     if json:
-        print(to_json(summary))
+        put(to_json(summary))
     elif not quiet:
-        print(summary["report"])
+        put(summary["report"])
     return 0

@@ -27,6 +27,7 @@ from visx.cli.common import (
     WeightsSpec,
 )
 from visx.cli.measuring import Boxes, annotated, failure
+from visx.cli.output import put
 from visx.errors import usage
 from visx.presets import Experiment, get_preset
 
@@ -202,18 +203,18 @@ def _show(found: Sensitivity, json: bool) -> None:
     rows = found.rows()
     if json:
         for row in rows:
-            print(to_json(row))
+            put(to_json(row))
         return
     if not rows:
         return
     alike = [key for key in ("model", "method", "varied") if len({row[key] for row in rows}) == 1]
     if alike:
-        print("  ".join(rows[0][key] for key in alike))
+        put("  ".join(rows[0][key] for key in alike))
     columns = [key for key in ("model", "method", "varied") if key not in alike]
     shown = [_table(found, rows, [*columns, key], key) for key in ("pair", "setting")]
     for number, lines in enumerate(filter(None, shown)):
         if number:
-            print()
+            put()
         common.print_table(lines)
 
 
