@@ -87,6 +87,8 @@ def explain(
     refuse_transforms()
     if isinstance(model, nn.Module):
         model = wrap(model)
+    else:
+        model.refresh(precision)
     if batch_size < 1:
         raise usage(f"batch_size={batch_size}: at least 1")
     images = list(image) if isinstance(image, (list, tuple)) else [image]

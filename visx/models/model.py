@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 
 from visx.errors import VisxError, unsupported, usage
 from visx.images.geometry import Preprocess
+from visx.models.checkpoint import digest_state
 from visx.network.anatomy import Anatomy, examine
-from visx.network.forms import whereabouts
+from visx.network.forms import unwrapped, whereabouts
 from visx.network.outputs import Outputs
 from visx.network.probe import failure
+from visx.network.snapshot import Snapshot
 from visx.state import Folding, Network
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -48,6 +51,8 @@ class Model:
     head: str | int | None = None
     _networks: dict[tuple[str, str], Network] = field(default_factory=dict, repr=False)
     _anatomy: Anatomy | None = field(default=None, repr=False)
+    _snapshot: Snapshot | None = field(default=None, init=False, repr=False, compare=False)
+    _rest: Any = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -114,6 +119,29 @@ class Model:
         if names and 0 <= index < len(names):
             return names[index]
         return str(index) if self.outputs.of_classes else f"out:{index}"
+
+    @torch.no_grad()
+    def refresh(self, precision: str = "fp32") -> None:
+        """Forget what was learnt of the module (anatomy, copies in other precisions, folded weights, crops) if its owner has
+        changed it since the last call, or the labels or preprocessing.
+
+        `visx.explain` begins with it. Call it yourself before you read `anatomy` or `classes` of a model you have edited.
+        `precision`: what the model is going to run in; of a module that is copied for it, all values are compared.
+        """
+        copied = precision != "fp32" or any(
+            network.module is not unwrapped(self.module) for network in self._networks.values()
+        )
+        labels = tuple(self.labels or ())
+        rest = (self.module, labels, self.preprocess, self.channels_last, self.folding, self.means, self.head)
+        if rest == self._rest and self._snapshot is not None and self._snapshot.holds(matrices=copied):
+            return
+        with self.network().session():  # nobody's hooks are on the module while it is looked at
+            if self._snapshot is not None and not self._snapshot.values_hold():
+                self.weights = Weights("in-memory", digest_state(self.module))
+            self._snapshot, self._rest = Snapshot(unwrapped(self.module)), rest
+            self._snapshot.values_hold(matrices=copied)
+            self._networks.clear()
+            self._anatomy = None
 
     def network(self, precision: str = "fp32", device: torch.device | None = None) -> Network:
         """The network at a precision and on a device: the module itself where it already is so, else a copy of it."""

@@ -1,0 +1,178 @@
+"""Snapshots of a module: whether its owner has changed it since something was learnt from it.
+
+A snapshot knows what the module *is*: its submodules, their types, attributes and hooks, its tensors and their values.
+Version counters would not do, because edits through `.data` move none. Values are compared exactly where a tensor is
+small (normalisations, biases). Of a larger one the sums of its rows of 128 are: one pass over memory, some 5 % of a
+forward pass of one image, and sensitive to every change but one that keeps each of these sums to the last bit.
+"""
+
+from __future__ import annotations
+
+from operator import eq
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+from torch.nn.parameter import is_lazy
+
+_EXACT = 4096  # elements; larger tensors are summed
+_ROW = 128
+_DEPTH = 4  # of containers in attributes
+_HALF = {torch.float16, torch.bfloat16}
+_GLOBAL_HOOKS = (
+    "_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks", "_global_backward_pre_hooks",
+)  # fmt: skip
+
+
+class Snapshot:
+    """A module as it is now; `holds` says later whether it still is. Training mode and `requires_grad`, which explaining
+    sets for itself, do not count. It keeps the module's present tensors alive."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._modules: list[tuple[dict[str, Any], dict[str, Any]]] = []  # attributes and a copy of them
+        self._containers: list[Any] = []
+        self._copies: list[Any] = []
+        self._tensors: list[Tensor] = []
+        self._seen: set[int] = set()
+        self._look(module)
+        for name in _GLOBAL_HOOKS:
+            self._look(getattr(torch_module, name, None))
+        self._forms = self._formed()
+        self._values: _Values | None = None
+        self._matrices: _Values | None = None
+        try:
+            self._values = _Values([t for t in self._tensors if t.dim() > 2 or t.numel() <= _EXACT])
+        except (RuntimeError, NotImplementedError, TypeError):  # a tensor of a kind whose values cannot be read
+            self._values = None
+
+    def holds(self, *, matrices: bool = False) -> bool:
+        """Whether nothing was changed since; False, too, where the values of some tensor cannot be read.
+
+        `matrices`: large ones (of linear layers, embeddings) are compared from now on, too. Nothing is remembered of their
+        values unless a copy of the module is made.
+        """
+        for attributes, copy in self._modules:
+            copy["training"] = attributes["training"]
+        try:
+            if not all(map(eq, self._containers, self._copies)):
+                return False
+        except (RuntimeError, ValueError, TypeError):  # an array in another's place
+            return False
+        return self.values_hold(matrices=matrices)
+
+    def values_hold(self, *, matrices: bool = False) -> bool:
+        """The same of the tensors that the module had, whatever became of its attributes and hooks."""
+        if self._formed() != self._forms or self._values is None or not self._values.hold():
+            return False
+        if matrices and self._matrices is None:
+            self._matrices = _Values([t for t in self._tensors if t.dim() <= 2 and t.numel() > _EXACT])
+        return self._matrices is None or self._matrices.hold()
+
+    def _look(self, value: Any, depth: int = 0) -> None:
+        """Note what `value` holds. A container is equal to its shallow copy as long as nothing in it was replaced."""
+        if isinstance(value, Tensor):
+            if id(value) not in self._seen and not is_lazy(value):
+                self._seen.add(id(value))
+                self._tensors.append(value)
+        elif isinstance(value, nn.Module):
+            if id(value) not in self._seen:
+                attributes = vars(value)
+                copy = self._contained(attributes, attributes, 0)
+                self._modules.append((attributes, copy))
+                # a parametrisation is another class
+                self._containers.append(_Class(value))
+                self._copies.append(type(value))
+                self._seen.add(id(value))
+        elif isinstance(value, dict):
+            self._contained(value, value, depth)
+        elif isinstance(value, (tuple, list, set, frozenset)):
+            self._contained(value, dict(enumerate(value)), depth)
+        elif depth <= 1 and hasattr(value, "__dict__") and not callable(value) and not isinstance(value, ModuleType):
+            self._contained(vars(value), vars(value), depth + 1)  # a configuration
+
+    def _contained(self, container: Any, items: dict[Any, Any], depth: int) -> Any:
+        copy: Any = container.copy() if isinstance(container, (dict, list, set)) else container
+        if id(container) in self._seen or depth > _DEPTH:
+            return copy
+        self._seen.add(id(container))
+        self._containers.append(container)
+        self._copies.append(copy)
+        for item in items.values():
+            if type(item) not in (bool, int, float, str, type(None)):
+                self._look(item, depth + 1)
+        return copy
+
+    def _formed(self) -> list[Any]:
+        return [
+            (t.shape, t.dtype, *((t.data_ptr(), t.stride()) if t.layout is torch.strided and not t.is_meta else ()))
+            for t in self._tensors
+        ]
+
+
+class _Class:
+    """Equal to the class of an object, looked up whenever it is compared."""
+
+    def __init__(self, of: Any) -> None:
+        self._of = of
+
+    def __eq__(self, other: object) -> bool:
+        return type(self._of) is other
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class _Values:
+    """Values of tensors that stay where they are: small ones, and sums of large ones."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self._small: dict[Any, list[Tensor]] = {}
+        self._rows: list[Tensor] = []
+        self._odd: list[Tensor] = []  # those that no view shows in one dimension
+        for tensor in tensors:
+            if tensor.is_meta:
+                continue
+            flat = _flat(tensor.detach())
+            if flat is None:
+                self._odd.append(tensor)
+                continue
+            whole = len(flat) // _ROW * _ROW if len(flat) > _EXACT else 0
+            if whole:
+                self._rows.append(flat[:whole].view(-1, _ROW))
+            if whole < len(flat):
+                self._small.setdefault((flat.dtype, flat.device), []).append(flat[whole:])
+        self._were = self._now()
+
+    def hold(self) -> bool:
+        """Whether they are what they were."""
+        return all(map(torch.equal, self._now(), self._were))
+
+    @torch.no_grad()
+    def _now(self) -> list[Tensor]:
+        parts = {kind: [torch.cat(group)] for kind, group in self._small.items()}
+        for rows in self._rows:
+            sums = rows.sum(1, dtype=torch.float32 if rows.dtype in _HALF else None)
+            parts.setdefault((sums.dtype, sums.device), []).append(sums)
+        for tensor in self._odd:
+            values = (tensor.int_repr() if tensor.is_quantized else tensor.to_dense()).reshape(-1)
+            parts.setdefault((values.dtype, values.device), []).append(values)
+        return [_integers(torch.cat(group)) for group in parts.values()]
+
+
+def _flat(tensor: Tensor) -> Tensor | None:
+    """A tensor's values in one dimension, as a view of its memory, in whatever order they lie there."""
+    if tensor.is_quantized or tensor.layout is not torch.strided:
+        return None
+    if tensor.untyped_storage().nbytes() == tensor.element_size() * tensor.numel():
+        return tensor.as_strided((tensor.numel(),), (1,), 0)
+    return tensor.view(-1) if tensor.is_contiguous() else None
+
+
+def _integers(values: Tensor) -> Tensor:
+    """The same bits as integers: so NaN equals itself, and 0 is not -0."""
+    if not values.is_floating_point() and not values.is_complex():
+        return values
+    return values.view(
+        torch.uint8 if values.element_size() == 1 else torch.int16 if values.element_size() == 2 else torch.int32
+    )
