@@ -23,7 +23,7 @@ from visx.network.forms import eager, input_dtype, scripted, submodule, unwrappe
 from visx.network.isolation import hooked, undisturbed
 from visx.network.norms import align_norms
 from visx.network.outputs import LOGITS, Outputs, ScoreKind, in_full, require_graph, spatial
-from visx.network.rules import Met, Rule, Rules, guide, strangers
+from visx.network.rules import Met, Rule, Rules, complete, guide, strangers
 from visx.targets import Targets
 
 # What runs with batch norms folded into convolutions: nothing; all but single gradients, which depend on rounding; or all.
@@ -285,6 +285,7 @@ class Network:
         with Rules(rule or "guided") as rules:
             output = run(leaf.clone())
         require_graph(output, what)
+        rules.found.met += complete(output, rules.rule)
         rules.found.others += strangers(output)
         return leaf, output, rules.found
 

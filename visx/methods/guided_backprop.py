@@ -1,8 +1,9 @@
 """Guided backpropagation: a ReLU passes gradient only where its input and the incoming gradient are both positive.
 
 R_l = (f_l > 0) (R_{l+1} > 0) R_{l+1} (Springenberg et al. 2014, arXiv:1412.6806, figure 1). The rule reaches every
-ReLU, functional, reused and in-place ones too, and ReLU6 (passing where 0 < f < 6). Other activations (GELU, SiLU, ...)
-keep their plain gradient: a model with some of them is warned about, one without any ReLU is refused.
+ReLU, functional, reused and in-place ones too, those written as arithmetic (`maximum(x, 0)`, `where(x > 0, x, 0)`,
+`x * (x > 0)`, ...), and ReLU6 (passing where 0 < f < 6). Other activations (GELU, SiLU, leaky ones, thresholds, ...) keep
+their plain gradient: a model with some of them is warned about, one without any ReLU is refused.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from visx.network.forms import named_modules
 from visx.network.outputs import Outputs, recognise
 from visx.network.probe import dry_run
-from visx.network.rules import OTHER_ACTIVATIONS, relu_call
+from visx.network.rules import OTHER_ACTIVATIONS, Arithmetic, relu_call
 from visx.state import Network
 
 Key = tuple[int, int]  # identity and version of a tensor
@@ -104,6 +104,7 @@ class Trace(TorchFunctionMode):
         self.exits: list[tuple[str, Key, Key | None]] = []  # module, output, its first input
         self.layers: list[Layer] = []
         self.relus = 0
+        self._arithmetic = Arithmetic()
         self.others: dict[str, None] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -111,12 +112,13 @@ class Trace(TorchFunctionMode):
         first = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
         if func in _PROPERTIES or first is None:
             return func(*args, **kwargs)
-        if relu_call(func, args, kwargs) is not None:
+        if relu_call(func, args, kwargs) is not None or self._arithmetic.relu(func, args, kwargs) is not None:
             self.relus += 1
         elif func in OTHER_ACTIVATIONS:
             self.others[func.__name__] = None
         source = _key(first)
         output = func(*args, **kwargs)
+        self._arithmetic.remember(func, args, kwargs, output)
         if isinstance(output, Tensor) and _key(output) != source:
             self.kept.append((first, output))
             self.calls[_key(output)] = _Call(func, _key(output), source, first, args, kwargs, tuple(output.shape))

@@ -4,17 +4,30 @@ deconvnet (Zeiler & Fergus 2013, arXiv:1311.2901): ReLU of the incoming gradient
 guided (Springenberg et al. 2014, arXiv:1412.6806): where the incoming gradient is positive *and* the ReLU passed its
 input. For ReLU6 "passed" means 0 < x < 6, where its derivative is 1; the deconvnet's rule looks at no forward value.
 
-Within `Rules` every call of a ReLU, by whichever name, records the rule's backward pass instead of its own. `guide` hangs
-the guided rule, whose mask is the ReLU's own, on a graph that autograd has recorded: however a ReLU was written, there it
-is one of four kinds of node, and the forward pass costs nothing more (`Rules` takes a few microseconds a call, 6 % of a
-pass on efficientnet_lite0). What a ReLU does in place to a slice of a tensor autograd hides, and `guide` gives up. For the
-deconvnet `Rules` is the faster one: no mask is kept or applied.
+Within `Rules` every call of a ReLU, by whichever name or arithmetic, records the rule's backward pass instead of its own.
+`guide` hangs the guided rule, whose mask is the ReLU's own, on a graph that autograd has recorded: there a ReLU is one of
+a few kinds of node, and the forward pass costs nothing more (`Rules` takes a few microseconds a call, 6 % of a pass on
+efficientnet_lite0). Work in place on slices hides a ReLU from the graph, and of arithmetic it keeps too few values:
+`guide` gives up then, and the pass is run again within `Rules`. The deconvnet always uses `Rules`: no mask is kept or
+applied.
 """
 
 from __future__ import annotations
 
+from visx.network.rules.arithmetic import Arithmetic
 from visx.network.rules.calls import OTHER_ACTIVATIONS, ReluCall, Rules, relu_call
 from visx.network.rules.met import Met, Rule
-from visx.network.rules.nodes import guide, strangers
+from visx.network.rules.nodes import complete, guide, strangers
 
-__all__ = ["OTHER_ACTIVATIONS", "Met", "ReluCall", "Rule", "Rules", "guide", "relu_call", "strangers"]
+__all__ = [
+    "OTHER_ACTIVATIONS",
+    "Arithmetic",
+    "Met",
+    "ReluCall",
+    "Rule",
+    "Rules",
+    "complete",
+    "guide",
+    "relu_call",
+    "strangers",
+]

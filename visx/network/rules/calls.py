@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from visx.network.rules.arithmetic import Arithmetic
 from visx.network.rules.met import Met, Rule
 
-_RELU = {F.relu, torch.relu, Tensor.relu}
+_RELU = {F.relu, torch.relu, Tensor.relu, torch.ops.aten.relu, torch.ops.aten.relu.default}
 _RELU_ = {torch.relu_, Tensor.relu_}
 _CLAMP = {torch.clamp, Tensor.clamp, torch.clip, Tensor.clip}
 _CLAMP_ = {torch.clamp_, Tensor.clamp_, torch.clip_, Tensor.clip_}
@@ -76,16 +77,31 @@ class Rules(TorchFunctionMode):
         super().__init__()
         self.rule = rule
         self.found = Met()
+        self._arithmetic = Arithmetic(self.found.others)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        call = relu_call(func, args, kwargs) if torch.is_grad_enabled() else None  # off inside autograd functions
-        if call is None:
-            if func in OTHER_ACTIVATIONS:
-                self.found.others[func.__name__] += 1
+        if not torch.is_grad_enabled():  # inside autograd functions
             return func(*args, **kwargs)
-        self.found.met += 1
-        return _Rectify.apply(*call, self.rule == "guided")
+        call = relu_call(func, args, kwargs)
+        if call is not None:
+            self.found.met += 1
+            return _Rectify.apply(*call, self.rule == "guided")
+        written = self._arithmetic.relu(func, args, kwargs)
+        if written is not None and written.input.requires_grad:
+            self.found.met += 1
+            return self._rectified(*written)
+        if func in OTHER_ACTIVATIONS and written is None:
+            self.found.others[func.__name__] += 1
+        output = func(*args, **kwargs)
+        self._arithmetic.remember(func, args, kwargs, output)
+        return output
+
+    def _rectified(self, x: Tensor, gain: float, in_place: bool) -> Tensor:
+        """A ReLU written as arithmetic. The network may go on to work in place on its input or output."""
+        x = x if in_place else x.clone()
+        output: Tensor = _Rectify.apply(x, math.inf, in_place, True, self.rule == "guided")
+        return output if gain == 1 else output * gain
 
 
 class _Rectify(torch.autograd.Function):
