@@ -139,10 +139,6 @@ def test_a_form_by_the_command(row: Row, picture: Path, tmp_path: Path) -> None:
 
 
 # ---- what the output means
-other_rows = pytest.mark.xfail(strict=False, reason="what the output means")
-
-
-@other_rows
 @pytest.mark.parametrize("factory", ["softmax_inside", "sigmoid_labels"])
 def test_probabilities_are_the_models_own(factory: str, picture: Path) -> None:
     model = made(factory)
@@ -154,14 +150,12 @@ def test_probabilities_are_the_models_own(factory: str, picture: Path) -> None:
         assert entry["probability"] == pytest.approx(float(own[entry["target"]]), rel=1e-5)
 
 
-@other_rows
 def test_one_logit_has_two_classes(picture: Path) -> None:
     model = made("one_logit")
     no, yes = (visx.explain(model, picture, "backprop", target=t) for t in (0, 1))
     assert no.score == pytest.approx(-yes.score)
 
 
-@other_rows
 def test_a_regression_is_explained_in_its_own_unit(picture: Path, tmp_path: Path) -> None:
     code, record, _ = explain(picture, tmp_path, "regressor", "backprop", "--means", "regression")
     assert code == 0
@@ -171,7 +165,6 @@ def test_a_regression_is_explained_in_its_own_unit(picture: Path, tmp_path: Path
         assert record["score"] == pytest.approx(float(model.module.eval()(torch.from_numpy(x)[None])), rel=1e-4)
 
 
-@other_rows
 def test_a_member_of_several_is_asked_for(picture: Path, tmp_path: Path) -> None:
     assert explain(picture, tmp_path, "tuple_output", "backprop")[0] == ExitCode.UNSUPPORTED
     assert explain(picture, tmp_path, "tuple_output", "backprop", "--head", "0")[0] == 0

@@ -20,7 +20,6 @@ from visx.methods import get_method
 from visx.models import Model, wrap
 from visx.network.isolation import refuse_transforms
 from visx.seeds import image_seed
-from visx.targets import parse_target
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,7 +68,7 @@ def explain(
     method: str = "gradcam",
     *,
     layer: str | Sequence[str] | None = None,
-    target: str | int = "top1",
+    target: str | int | Sequence[str | int] = "top1",
     score: ScoreKind | None = None,
     seed: int = 0,
     precision: str = "fp32",
@@ -81,7 +80,7 @@ def explain(
 
     `image` is a path, a Pillow image or an array (H, W) or (H, W, C): uint8, floats of 0..1, or any other numbers with
     `range`, the (black, white) of numeric pictures (a table of targets, `FILE.csv`, needs paths). `model` comes from `load_model` or `wrap` (a bare `nn.Module` is wrapped with ImageNet's preprocessing); `params` are the
-    method's. Returns a `Result`; a list of them where there are several images, layers or targets (`top3`). Raises
+    method's. Returns a `Result`; a list of them where there are several images, layers or targets (`top3`, or a list). Raises
     `VisxError`. The model is left as it was.
     """
     refuse_transforms()
@@ -94,8 +93,10 @@ def explain(
     images = list(image) if isinstance(image, (list, tuple)) else [image]
     layers = [layer] if isinstance(layer, str) else list(layer or [])
     jobs = plan(model, [get_method(method)], layers, {method: params}, score)
-    spec = parse_target(str(target), model.names, model.classes)
+    texts = list(target) if isinstance(target, (list, tuple)) else [target]
+    spec = model.targets([str(t) for t in texts], any(job.of_a_class for job in jobs))
     shown = model.preprocess.range if range is None else _range(range)
+    remarks = {job.kind: model.outputs.remark(job.kind) for job in jobs}
     results: list[Result] = []
     network = model.network(precision)
     for chunk in _chunks(images, batch_size):
@@ -104,7 +105,7 @@ def explain(
         x = torch.stack([torch.from_numpy(array) for array, _ in prepared])
         seeds = [image_seed(seed, p.digest) for p in pictures]
         paths = [str(i) if isinstance(i, (str, Path)) else "" for i in chunk]
-        specs = [spec.for_image(path, model.names, model.classes) for path in paths]
+        specs = [spec.for_image(path, model.names, model.anatomy.classes) for path in paths]
         with network.session():
             answers = [explain_batch(model, network, job, x, specs, seeds, copies=batch_size) for job in jobs]
         for b, picture in enumerate(pictures):
@@ -112,7 +113,10 @@ def explain(
                 one = found[b]
                 if isinstance(one, VisxError):
                     raise one
-                results += [_result(job, a, picture, prepared[b][1]) for a in one]
+                each = {a.slug: a for a in reversed(one)}  # a class that two targets name has one map
+                results += [
+                    _result(job, a, picture, prepared[b][1], remarks[job.kind]) for a in reversed(each.values())
+                ]
     several = len(images) > 1 or isinstance(image, (list, tuple)) or len(results) != 1
     return results if several else results[0]
 
@@ -127,8 +131,9 @@ def _range(value: Any) -> tuple[float, float]:
     return check_range(*value)
 
 
-def _result(job: Job, a: Answer, picture: Picture, place: Placement) -> Result:
+def _result(job: Job, a: Answer, picture: Picture, place: Placement, remark: str) -> Result:
+    warnings = (*a.warnings, *([remark] if remark else ()))
     return Result(
         a.map, a.target, a.label, a.score, a.score_kind, a.probability, job.method.name, job.layer,
-        a.native, a.channels, a.extras, tuple(a.warnings), picture.remarks, picture, place, job,
+        a.native, a.channels, a.extras, warnings, picture.remarks, picture, place, job,
     )  # fmt: skip

@@ -41,6 +41,11 @@ class Job:
     kind: ScoreKind
 
     @property
+    def of_a_class(self) -> bool:
+        """Whether its maps are of a target."""
+        return self.params.of_a_class()
+
+    @property
     def default_params(self) -> bool:
         """Whether every parameter has its default value and the score is the method's own."""
         return self.params == self.method.params() and self.kind == self.method.score
@@ -213,7 +218,7 @@ class _Answers:
         warnings += [cut] if cut and not self.found.subjects else []
         if self.empty[b][t] and not warnings:
             warnings.append("the map is zero everywhere: the score does not depend on the input here")
-        subject = self.found.subjects[b][t] if self.found.subjects else None
+        outputs, subject = self.outputs, self.found.subjects[b][t] if self.found.subjects else None
         target = subject.target if subject else self.ids[b][t]
         label = subject.label if subject else self.model.label(target)
         return Answer(
@@ -222,7 +227,11 @@ class _Answers:
             channels=self.channels[b, t] if self.channels is not None else None,
             target=target,
             label=label,
-            slug=subject.slug if subject else class_slug(target, label),
+            slug=subject.slug
+            if subject
+            else class_slug(target, label)
+            if outputs.of_classes
+            else value_slug(target, label),
             score=subject.score if subject else self.scores[b][t],
             score_kind=subject.score_kind if subject else self.job.kind,
             probability=None if subject or self.probabilities is None else self.probabilities[b][t],
@@ -237,3 +246,9 @@ def class_slug(target: int, label: str) -> str:
     words = "".join(c if c.isascii() and c.isalnum() else "-" for c in label.lower())
     name = "-".join(filter(None, words.split("-")))[:40].strip("-")
     return f"{target}-{name}" if name and name != str(target) else str(target)
+
+
+def value_slug(target: int, label: str) -> str:
+    """A regression's value as file names show it: `out-N`, and its label where it has one."""
+    name = class_slug(target, label).removeprefix(f"{target}-").removeprefix("out-")
+    return f"out-{target}" if name == str(target) else f"out-{target}-{name}"

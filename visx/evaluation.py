@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -151,7 +152,7 @@ def _measure_set(
     survey = Survey(
         _Trials(bench, samples),
         [s.target for s in samples],
-        [float(s.record["probability"] or 0) for s in samples],
+        [math.nan if s.record["probability"] is None else s.record["probability"] for s in samples],
         bench.seed,
         lambda count: _randomized(bench, samples, count),
     )

@@ -23,9 +23,12 @@ from visx.models import Model
 from visx.results import Recorder, Settings
 from visx.scoring import out_of_memory
 from visx.seeds import image_seed
-from visx.targets import TargetSpec
+from visx.targets import TargetSpec, together
 
 AUTO_BATCH = 16
+
+
+Todo = tuple[Job, tuple[TargetSpec, ...]]  # a job, and the targets that it has still to explain of an image
 
 
 @dataclass
@@ -33,14 +36,22 @@ class Loaded:
     """One image on its way through the pipeline, with the jobs still to do; decoded only if there are any."""
 
     item: Item
-    spec: TargetSpec
-    jobs: list[Job]
+    todo: list[Todo]
     digest: str = ""
     stat: tuple[int, int] = (0, 0)
     picture: Picture | None = None
     x: np.ndarray | None = None
     place: Placement | None = None
     done: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The jobs still to do."""
+        return [job for job, _ in self.todo]
+
+    def targets_of(self, job: Job) -> tuple[TargetSpec, ...]:
+        """The targets that one of the jobs has still to explain."""
+        return next(specs for other, specs in self.todo if other is job)
 
 
 @dataclass
@@ -54,10 +65,10 @@ class Explained:
 
 
 def grouped(images: Iterable[Loaded], size: int) -> Iterator[list[Loaded]]:
-    """Batches of up to `size` images that have the same jobs to do."""
-    groups: dict[tuple[int, ...], list[Loaded]] = {}
+    """Batches of up to `size` images that have the same jobs to do, for as many targets each."""
+    groups: dict[tuple[tuple[int, ...], ...], list[Loaded]] = {}
     for image in images:
-        key = tuple(map(id, image.jobs))
+        key = tuple((id(job), *(spec.count for spec in specs)) for job, specs in image.todo)
         groups.setdefault(key, []).append(image)
         if len(groups[key]) == size:
             yield groups.pop(key)
@@ -84,8 +95,13 @@ class Explainer:
 
     def look(self, item: Item, jobs: Iterable[Job]) -> Loaded:
         """An image as it lies on the disk, not decoded yet."""
-        spec = self.settings.target.for_image(str(item.path), self.model.names, self.model.classes)
-        return Loaded(item, spec, list(jobs), stat=item.stat())
+        jobs = list(jobs)
+        if any(job.of_a_class for job in jobs):
+            whole = self.settings.target.for_image(str(item.path), self.model.names, self.model.classes)
+        else:
+            whole = self.settings.target
+        todo = [(job, whole.each if job.of_a_class else whole.each[:1]) for job in jobs]
+        return Loaded(item, todo, stat=item.stat())
 
     def decode(self, image: Loaded, data: bytes = b"") -> None:
         """Decode an image (`data`: its bytes, if they were read already) into the network's input."""
@@ -130,11 +146,12 @@ class Explainer:
         Every job finds the classes and scores in its own clean pass: those of another may differ in their last digits
         (without gradients ReLUs are folded too), and a resumed run may have other jobs left to do.
         """
+        specs = [together(image.targets_of(job)) for image in images]
         x = torch.from_numpy(np.stack([image.x for image in images if image.x is not None]))
         if self.network.device.type == "cuda":
             x = x.pin_memory().to(self.network.device, non_blocking=True)
         seeds = [image_seed(self.settings.seed, image.digest) for image in images]
         copies = self.settings.batch_size or AUTO_BATCH
         return explain_batch(
-            self.model, self.network, job, x, [image.spec for image in images], seeds, count=count, copies=copies, said=self.said, progress=self.on_passes,
+            self.model, self.network, job, x, specs, seeds, count=count, copies=copies, said=self.said, progress=self.on_passes,
         )  # fmt: skip

@@ -29,12 +29,12 @@ from visx.runner import Run
 from visx.scoring import Scorer
 from visx.seeds import image_seed
 from visx.state import Network
-from visx.stored import read_map
+from visx.stored import read_map, target_of
 from visx.targets import TargetSpec
 
 # what a value depends on besides the map and the metric: a metric may ask the model, or the method again
 MADE_FROM = (
-    "image_sha256", "model", "weights", "precision", "input_size", "method", "params", "layer", "target", "score_kind", "seed",
+    "image_sha256", "model", "weights", "precision", "input_size", "method", "params", "outputs", "layer", "target", "objective", "score_kind", "seed",
 )  # fmt: skip
 
 
@@ -49,8 +49,8 @@ class Sample:
 
     @property
     def target(self) -> int:
-        """The explained class."""
-        return int(self.record["target"])
+        """The explained class, or the number of a regression's value."""
+        return target_of(self.record) or 0
 
     def map(self) -> np.ndarray:
         """The raw map (H, W) float64."""
@@ -152,7 +152,7 @@ class Bench:
 
     def trial(self, sample: Sample) -> Trial:
         """A map and the model. Call inside `network.session()`. Refuses maps of a unit, which no class score speaks about."""
-        if sample.record["probability"] is None:
+        if not sample.job.of_a_class:
             raise unsupported(f"{sample.job.method.name} explains {sample.record['label']}, not a class")
         x, _, _, digest = self.load(sample.item)
         values = sample.map()

@@ -27,6 +27,10 @@ class Params(BaseModel):
         """What a method needs beyond its declaration with these values (a unit projection needs a layer)."""
         return frozenset()
 
+    def of_a_class(self) -> bool:
+        """Whether the map is of the target (a unit projection is of the unit, whatever the target)."""
+        return True
+
 
 @dataclass(frozen=True)
 class Option:

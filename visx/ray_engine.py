@@ -80,7 +80,10 @@ class RayRun(Run):
         if not batches:
             return
         numbers = {id(job): number for number, job in enumerate(self.jobs)}
-        rows = [[(image.item, [numbers[id(job)] for job in image.jobs]) for image in batch] for batch in batches]
+        rows = [
+            [(image.item, [(numbers[id(job)], specs) for job, specs in image.todo]) for image in batch]
+            for batch in batches
+        ]
         with _connected(self.address), contextlib.closing(self._reports(rows, inputs)) as reports:
             for report in reports:
                 for text in report.remarks:

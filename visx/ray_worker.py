@@ -21,10 +21,13 @@ from visx.images.find import Item
 from visx.models import Model
 from visx.models.model import Weights
 from visx.results import Settings
+from visx.targets import TargetSpec
 
 ATTEMPTS = 3  # at a batch whose workers die; Ray itself would try for ever
 
-Deal = tuple[Item, list[int]]  # an image, and the numbers of the jobs to do on it
+Deal = tuple[
+    Item, list[tuple[int, tuple[TargetSpec, ...]]]
+]  # an image, the numbers of the jobs to do on it, their targets
 Outcome = tuple[Item, int | None, list[dict[str, Any]] | VisxError]  # the job's number, None where the image is broken
 
 
@@ -111,7 +114,7 @@ class Worker:
         attempts.end.remote(number)
 
     def _outcomes(self, deals: list[Deal]) -> Iterator[Outcome]:
-        loading = [(item, self.pool.submit(self._load, item, numbers)) for item, numbers in deals]
+        loading = [(item, self.pool.submit(self._load, item, todo)) for item, todo in deals]
         images = []
         for item, future in loading:
             try:
@@ -136,8 +139,8 @@ class Worker:
             except VisxError as error:
                 yield item, number, error
 
-    def _load(self, item: Item, numbers: list[int]) -> Loaded:
-        image = self.explainer.look(item, [self.task.jobs[number] for number in numbers])
+    def _load(self, item: Item, todo: list[tuple[int, tuple[TargetSpec, ...]]]) -> Loaded:
+        image = Loaded(item, [(self.task.jobs[number], specs) for number, specs in todo], stat=item.stat())
         self.explainer.decode(image)
         return image
 

@@ -58,10 +58,19 @@ class Recorder:
 
     def write(self, image: Loaded, job: Job, answers: Sequence[Answer], seconds: float) -> list[dict[str, Any]]:
         """Write the files of a job's answers on an image; returns their records for the manifest."""
-        common = {"seconds": round(seconds / len(answers), 4), "targets": len(answers)}
-        return [{**self._write(image, job, answer), **common, "rank": rank} for rank, answer in enumerate(answers)]
+        records: list[dict[str, Any]] = []
+        rest, seen = list(answers), set[int]()
+        for spec in image.targets_of(job):
+            mine, rest = rest[: spec.count], rest[spec.count :]
+            if len(mine) == 1 and mine[0].target in seen:
+                continue  # it is one of the top classes, whose file and record it has
+            seen |= {answer.target for answer in mine}
+            common = {"seconds": round(seconds / len(answers), 4), "targets": len(mine)}
+            for rank, answer in enumerate(mine):
+                records.append({**self._write(image, job, spec, answer), **common, "rank": rank})
+        return records
 
-    def _write(self, image: Loaded, job: Job, answer: Answer) -> dict[str, Any]:
+    def _write(self, image: Loaded, job: Job, spec: TargetSpec, answer: Answer) -> dict[str, Any]:
         s = self.settings
         assert image.picture is not None and image.place is not None
         folder = s.out / image.item.name
@@ -83,7 +92,7 @@ class Recorder:
             put("overlay", ".png", encode_png(picture))
         for suffix, make in answer.attachments.items():
             put(suffix.split(".")[0], f".{suffix}", make(image.picture.rgb, image.place))
-        asked = self._settings_of(job, image.spec)
+        asked = self._settings_of(job, spec)
         return {
             **record_of(self.model, job, answer, str(image.item.path), image.place, s.seed, s.precision, self.network),
             "remarks": list(image.picture.remarks),
@@ -178,7 +187,8 @@ def record_of(
         "outputs": model.outputs.identity,
         "layer": job.layer,
         "layer_shape": next((list(shape) for shape in shapes if shape), None),
-        "target": answer.target,
+        "target": answer.target if model.outputs.kind != "regression" else None,
+        **({"objective": {"kind": "out", "index": answer.target}} if model.outputs.kind == "regression" else {}),
         "label": answer.label,
         "score": answer.score,
         "score_kind": answer.score_kind,

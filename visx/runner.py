@@ -26,6 +26,7 @@ from visx.journal import Journal
 from visx.lanes import Lanes, count_lanes
 from visx.models import Model
 from visx.results import Settings
+from visx.targets import TargetSpec
 
 AHEAD = 2  # batches decoded ahead and written behind
 
@@ -140,12 +141,24 @@ class Run:
             return digest_of(data)
 
         if self.settings.resume:
-            image.jobs = []
-            for job in self.jobs:
-                found = self.explainer.recorder.done(self.journal, item, job, image.spec, image.stat, digest)
-                image.done += found
-                image.jobs += [] if found else [job]
+            image.todo = [(job, self._open(image, job, specs, digest)) for job, specs in image.todo]
+            image.todo = [(job, specs) for job, specs in image.todo if specs]
         return image, data
+
+    def _open(
+        self, image: Loaded, job: Job, specs: Sequence[TargetSpec], digest: Callable[[], str]
+    ) -> tuple[TargetSpec, ...]:
+        """The targets whose results are not there yet; those that are go to the image's `done`. A class that is among the
+        top ones and asked for by itself, too, is explained once."""
+        found: list[dict[str, Any]] = []
+        left: list[TargetSpec] = []
+        for spec in specs:
+            done = self.explainer.recorder.done(self.journal, image.item, job, spec, image.stat, digest)
+            if spec.index is None or spec.index not in [record["target"] for record in found]:
+                left += [] if done else [spec]
+                found += done
+        image.done += found
+        return tuple(left)
 
     def _left(self, loaded: Iterator[tuple[Item, Future[Loaded]]]) -> Iterator[Loaded]:
         """The images with something to do; the done ones are reported, the broken ones recorded."""

@@ -155,7 +155,7 @@ def measure(
     """Explain and measure under every setting, once where groups share one, and compare within each group; adds to
     `found`. `progress` counts images explained, and maps measured where metrics of one map are asked for."""
     everything = [setting for group in groups for setting in group]
-    if any(setting.noise for setting in everything) and settings.target.top:
+    if any(setting.noise for setting in everything) and any(spec.top for spec in settings.target.each):
         target, items = _pinned(found, model, items, settings)
         settings = dataclasses.replace(settings, target=target)
     single = [metric for metric in found.metrics if metric.kind != "pair"]
@@ -235,7 +235,7 @@ def _pinned(
 ) -> tuple[TargetSpec, list[Item]]:
     """The targets as each clean image has them, for noise must not change what is explained, and the images that have one;
     the others are noted."""
-    if settings.target.top > 1:
+    if settings.target.count > 1:
         raise usage("--vary noise follows one class an image", "--target top1, a class, or a table")
     table: dict[str, str] = {}
     rows = list(predictions(model, items, 1, settings.precision, settings.batch_size))

@@ -6,7 +6,7 @@ it may not lead out of its folder.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,13 @@ def read_map(path: Path) -> np.ndarray:
     return values
 
 
+def target_of(record: Mapping[str, Any]) -> int | None:
+    """The class index of a record, or the number of a regression's value; None where it has neither."""
+    objective = record.get("objective")
+    target = objective.get("index") if isinstance(objective, dict) else record.get("target")
+    return target if isinstance(target, int) else None
+
+
 @dataclass(frozen=True)
 class Stored:
     """One result in a run's folder: its record in the manifest, and what tells it from others."""
@@ -60,8 +67,8 @@ class Stored:
 
     @property
     def target(self) -> str:
-        """The class index, or the unit that was explained."""
-        return str(self.record.get("target"))
+        """The class index, the unit, or the number of the value that was explained."""
+        return str(target_of(self.record))
 
     @property
     def settings(self) -> str:

@@ -17,46 +17,88 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TargetSpec:
-    """A parsed `--target`: the `top` classes of each image, or one fixed `index`, or one class an image by `table`."""
+    """A parsed `--target`: the `top` classes of each image, one fixed `index`, or one class an image by `table`; or several
+    of these, `parts`, where `--target` was repeated. `values` says that the model's outputs are values and no classes."""
 
     text: str
     top: int = 0
     index: int | None = None
     table: dict[str, str] | None = None
+    values: bool = False
+    parts: tuple[TargetSpec, ...] = ()
+
+    @property
+    def each(self) -> tuple[TargetSpec, ...]:
+        """The parts; itself where it is one."""
+        return self.parts or (self,)
+
+    @property
+    def count(self) -> int:
+        """How many classes it names of an image."""
+        return sum(part.top or 1 for part in self.each)
 
     def for_image(self, path: str, labels: Sequence[str] | None, classes: int) -> TargetSpec:
         """This spec for one image: a table is looked up by the path as listed, else by the file name."""
+        if self.parts:
+            return together([part.for_image(path, labels, classes) for part in self.parts])
         if self.table is None:
             return self
-        posix = Path(path).as_posix()
+        posix = path.replace("\\", "/")
         matches = [key for key in self.table if posix == key or posix.endswith("/" + key)]
-        wanted = self.table[max(matches, key=len)] if matches else self.table.get(Path(path).name)
+        wanted = self.table[max(matches, key=len)] if matches else self.table.get(posix.rpartition("/")[2])
         if wanted is None:
             raise VisxError(f"no target for this image in {self.text}", hint="add a row image,target")
-        return TargetSpec(wanted, index=find_class(wanted, labels, classes))
+        return TargetSpec(wanted, index=find_class(wanted, labels, classes, self.values), values=self.values)
 
 
-def parse_target(text: str, labels: Sequence[str] | None, classes: int) -> TargetSpec:
-    """Parse a `--target`; `labels` and `classes` are the model's."""
+def together(specs: Sequence[TargetSpec]) -> TargetSpec:
+    """Several specs as one: the largest topK first, the others in their order, each class once."""
+    tops = sorted((spec for spec in specs if spec.top), key=lambda spec: -spec.top)[:1]
+    others = {(spec.index, spec.text if spec.table else ""): spec for spec in reversed(specs) if not spec.top}
+    parts = (*tops, *reversed(others.values()))
+    return parts[0] if len(parts) == 1 else TargetSpec(", ".join(part.text for part in parts), parts=parts)
+
+
+def parse_targets(
+    texts: Sequence[str], labels: Sequence[str] | None, classes: int, *, values: bool = False
+) -> TargetSpec:
+    """Parse a repeated `--target`."""
+    return together([parse_target(text, labels, classes, values=values) for text in texts or ("top1",)])
+
+
+def parse_target(text: str, labels: Sequence[str] | None, classes: int, *, values: bool = False) -> TargetSpec:
+    """Parse a `--target`; `labels` and `classes` are the model's, `values` says that these are values and no classes."""
     text = text.strip()
     top = re.fullmatch(r"top(\d+)", text)
+    if top and values:
+        if classes > 1 or int(top[1]) != 1:
+            raise usage(f"target {text!r}: a regression's values have no order", f"out:0 to out:{classes - 1}")
+        return TargetSpec("out:0", index=0, values=True)
     if top:
         count = int(top[1])
         if not 1 <= count <= classes:
             raise usage(f"target {text!r}: the model has {classes} classes", f"top1 to top{classes}")
         return TargetSpec(text, top=count)
     if text.lower().endswith(".csv"):
-        return TargetSpec(text, table=_read_table(Path(text)))
-    return TargetSpec(text, index=find_class(text, labels, classes))
+        return TargetSpec(text, table=_read_table(Path(text)), values=values)
+    return TargetSpec(text, index=find_class(text, labels, classes, values), values=values)
 
 
-def find_class(text: str, labels: Sequence[str] | None, classes: int) -> int:
-    """The class index of an index or a label (exact, else a unique part of one; case does not matter)."""
+def find_class(text: str, labels: Sequence[str] | None, classes: int, values: bool = False) -> int:
+    """The class index of an index or a label (exact, else a unique part of one; case does not matter); of a regression's
+    `values` the index in `out:N`."""
     text = text.strip()
+    if re.fullmatch(r"out:\d+", text):
+        if not values:
+            raise usage(f"target {text!r} is of a regression", "a class index or a label; --means regression")
+        text = text.removeprefix("out:")
     if re.fullmatch(r"[+-]?\d+", text):
         index = int(text)
         if not 0 <= index < classes:
-            raise usage(f"target {index} is out of range", f"the model's classes are 0 to {classes - 1}")
+            raise usage(
+                f"target {index} is out of range",
+                f"the model's {'values' if values else 'classes'} are 0 to {classes - 1}",
+            )
         return index
     if not labels:
         raise usage(f"target {text!r}: the labels of this model are not known", "give a class index, or --labels FILE")
@@ -84,14 +126,14 @@ def _read_table(path: Path) -> dict[str, str]:
         raise usage(
             f"{path}: every row must be image,target", f"found {','.join(bad)!r}" if bad else "the file is empty"
         )
-    return {row[0].strip().removeprefix("./"): row[1].strip() for row in rows}
+    return {row[0].strip().replace("\\", "/").removeprefix("./"): row[1].strip() for row in rows}
 
 
 @dataclass
 class Targets:
     """The targets of one batch, resolved on the first clean pass over it.
 
-    `ids` is (B, T) int64 and `logits` (B, K) float32 once `resolve` has been called; methods that make a clean pass
+    `ids` is (B, T) int64 and `logits`, the class columns, (B, K) float32 once `resolve` has been called; methods that make a clean pass
     of their own call it there, so that no other pass is needed.
     """
 
@@ -100,7 +142,7 @@ class Targets:
     logits: Tensor | None = field(default=None, repr=False)
 
     def resolve(self, logits: Tensor) -> Tensor:
-        """The (B, T) class indices, given the clean logits (B, K) of these images."""
+        """The (B, T) class indices, given the clean class columns (B, K) of these images."""
         import torch
 
         if self.ids is None:
@@ -108,10 +150,13 @@ class Targets:
             rows = []
             for row, spec in zip(self.logits, self.specs, strict=True):
                 # A row that is not finite is reported by the engine; topk over NaN still yields valid indices.
-                rows.append(
-                    row.topk(spec.top).indices if spec.index is None else torch.tensor([spec.index], device=row.device)
-                )
-            self.ids = torch.stack(rows)
+                ids = [
+                    row.topk(one.top).indices if one.index is None else torch.tensor([one.index], device=row.device)
+                    for one in spec.each
+                ]
+                rows.append(torch.cat(ids))
+            most = max(map(len, rows))  # an image with fewer has its first class again
+            self.ids = torch.stack([torch.cat([row, row[:1].expand(most - len(row))]) for row in rows])
         return self.ids
 
     def first(self, count: int) -> Targets:

@@ -32,7 +32,9 @@ def picture():
 
 
 def ask(*methods: str, target: str = "top2", **changed) -> Ask:
-    return Ask(**{"methods": [get_method(m) for m in methods], "layers": [], "params": {}, "target": target, **changed})
+    return Ask(
+        **{"methods": [get_method(m) for m in methods], "layers": [], "params": {}, "targets": [target], **changed}
+    )
 
 
 def test_rows_are_models_and_targets_and_columns_are_methods_and_layers(picture):

@@ -92,12 +92,14 @@ Layers = Annotated[
     ),
 ]
 Target = Annotated[
-    str,
+    list[str] | None,
     typer.Option(
         "-t",
         "--target",
         metavar="TARGET",
-        help="top1, topK (top3: three maps), a class index, a label or a unique part of one, or FILE.csv with rows image,target.",
+        help="top1, topK (top3: three maps), a class index, a label or a unique part of one, FILE.csv with rows "
+        "image,target, or out:N of a regression. Repeatable: one map each.",
+        show_default="top1",
     ),
 ]
 Score = Annotated[

@@ -49,7 +49,7 @@ def compare(
     ] = None,
     weights: WeightsSpec = "default",
     layer: Layers = None,
-    target: Target = "top1",
+    target: Target = None,
     score: Score = None,
     labels: Labels = None,
     means: Means = None,
@@ -115,7 +115,7 @@ def compare(
         talk.say(f"{printable(source)}: {remark}")
     methods = list(dict.fromkeys(m for loaded in models for m in common.pick_methods(names, loaded)))
     dealt = assign(param or [], {m.name: m.params for m in methods})
-    ask = Ask(methods, layer or [], dealt, target, score, seed, precision, size or 16)
+    ask = Ask(methods, layer or [], dealt, target or (), score, seed, precision, size or 16)
     with talk.progress(len(models) * len(methods) * max(1, len(ask.layers)), "explaining") as progress:
         rows = compute(models, picture, source, ask, talk.say, progress)
     for found in (f for row in rows for f in row.found.values()):

@@ -25,6 +25,7 @@ from visx.cli.common import (
     Quiet,
     Seed,
     Talk,
+    Target,
     WeightsSpec,
 )
 from visx.cli.measuring import Boxes, annotated, failure, thresholds
@@ -66,9 +67,7 @@ def evaluate(
             show_default="the last spatial feature map",
         ),
     ] = None,
-    target: Annotated[
-        str, typer.Option("-t", "--target", help="top1, topK, a class index, a label, or FILE.csv (image,target).")
-    ] = "top1",
+    target: Target = None,
     score: Annotated[
         Literal["logit", "prob", "logprob"] | None,
         typer.Option("--score", help="The scalar that is explained.", show_default="each method's own"),
@@ -135,7 +134,6 @@ def evaluate(
     from visx.options import assign
     from visx.reports import write_evaluation
     from visx.runner import Settings
-    from visx.targets import parse_target
 
     if "all" not in names:
         assign(rest, {m.name: m.params for m in methods})
@@ -144,7 +142,7 @@ def evaluate(
     jobs = plan(loaded, methods, layer or [], assign(rest, {m.name: m.params for m in methods}), score)
     common.say_outputs(loaded, talk.say, (job.kind for job in jobs))
     default = model == "efficientnet_lite0" and weights == "default"
-    spec = parse_target(target, loaded.names, loaded.classes)
+    spec = loaded.targets(target or ())
     settings = Settings(
         out=out, target=spec, seed=seed, precision=precision, batch_size=size, default_model=default, resume=resume
     )

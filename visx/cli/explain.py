@@ -52,7 +52,7 @@ def explain(
     model: ModelSpec = "efficientnet_lite0",
     weights: WeightsSpec = "default",
     layer: Layers = None,
-    target: Target = "top1",
+    target: Target = None,
     score: Score = None,
     labels: Labels = None,
     means: Means = None,
@@ -131,7 +131,6 @@ def explain(
     from visx.preview import preview
     from visx.results import Settings
     from visx.runner import Run
-    from visx.targets import parse_target
 
     if engine == "ray":
         from visx.ray_engine import RayRun
@@ -146,7 +145,7 @@ def explain(
     common.say_outputs(loaded, talk.say, (job.kind for job in jobs))
     settings = Settings(
         out=out,
-        target=parse_target(target, loaded.names, loaded.classes),
+        target=loaded.targets(target or (), any(job.of_a_class for job in jobs)),
         seed=seed,
         precision=precision,
         batch_size=size,

@@ -24,6 +24,7 @@ from visx.cli.common import (
     Quiet,
     Seed,
     Talk,
+    Target,
     WeightsSpec,
 )
 from visx.cli.measuring import Boxes, annotated, failure
@@ -92,9 +93,7 @@ def sensitivity(
         str | None,
         typer.Option("-l", "--layer", metavar="NAME", help="Module path.", show_default="the last spatial feature map"),
     ] = None,
-    target: Annotated[
-        str, typer.Option("-t", "--target", help="top1, topK, a class index, a label, or FILE.csv (image,target).")
-    ] = "top1",
+    target: Target = None,
     score: Annotated[
         Literal["logit", "prob", "logprob"] | None,
         typer.Option("--score", help="The scalar that is explained.", show_default="each method's own; presets: prob"),
@@ -153,7 +152,6 @@ def sensitivity(
     from visx.models import load_model
     from visx.runner import Settings
     from visx.sensitivity_report import write_sensitivity
-    from visx.targets import parse_target
     from visx.varying import parse_vary, settings_of
 
     found = moving.Sensitivity(measured)
@@ -171,7 +169,7 @@ def sensitivity(
                 texts.append(" ".join(varied))
         common.say_outputs(loaded, talk.say, (s.job.kind for group in groups for s in group))
         default = spec == "efficientnet_lite0" and weights == "default"
-        classes = parse_target(target, loaded.names, loaded.classes)
+        classes = loaded.targets(target or ())
         run = Settings(
             out=out,
             target=classes,

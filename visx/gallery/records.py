@@ -10,6 +10,7 @@ from typing import Any
 
 from visx.errors import usage
 from visx.journal import records
+from visx.stored import target_of
 
 TABLES = ("evaluation.json", "evaluate.json", "sensitivity.json")
 RECIPE = (
@@ -151,7 +152,7 @@ def _attach(results: list[dict[str, Any]], values: list[dict[str, Any]]) -> None
                 str(value["metric"]): value["value"]
                 for key in dict.fromkeys((None, name, record["image"]))
                 for value in of_image.get(key, ())
-                if value.get("target") in (None, record.get("target"))
+                if value.get("target") in (None, target_of(record))
             }
             if metrics:
                 record["metrics"] = {

@@ -44,6 +44,9 @@ class DeconvnetParams(BackpropParams):
     def extra_needs(self) -> frozenset[str]:
         return frozenset({"layer"}) if self.unit else frozenset()
 
+    def of_a_class(self) -> bool:
+        return not self.unit
+
 
 @method(
     "deconvnet",

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from visx.errors import unsupported
 from visx.options import Params
 
 if TYPE_CHECKING:
@@ -52,13 +53,22 @@ class Trial:
         ids = torch.tensor([self.target], device=self.x.device)
         return self.score.scores(count, copies, ids, kind)[:, 0].double().cpu().numpy()
 
+    def probabilities(self, count: int, copies: Callable[[int, int], Tensor]) -> np.ndarray:
+        """The target's probability (count,) of copies, as `scores`. Raises `VisxError` (exit 4) where the output has none."""
+        if not self.score.outputs.has_probabilities:
+            raise unsupported(
+                f"it measures a probability, and {self.score.outputs} have none",
+                "completeness, infidelity, max_sensitivity and randomization measure values",
+            )
+        return self.scores(count, copies, "prob")
+
 
 @dataclass(frozen=True)
 class Survey:
     """A method over many images.
 
     `trials` holds one a map, loaded when it is asked for; `targets` and `probabilities` each map's class and that class's
-    probability on the clean image. `randomized(count)` yields (stage's name, maps (H, W) of all trials) from a copy of
+    probability on the clean image (NaN where there is none). `randomized(count)` yields (stage's name, maps (H, W) of all trials) from a copy of
     the model whose parameters are random from the head up to that stage, in about `count` stages, the last one reaching
     every parameter.
     """

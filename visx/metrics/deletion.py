@@ -1,6 +1,6 @@
 """Deletion: how fast a class disappears when pixels are taken away, strongest first.
 
-The area under the probability (softmax) of the class fixed on the clean image, from the clean picture to zero after
+The area under the probability of the class fixed on the clean image, from the clean picture to zero after
 normalisation, which is the data set's mean colour (Petsiuk et al. 2018, arXiv:1806.07421, section 4.1). 224 steps, as
 there for 224x224 pixels. Deviation: ties are broken by a seeded shuffle.
 """

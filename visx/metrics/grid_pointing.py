@@ -34,6 +34,8 @@ def grid_pointing(survey: Survey, p: GridPointingParams) -> list[Measured]:
     import numpy as np
     import torch
 
+    if np.isnan(survey.probabilities).any():
+        raise unsupported("grid_pointing asks for probabilities, and this output has none")
     cells = p.grid**2
     groups = _groups(survey, p)
     if not groups:

@@ -1,6 +1,6 @@
 """Insertion: how fast a class appears when pixels come back to a blurred picture, strongest first.
 
-The area under the probability (softmax) of the class fixed on the clean image, from the blurred picture to the clean one
+The area under the probability of the class fixed on the clean image, from the blurred picture to the clean one
 (Petsiuk et al. 2018, arXiv:1806.07421, section 4.1). 224 steps, as there for 224x224 pixels. Deviations: the blur has
 deviation 5 like the original's, which however cuts its kernel off at 11x11 and pads with zeros, so it blurs less inside
 and darkens the border; ties are broken by a seeded shuffle. SAM's program (arXiv:2003.08754) starts from zero instead,

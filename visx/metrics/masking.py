@@ -25,5 +25,5 @@ def clean_and_masked(trial: Trial) -> tuple[float, float]:
         both = torch.stack([trial.x, trial.x * torch.from_numpy(mask).to(trial.x)])
         return both[start:stop]
 
-    clean, masked = trial.scores(2, copies, "prob").tolist()
+    clean, masked = trial.probabilities(2, copies).tolist()
     return clean, masked

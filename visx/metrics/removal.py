@@ -34,6 +34,6 @@ def curve(trial: Trial, start: Tensor, end: Tensor, steps: int) -> Measured:
         over = rank_hw < bounds[first:stop, None, None]
         return torch.where(over[:, None], end, start)
 
-    scores = trial.scores(len(changed), copies, "prob")
+    scores = trial.probabilities(len(changed), copies)
     parts = changed / pixels
     return Measured(float(auc(parts, scores)), list(zip(parts.tolist(), scores.tolist(), strict=True)))

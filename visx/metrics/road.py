@@ -56,7 +56,7 @@ def road(trial: Trial, p: ROADParams) -> Measured:
     def copies(start: int, stop: int) -> Tensor:
         return torch.from_numpy(np.stack([without(i) for i in range(start, stop)])).to(trial.x)
 
-    scores = trial.scores(2 * p.steps, copies, "prob")
+    scores = trial.probabilities(2 * p.steps, copies)
     strongest, weakest = scores[: p.steps], scores[p.steps :]
     details = {"parts": parts, "morf": strongest.tolist(), "lerf": weakest.tolist()}
     return Measured(float((weakest - strongest).mean() / 2), details=details)

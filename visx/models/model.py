@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from visx.network.outputs import Outputs
 from visx.network.probe import failure
 from visx.network.snapshot import Snapshot
 from visx.state import Folding, Network
+from visx.targets import TargetSpec, parse_targets
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -100,6 +102,12 @@ class Model:
                 "take a model with a head, or say --means logits (means='logits') if each of them is a class",
             )
         return self.anatomy.classes
+
+    def targets(self, texts: Sequence[str], of_classes: bool = True) -> TargetSpec:
+        """A repeated `--target` -> which of the classes (or values) are explained. Raises `VisxError`, exit 2; exit 4 where
+        maps are `of_classes` and there are none."""
+        classes = self.classes if of_classes else self.anatomy.classes
+        return parse_targets(texts, self.names, classes, values=self.outputs.kind == "regression")
 
     @property
     def names(self) -> tuple[str, ...] | None:

@@ -21,7 +21,7 @@ from visx.progress import SILENT, Progress
 from visx.results import draw, is_signed, record_of
 from visx.seeds import image_seed
 from visx.sheet.layout import Bar, Cell
-from visx.targets import Targets, parse_target
+from visx.targets import Targets
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +38,7 @@ class Ask:
     methods: Sequence[Method]
     layers: Sequence[str]
     params: Mapping[str, Mapping[str, Any]]
-    target: str
+    targets: Sequence[str]
     score: ScoreKind | None = None
     seed: int = 0
     precision: str = "fp32"
@@ -95,7 +95,8 @@ def compute(
         x, place = model.preprocess(picture.pixels)
         batch = torch.from_numpy(x)[None]
         network = model.network(ask.precision)
-        spec = parse_target(ask.target, model.names, model.classes).for_image(name, model.names, model.classes)
+        spec = model.targets(ask.targets, any(job.of_a_class for job in jobs.values()))
+        spec = spec.for_image(name, model.names, model.anatomy.classes)
         targets, seeds = Targets([spec]), [image_seed(ask.seed, picture.digest)]
         of_target: list[dict[Key, Found]] = []
         with network.session():
@@ -109,7 +110,8 @@ def compute(
                 if isinstance(answers, VisxError):
                     raise answers
                 seconds = (time.perf_counter() - begun) / len(answers)
-                for number, answer in enumerate(answers):
+                once = reversed({answer.slug: answer for answer in reversed(answers)}.values())
+                for number, answer in enumerate(once):
                     record = record_of(model, job, answer, name, place, ask.seed, ask.precision, network)
                     record["seconds"] = round(seconds, 4)
                     if number == len(of_target):
