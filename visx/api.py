@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from visx.contract import ScoreKind
-from visx.engine import Answer, Job, explain_batch, plan
+from visx.engine import Answer, Job, each_once, explain_batch, plan
 from visx.errors import VisxError, usage
 from visx.images.decode import Picture, as_picture
 from visx.images.geometry import Placement
@@ -113,10 +113,7 @@ def explain(
                 one = found[b]
                 if isinstance(one, VisxError):
                     raise one
-                each = {a.slug: a for a in reversed(one)}  # a class that two targets name has one map
-                results += [
-                    _result(job, a, picture, prepared[b][1], remarks[job.kind]) for a in reversed(each.values())
-                ]
+                results += [_result(job, a, picture, prepared[b][1], remarks[job.kind]) for a in each_once(one)]
     several = len(images) > 1 or isinstance(image, (list, tuple)) or len(results) != 1
     return results if several else results[0]
 

@@ -172,6 +172,14 @@ def explain_batch(
     return [batch.image(b) for b in range(count)]
 
 
+def each_once(answers: Sequence[Answer]) -> list[Answer]:
+    """Answers in their order, those of a class that two targets name once."""
+    found: dict[str, Answer] = {}
+    for answer in answers:
+        found.setdefault(answer.slug, answer)
+    return list(found.values())
+
+
 class _Answers:
     """A checked attribution, cut into answers."""
 

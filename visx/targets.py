@@ -54,8 +54,11 @@ class TargetSpec:
 def together(specs: Sequence[TargetSpec]) -> TargetSpec:
     """Several specs as one: the largest topK first, the others in their order, each class once."""
     tops = sorted((spec for spec in specs if spec.top), key=lambda spec: -spec.top)[:1]
-    others = {(spec.index, spec.text if spec.table else ""): spec for spec in reversed(specs) if not spec.top}
-    parts = (*tops, *reversed(others.values()))
+    others: dict[tuple[int | None, str], TargetSpec] = {}
+    for spec in specs:
+        if not spec.top:
+            others.setdefault((spec.index, spec.text if spec.table else ""), spec)
+    parts = (*tops, *others.values())
     return parts[0] if len(parts) == 1 else TargetSpec(", ".join(part.text for part in parts), parts=parts)
 
 

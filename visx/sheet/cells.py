@@ -12,7 +12,7 @@ import torch
 
 from visx import render
 from visx.contract import Method, ScoreKind
-from visx.engine import Answer, Job, explain_batch, missing, plan
+from visx.engine import Answer, Job, each_once, explain_batch, missing, plan
 from visx.errors import VisxError
 from visx.images.decode import Picture
 from visx.images.geometry import Placement
@@ -110,8 +110,7 @@ def compute(
                 if isinstance(answers, VisxError):
                     raise answers
                 seconds = (time.perf_counter() - begun) / len(answers)
-                once = reversed({answer.slug: answer for answer in reversed(answers)}.values())
-                for number, answer in enumerate(once):
+                for number, answer in enumerate(each_once(answers)):
                     record = record_of(model, job, answer, name, place, ask.seed, ask.precision, network)
                     record["seconds"] = round(seconds, 4)
                     if number == len(of_target):
