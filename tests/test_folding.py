@@ -291,6 +291,7 @@ def test_that_a_layer_exists_only_unfolded_is_learnt_once():
     fixed = Targets.fixed(torch.zeros(4, 1, dtype=torch.int64))
     with network.session():
         network.scores_of(x)
+        network.feature_layer("conv2", x.shape[1:])  # looks at the network, once
         for passes in (2, 1, 1):
             begun.clear()
             network.layer_gradients(x, "conv2", fixed, "logit")

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -20,9 +21,10 @@ from visx.errors import unsupported
 from visx.folding import Folded, fold
 from visx.network.fast.pending import Astray
 from visx.network.forms import eager, input_dtype, scripted, submodule, unwrapped, whereabouts
+from visx.network.grid import SPATIAL, Layer
 from visx.network.isolation import hooked, undisturbed
 from visx.network.norms import align_norms
-from visx.network.outputs import LOGITS, Outputs, ScoreKind, in_full, require_graph, spatial
+from visx.network.outputs import LOGITS, Outputs, ScoreKind, in_full, require_graph
 from visx.network.rules import Met, Rule, Rules, complete, guide, strangers
 from visx.targets import Targets
 
@@ -46,12 +48,13 @@ class InputGradients:
 
 @dataclass
 class LayerGradients:
-    """`activation` (B, K, h, w) and `grads` (B, T, K, h, w) of one and the same tensor, float32; `calls` of the layer."""
+    """`activation` (B, K, h, w) and `grads` (B, T, K, h, w) of one and the same tensor, float32; `layer` says how they
+    were read."""
 
     activation: Tensor
     grads: Tensor
     scores: Tensor
-    calls: int
+    layer: Layer
 
 
 class Network:
@@ -74,6 +77,7 @@ class Network:
         self._as_written_for = torch.Size()
         self._layers_as_written: set[str] = set()  # layers before whose output nothing may be folded
         self.local_plans: dict[Any, Any] = {}  # what visx.local has learnt
+        self.recorded: dict[torch.Size, dict[str, Layer]] = {}  # by input shape: how every layer's output is read
         self.dtype, self.device = input_dtype(self.module), whereabouts(self.module)
 
     @property
@@ -166,6 +170,22 @@ class Network:
             )
         return layer
 
+    def feature_layer(self, name: str, shape: torch.Size) -> Layer:
+        """The layer at a path, whose output for inputs of this shape (C, H, W) is a feature map; else exit 4."""
+        self.layer(name)
+        if name not in self.recorded.get(shape, {}):
+            from visx.network.anatomy import look
+
+            look(self, tuple(shape))
+        layer = self.recorded[shape].get(name)
+        if layer is None:
+            raise unsupported(
+                f"layer {name} is not used in the forward pass", "`visx layers MODEL` shows those that are"
+            )
+        if layer.grid is None:
+            raise unsupported(f"layer {name} is not a feature map: {layer.reason}", SPATIAL)
+        return layer
+
     def input_gradients(
         self, x: Tensor, targets: Targets, kind: ScoreKind, rule: Rule | None = None, *, one_of_many: bool = False
     ) -> InputGradients:
@@ -199,33 +219,37 @@ class Network:
         What lies before runs folded if behind the layer no convolution follows that could be: there, ReLUs by the
         thousand would pass what they pass by their forward values, which rounding moves. Else all runs as written.
         """
+        layer = self.feature_layer(name, x.shape[1:])
         found: LayerGradients | None = None
         if name not in self._layers_as_written:
-            found = self.run_folded(x.shape[1:], lambda folded: self._layer_gradients(x, name, targets, kind, folded))
+            found = self.run_folded(x.shape[1:], lambda folded: self._layer_gradients(x, layer, targets, kind, folded))
         if found is None:
             self._layers_as_written.add(name)
-            found = self.run_as_written(x.shape[1:], lambda: self._layer_gradients(x, name, targets, kind, None))
+            found = self.run_as_written(x.shape[1:], lambda: self._layer_gradients(x, layer, targets, kind, None))
         assert found is not None
         return found
 
     def _layer_gradients(
-        self, x: Tensor, name: str, targets: Targets, kind: ScoreKind, folded: Folded | None
+        self, x: Tensor, layer: Layer, targets: Targets, kind: ScoreKind, folded: Folded | None
     ) -> LayerGradients | None:
         """None where folding changes the very output that was asked for, or the gradient behind it."""
-        layer = self.layer(name)
+        name = layer.name
         outputs: list[Tensor] = []
+        calls = count()
 
-        def cut(module: nn.Module, args: Any, output: Any) -> Tensor:
+        def cut(module: nn.Module, args: Any, output: Any) -> Tensor | None:
+            if next(calls) % layer.runs != layer.call:  # checkpointing runs it again for the backward pass
+                return None
             if folded is not None and folded.in_chain():
                 raise _StopForward
-            outputs.append(spatial(output, name).detach().requires_grad_())
+            outputs.append(layer.output(output, len(x)).detach().requires_grad_())
             if folded is not None:
                 folded.active = False  # the gradient is of the network as it is
             with torch.enable_grad():  # the layer may be the last under a no_grad of forward's own
                 return outputs[-1].clone()  # what follows may work in place: the leaf keeps the layer's own output
 
         # Nothing before the layer wants a gradient, so nothing is recorded there; behind it forward decides.
-        with torch.enable_grad(), hooked(layer, cut):
+        with torch.enable_grad(), hooked(self.layer(name), cut):
             try:
                 logits = self.logits(x)
             except _StopForward:
@@ -233,38 +257,43 @@ class Network:
             if folded is not None and folded.passed and self.folding != "all":
                 return None
             if not outputs:
-                raise unsupported(
-                    f"layer {name} is not used in the forward pass", "`visx layers MODEL` shows those that are"
-                )
+                raise unsupported(f"layer {name} ran in one forward pass and not in the next")
             require_graph(logits, f"layer {name}")
             ids = targets.resolve(logits)
             scores = self.outputs.scores(logits, ids, kind)
-            leaf, calls = outputs[-1], len(outputs)  # checkpointing calls the layer again for the backward pass
+            leaf = outputs[0]
             grads = _gradients(scores, leaf)
-        return LayerGradients(in_full(leaf.detach()), grads, scores.detach(), calls)
+        assert layer.grid is not None
+        maps = torch.stack([layer.grid.maps(g) for g in grads.unbind(1)], 1)
+        return LayerGradients(layer.grid.maps(in_full(leaf.detach())), maps, scores.detach(), layer)
 
     def project(self, x: Tensor, name: str, seed: Callable[[Tensor], Tensor], rule: Rule) -> tuple[Tensor, Tensor]:
         """The projection of a layer's output back to the input: `seed` maps the activation (B, K, h, w) to what is sent
         back. Returns (gradient (B, C, H, W), activation). Nothing behind the layer is computed."""
-        layer = self.layer(name)
+        layer = self.feature_layer(name, x.shape[1:])
+        grid = layer.grid
+        assert grid is not None
         outputs: list[Tensor] = []
 
-        def stop(module: nn.Module, args: Any, output: Any) -> None:
-            outputs.append(spatial(output, name))
-            raise _StopForward
-
         def run(x: Tensor) -> Tensor:
-            with suppress(_StopForward), hooked(layer, stop):
+            calls = count()
+
+            def stop(module: nn.Module, args: Any, output: Any) -> None:
+                if next(calls) == layer.call:
+                    outputs.append(layer.output(output, len(x)))
+                    raise _StopForward
+
+            with suppress(_StopForward), hooked(self.layer(name), stop):
                 self.module(x)
-                raise unsupported(f"layer {name} is not used in the forward pass")
+                raise unsupported(f"layer {name} ran in one forward pass and not in the next")
             return outputs[-1]
 
         with torch.enable_grad():
             leaf, output, _ = self._differentiable(x, run, rule, f"layer {name}")
-            activation = output.detach()
+            maps = grid.maps(output.detach())
             align_norms(output)
-            (grad,) = torch.autograd.grad(output, leaf, seed(activation))
-        return in_full(grad), in_full(activation)
+            (grad,) = torch.autograd.grad(output, leaf, grid.output(seed(maps), output))
+        return in_full(grad), in_full(maps)
 
     def _differentiable(
         self, x: Tensor, run: Callable[[Tensor], Tensor], rule: Rule | None, what: str = "the input"
@@ -293,9 +322,9 @@ class Network:
 def _gradients(scores: Tensor, wrt: Tensor) -> Tensor:
     """d scores[b, t] / d wrt[b] -> (B, T, ...) float32; images are independent of each other in eval mode."""
     align_norms(scores)
-    count = scores.shape[1]
+    targets = scores.shape[1]
     grads = []
-    for t in range(count):
-        (grad,) = torch.autograd.grad(scores[:, t].sum(), wrt, retain_graph=t + 1 < count, allow_unused=True)
+    for t in range(targets):
+        (grad,) = torch.autograd.grad(scores[:, t].sum(), wrt, retain_graph=t + 1 < targets, allow_unused=True)
         grads.append(torch.zeros_like(wrt) if grad is None else grad)
-    return in_full(torch.stack(grads, 1)) if count > 1 else in_full(grads[0]).unsqueeze(1)
+    return in_full(torch.stack(grads, 1)) if targets > 1 else in_full(grads[0]).unsqueeze(1)

@@ -134,22 +134,6 @@ def test_squeeze_and_excitation_is_not_the_head() -> None:
     assert found.default_layer != "pool"
 
 
-def test_token_models_have_no_default_layer() -> None:
-    class Tokens(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.patches = nn.Conv2d(3, 8, 4, 4)
-            self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-            self.fc = nn.Linear(8, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.fc(self.block(self.patches(x).flatten(2).transpose(1, 2)).mean(1))
-
-    found = wrap(Tokens(), size=16).anatomy
-    assert found.default_layer is None
-    assert not found.gap_head
-
-
 def test_activations_are_counted_by_call() -> None:
     class Reused(nn.Module):
         def __init__(self) -> None:

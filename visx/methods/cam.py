@@ -23,7 +23,7 @@ from visx.options import Params
 def cam(req: Request, p: Params) -> Attribution:
     import torch
 
-    from visx.network.anatomy import run_with_head
+    from visx.network.head import run_with_head
 
     logits, head = run_with_head(req.network, req.x)
     if head is None:

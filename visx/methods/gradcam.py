@@ -7,8 +7,13 @@ negative everywhere comes out as zeros with a warning; `relu=false` shows the ma
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from visx.contract import Attribution, Request, method
 from visx.options import Field, Params
+
+if TYPE_CHECKING:
+    from visx.network.grid import Layer
 
 
 class GradCAMParams(Params):
@@ -40,8 +45,18 @@ def gradcam(req: Request, p: GradCAMParams) -> Attribution:
                     warnings[b][t].append(
                         "Grad-CAM is negative everywhere, so its ReLU leaves zeros: see -p relu=false"
                     )
-    if found.calls > 1:
-        for row in warnings:
-            for cell in row:
-                cell.append(f"layer {req.layer} runs {found.calls} times in one pass: its last output is explained")
+    for row in warnings:
+        for cell in row:
+            cell += _said_of(found.layer)
     return Attribution(signed.relu() if p.relu else signed, warnings=warnings)
+
+
+def _said_of(layer: Layer) -> list[str]:
+    """What must be known of a layer to read its map."""
+    assert layer.grid is not None
+    said = []
+    if layer.calls > 1:
+        said.append(f"layer {layer.name} runs {layer.calls} times in one pass: its last output is explained")
+    if layer.grid.single:
+        said.append(f"layer {layer.name} has one cell, so its map is the same everywhere")
+    return said

@@ -15,6 +15,7 @@ from visx.images.geometry import Preprocess
 from visx.models.checkpoint import digest_state
 from visx.network.anatomy import Anatomy, examine
 from visx.network.forms import unwrapped, whereabouts
+from visx.network.grid import Layer
 from visx.network.outputs import Outputs
 from visx.network.probe import failure
 from visx.network.snapshot import Snapshot
@@ -55,6 +56,7 @@ class Model:
     _anatomy: Anatomy | None = field(default=None, repr=False)
     _snapshot: Snapshot | None = field(default=None, init=False, repr=False, compare=False)
     _rest: Any = field(default=None, init=False, repr=False, compare=False)
+    _recorded: dict[torch.Size, dict[str, Layer]] = field(default_factory=dict, repr=False)
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -169,4 +171,6 @@ class Model:
 
     def _around(self, module: nn.Module) -> Network:
         folding, layout = self.folding, self.channels_last
-        return Network(module, channels_last=layout, folding=folding, outputs=lambda: self.outputs)
+        network = Network(module, channels_last=layout, folding=folding, outputs=lambda: self.outputs)
+        network.recorded = self._recorded  # layers are read the same in every copy
+        return network

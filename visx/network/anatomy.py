@@ -1,66 +1,34 @@
-"""Anatomy: what a network is made of, found by running it once on a grey picture, not from a table of names.
-
-One pass with module hooks and a `TorchFunctionMode` records which tensor each module and function returns. From the
-logits it walks back: through the linear layer to the pooling that takes space away, and from there to the outermost
-module whose output is pooled. Tensors are told apart by identity *and* version, so in-place ReLUs count as what they
-are: the pooled tensor of DenseNet is the one after its functional ReLU.
-"""
+"""Anatomy: what a network is made of, found by running it once, not from a table of names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
+from visx.network.choice import Exit, choose
 from visx.network.forms import named_modules
+from visx.network.grid import Layer
+from visx.network.head import Trace
 from visx.network.outputs import Outputs, recognise
-from visx.network.probe import dry_run
-from visx.network.rules import OTHER_ACTIVATIONS, Arithmetic, relu_call
+from visx.network.probe import DryRun, dry_run
+from visx.network.trace import Recorder
 from visx.state import Network
-
-Key = tuple[int, int]  # identity and version of a tensor
-
-_ADAPTIVE = {F.adaptive_avg_pool2d, F.adaptive_max_pool2d, torch.adaptive_avg_pool1d}
-_AVERAGING = {F.adaptive_avg_pool2d, F.avg_pool2d, torch.mean, Tensor.mean}
-_REDUCING = {
-    F.avg_pool2d,
-    F.max_pool2d,
-    torch.max_pool2d,
-    torch.mean,
-    Tensor.mean,
-    torch.sum,
-    Tensor.sum,
-    torch.amax,
-    Tensor.amax,
-}
-_FLATTENING = {torch.flatten, Tensor.flatten, Tensor.view, Tensor.reshape, torch.reshape}
-_LINEAR = {F.linear, F.conv2d, torch.conv2d}
-_PASSING = {F.dropout, F.dropout2d, torch.squeeze, Tensor.squeeze, Tensor.contiguous, torch.dropout}
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One module that ran: its path, type and output shape without the batch (None where it is no tensor)."""
-
-    name: str
-    type: str
-    shape: tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What one run showed. `default_layer` is None where no 4-D output feeds a pooling (token models); `gap_head` says
-    whether the logits are one linear map of globally averaged features; `relus` and `others` count activations;
-    `outputs` says what comes out; `no_input_gradient` says why none can be had (empty where one can)."""
+    """What one run showed. `default_layer` is None where there is none, and `no_layer` says why; `gap_head` says whether
+    the logits are one linear map of globally averaged features; `relus` and `others` count activations; `outputs` says
+    what comes out; `no_input_gradient` says why none can be had (empty where one can)."""
 
     layers: tuple[Layer, ...]
     default_layer: str | None
+    no_layer: str
     gap_head: bool
     relus: int
     others: tuple[str, ...]
@@ -73,56 +41,12 @@ class Anatomy:
         return self.outputs.classes
 
 
-@dataclass
-class Head:
-    """A classification head of CAM: `features` (B, K, h, w), averaged over space, times `weight` (classes, K)."""
-
-    features: Tensor
-    weight: Tensor
-
-
-@dataclass(frozen=True)
-class _Call:
-    """One function call: the tensor it was given first, and the one it returned."""
-
-    func: Any
-    output: Key
-    source: Key
-    input: Tensor
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    output_shape: tuple[int, ...]
-
-
-class Trace(TorchFunctionMode):
-    """Records functions' and modules' outputs while it is active. Holds every tensor, so that identities stay unique."""
+class _Watch:
+    """Records one pass: functions, operations, and the runs of all modules."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.kept: list[Any] = []
-        self.calls: dict[Key, _Call] = {}
-        self.exits: list[tuple[str, Key, Key | None]] = []  # module, output, its first input
-        self.layers: list[Layer] = []
-        self.relus = 0
-        self._arithmetic = Arithmetic()
-        self.others: dict[str, None] = {}
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        first = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
-        if func in _PROPERTIES or first is None:
-            return func(*args, **kwargs)
-        if relu_call(func, args, kwargs) is not None or self._arithmetic.relu(func, args, kwargs) is not None:
-            self.relus += 1
-        elif func in OTHER_ACTIVATIONS:
-            self.others[func.__name__] = None
-        source = _key(first)
-        output = func(*args, **kwargs)
-        self._arithmetic.remember(func, args, kwargs, output)
-        if isinstance(output, Tensor) and _key(output) != source:
-            self.kept.append((first, output))
-            self.calls[_key(output)] = _Call(func, _key(output), source, first, args, kwargs, tuple(output.shape))
-        return output
+        self.functions, self.operations = Trace(), Recorder()
+        self.exits: list[Exit] = []
 
     @contextmanager
     def watching(self, module: nn.Module) -> Iterator[None]:
@@ -131,160 +55,81 @@ class Trace(TorchFunctionMode):
             for name, child in named_modules(module):
                 if isinstance(child, torch.jit.ScriptModule):
                     continue  # it takes no hooks
-                entered: list[Key | None] = []
+                entered: list[Any] = []
 
-                def enter(_: nn.Module, args: Any, entered: list[Key | None] = entered) -> None:
-                    entered.append(_key(args[0]) if args and isinstance(args[0], Tensor) else None)
+                def enter(_: nn.Module, args: Any, root: bool = not name, entered: list[Any] = entered) -> None:
+                    if root and args and isinstance(args[0], Tensor):
+                        self.operations.start(args[0])
+                    entered.append(self.operations.node(args[0]) if args else None)
 
-                def leave(
-                    m: nn.Module, args: Any, output: Any, name: str = name, entered: list[Key | None] = entered
-                ) -> None:
-                    came = entered.pop() if entered else None
-                    shape = tuple(output.shape[1:]) if isinstance(output, Tensor) else None
-                    self.layers.append(Layer(name, type(m).__name__, shape))
-                    if isinstance(output, Tensor):
-                        self.kept.append(output)
-                        self.exits.append((name, _key(output), came))
+                def leave(m: nn.Module, args: Any, output: Any, name: str = name, entered: list[Any] = entered) -> None:
+                    self.exits.append(self._exit(name, m, output, entered.pop() if entered else None))
 
                 stack.callback(child.register_forward_pre_hook(enter).remove)
                 stack.callback(child.register_forward_hook(leave).remove)
-            stack.enter_context(self)
+            stack.enter_context(self.functions)
+            stack.enter_context(self.operations)
             yield
 
-    def pooling(self) -> _Call | None:
-        """The last call that takes a feature map's space away on the way to the logits."""
-        last: _Call | None = None
-        for call in map(self._unfolded, self.calls.values()):  # in order of execution
-            x = call.input
-            if x.dim() != 4:
-                continue
-            spatial = x.shape[2] * x.shape[3] > 1
-            gone = len(call.output_shape) < 3 or all(n == 1 for n in call.output_shape[2:])
-            reduces = call.func in _REDUCING and spatial and gone and call.output_shape[:2] == tuple(x.shape[:2])
-            if call.func in _ADAPTIVE or reduces:
-                last = call
-            elif call.func in _FLATTENING and spatial and len(call.output_shape) == 2:
-                # flattening what was just pooled takes nothing away that the pooling had not
-                last = last if last is not None and self._made_by(call.source, last) else call
-        return last
+    def _exit(self, name: str, module: nn.Module, output: Any, came: Any) -> Exit:
+        kind = type(module).__name__
+        if not isinstance(output, Tensor):
+            return Exit(name, kind, None, None, None, False)
+        node = self.operations.node(output)
+        edge = torch.autograd.graph.get_gradient_edge(output) if output.requires_grad else None
+        return Exit(name, kind, tuple(output.shape), node, edge, node is not None and node is came)
 
-    def head(self, logits: Tensor) -> Head | None:
-        """The CAM head, if the logits are one linear map of a global average (bias aside), else None."""
-        pool = self.pooling()
-        if pool is None or pool.func not in _AVERAGING or any(n != 1 for n in pool.output_shape[2:]):
-            return None
-        call = self._origin(_key(logits))
-        if call is None:
-            return None
-        if call.output == pool.output:  # class maps averaged: the classifier is a 1x1 convolution before the pooling
-            conv = self._convolution(pool.source)
-            return None if conv is None else Head(conv.input, conv.args[1][:, :, 0, 0])
-        if call.func not in _LINEAR or not self._made_by(call.source, pool):
-            return None
-        weight = call.args[1] if len(call.args) > 1 else call.kwargs["weight"]
-        weight = weight.flatten(1)  # a 1x1 convolution behind the pooling is a linear layer too
-        return Head(pool.input, weight) if weight.shape[1] == pool.input.shape[1] else None
-
-    def default_layer(self, logits: Tensor) -> str | None:
-        """The outermost module whose 4-D output is what the last pooling takes (class maps excepted)."""
-        pool = self.pooling()
-        key = pool.source if pool else None
-        if pool is not None and self._made_by(_key(logits), pool):
-            conv = self._convolution(pool.source)
-            key = conv.source if conv else key
-        while key is not None:
-            names = [name for name, out, came in self.exits if out == key and out != came and name]
-            if names:
-                return min(names, key=lambda name: name.count("."))
-            call = self.calls.get(key)
-            key = call.source if call is not None and call.output_shape == tuple(call.input.shape) else None
-        return None
-
-    def _made_by(self, key: Key, pool: _Call) -> bool:
-        """Whether a tensor is a call's result, flattening and the like seen through."""
-        call = self._origin(key)
-        return call is not None and call.output == pool.output
-
-    def _unfolded(self, call: _Call) -> _Call:
-        """A reduction of (B, K, n) that was folded or half reduced from (B, K, h, w), as one of the latter."""
-        before = self.calls.get(call.source)
-        if call.func not in _REDUCING or call.input.dim() != 3 or before is None or before.input.dim() != 4:
-            return call
-        folds = before.func in _FLATTENING or before.func in _REDUCING
-        same = before.output_shape[:2] == tuple(before.input.shape[:2]) == call.output_shape[:2]
-        return replace(call, input=before.input, source=before.source) if folds and same else call
-
-    def _origin(self, key: Key | None) -> _Call | None:
-        """The call that made a tensor, flattening, squeezing and idle dropout seen through."""
-        while key is not None:
-            call = self.calls.get(key)
-            if call is None or call.func not in _FLATTENING | _PASSING:
-                return call
-            if (
-                call.input is not None
-                and call.input.dim() == 4
-                and call.input.shape[2] * call.input.shape[3] > 1
-                and len(call.output_shape) < 4
-            ):
-                return call  # flattening that mixes space into the features is no mere view
-            key = call.source
-        return None
-
-    def _convolution(self, key: Key | None) -> _Call | None:
-        """The 1x1 convolution that made class maps, an activation behind it seen through."""
-        call = self._origin(key)
-        while call is not None and relu_call(call.func, call.args, call.kwargs) is not None:
-            call = self._origin(call.source)
-        if (
-            call is None
-            or call.func not in {F.conv2d, torch.conv2d}
-            or len(call.args) < 2
-            or call.args[1].shape[2:] != (1, 1)
-        ):
-            return None
-        return call
-
-
-_PROPERTIES = {
-    getattr(Tensor, n).__get__
-    for n in ("shape", "dtype", "device", "requires_grad", "ndim", "_version", "is_cuda", "data", "grad_fn")
-    if hasattr(Tensor, n)
-} | {Tensor.size, Tensor.dim, Tensor.detach}
+    def layers(self) -> Iterator[Layer]:
+        """One layer a module, in the order of the runs that are explained."""
+        runs: dict[str, list[Exit]] = {}
+        for run in self.exits:
+            runs.setdefault(run.name, []).append(run)
+        explained = {}
+        for name, several in runs.items():
+            seeing = [i for i, run in enumerate(several) if run.node is not None]
+            explained[name] = (seeing[-1] if seeing else len(several) - 1, len(seeing))
+        counted: dict[str, int] = {}
+        for run in self.exits:
+            number = counted[run.name] = counted.get(run.name, -1) + 1
+            call, calls = explained[run.name]
+            if number == call:
+                shape = None if run.shape is None else run.shape[1:]
+                yield Layer(run.name, run.type, shape, run.grid, run.reason, call, calls, len(runs[run.name]))
 
 
 def examine(
     network: Network,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     means: str | None = None,
     head: str | int | None = None,
     labels: int = 0,
 ) -> Anatomy:
-    """Run the network once on a mid-grey (C, H, W) picture of this shape and describe it. `means` and `head` overrule what
-    its output is found to be, `labels` is how many class names there are."""
+    """Run the network once on a picture (C, H, W) of this shape and describe it. `means` and `head` overrule what its
+    output is found to be, `labels` is how many class names there are.
+
+    Costs one pass, and a backward pass through what lies behind the default layer.
+    """
     with network.session():
-        run = dry_run(network, shape, Trace)
-    headless = getattr(network.module, "num_classes", None) == 0  # timm's way to say so
-    outputs = recognise(run.graphed, means=means, head=head, headless=headless, labels=labels)
-    trace, logits = run.watcher, outputs.tensor(run.output)
+        run = look(network, shape)
+        headless = getattr(network.module, "num_classes", None) == 0  # timm's way to say so
+        outputs = recognise(run.graphed, means=means, head=head, headless=headless, labels=labels)
+        watch, logits = run.watcher, outputs.tensor(run.output)
+        default, why = choose(watch.exits, logits, watch.operations.node(logits))
     return Anatomy(
-        tuple(trace.layers),
-        trace.default_layer(logits),
-        trace.head(logits) is not None,
-        trace.relus,
-        tuple(trace.others),
+        tuple(network.recorded[torch.Size(shape)].values()),
+        default,
+        why,
+        watch.functions.head(logits) is not None,
+        watch.functions.relus,
+        tuple(watch.functions.others),
         outputs,
         run.no_input_gradient,
     )
 
 
-def run_with_head(network: Network, x: Tensor) -> tuple[Tensor, Head | None]:
-    """One forward pass without gradients: logits (B, K) and the CAM head with this batch's features."""
-    with torch.no_grad():
-        trace = Trace()
-        with trace:
-            logits = network.logits(x)
-    return logits, trace.head(logits)
-
-
-def _key(tensor: Tensor) -> Key:
-    return id(tensor), 0 if tensor.is_inference() else tensor._version
+def look(network: Network, shape: tuple[int, ...]) -> DryRun[_Watch]:
+    """Run the network once on a picture of this shape, so that it knows how its layers' outputs are read."""
+    with network.session():
+        run = dry_run(network, shape, _Watch)
+    network.recorded[torch.Size(shape)] = {layer.name: layer for layer in run.watcher.layers()}
+    return run

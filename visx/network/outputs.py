@@ -312,14 +312,3 @@ def require_graph(tensor: Tensor, what: str = "the input") -> None:
             f"the model's output does not depend on {what} in a way that can be differentiated",
             "does its forward use no_grad or detach?",
         )
-
-
-def spatial(output: Any, name: str) -> Tensor:
-    """A layer's output, if it is a feature map (N, channels, height, width); else an error (exit 4)."""
-    if not isinstance(output, Tensor) or output.dim() != 4 or not output.is_floating_point():
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise unsupported(
-            f"layer {name} gives {shape}, not a feature map (N, channels, height, width)",
-            "`visx layers MODEL` shows the layers that do",
-        )
-    return output

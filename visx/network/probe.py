@@ -1,4 +1,4 @@
-"""The first look at a network: one pass over a mid-grey picture. Why it fails, or why no gradient reaches the input."""
+"""The first look at a network: one pass over a noise picture. Why it fails, or why no gradient reaches the input."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from visx.targets import Targets
 
 
 class Watcher(Protocol):
-    """What records a pass, for instance `visx.network.anatomy.Trace`."""
+    """What records a pass, for instance `visx.network.anatomy`'s watch."""
 
     def watching(self, module: nn.Module) -> AbstractContextManager[None]: ...
 
@@ -43,10 +43,10 @@ class DryRun(Generic[T]):
 
 
 def dry_run(network: Network, shape: tuple[int, ...], watcher: Callable[[], T]) -> DryRun[T]:
-    """Run the network once on zeros (1, C, H, W), with gradients recorded. It is watched in a second run without gradients
+    """Run the network once on noise (1, C, H, W), always the same, with gradients recorded. It is watched in a second run without gradients
     where forward fails with them (it may call `.numpy()`), or has backward hooks, which put nodes of their own between
     modules. Call inside `network.session()`. Raises whatever forward raises."""
-    picture = network.prepare(torch.zeros(1, *shape))
+    picture = network.prepare(torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)))
     watching, graphed = watcher(), None
     try:
         if not any(m._backward_hooks or m._backward_pre_hooks for m in network.module.modules()):

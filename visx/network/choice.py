@@ -1,0 +1,156 @@
+"""The default layer: walked back from the score that is explained, along the operations that were recorded.
+
+It is the last output of a module on that way that is a grid of more than one cell and whose cells receive a gradient; of
+several modules that return the same tensor, the outermost. What is not walked into: operands that only weigh a map (gates
+of squeeze-and-excitation and the like). What does not count: class maps (a map that becomes the score without a linear
+layer in between), the output of an adaptive pooling, and what lies between an attention's input and its products (queries,
+keys, values). In a transformer that reads its class token the patches of the last block's output receive no gradient, so
+there the input of the last attention is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from visx.network.grid import FeatureGrid, read
+from visx.network.trace import Node, ancestors
+
+_GATES = {"sigmoid", "sigmoid_", "hardsigmoid", "hardsigmoid_", "_softmax"}
+_ADAPTIVE_POOLING = {"_adaptive_avg_pool2d", "adaptive_max_pool2d", "_adaptive_avg_pool3d", "mean", "amax"}
+
+
+@dataclass
+class Exit:
+    """One run of a module: its path, its type, its output's shape (None where it is no tensor). `node` is None where the
+    output does not depend on the picture, `edge` where no gradient passes it."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...] | None
+    node: Node | None
+    edge: Any
+    passes: bool  # returns what it was given
+
+    @cached_property
+    def read(self) -> FeatureGrid | str:
+        """How the output is read as a feature map, or why it is none."""
+        if self.shape is None:
+            return "it returns no tensor"
+        if self.node is None:
+            return "it does not depend on the picture"
+        return read(self.shape, self.node.places, paired=self.node.paired)
+
+    @property
+    def grid(self) -> FeatureGrid | None:
+        return None if isinstance(self.read, str) else self.read
+
+    @property
+    def reason(self) -> str:
+        return self.read if isinstance(self.read, str) else ""
+
+
+def choose(exits: Sequence[Exit], score: Tensor, node: Node | None) -> tuple[str | None, str]:
+    """The default layer of a pass, or None and why. `score` (1, K) is the tensor that is explained, `node` its node."""
+    grids = [e for e in exits if e.grid is not None and e.name and not e.passes]
+    if node is None:
+        return None, "its output does not depend on the picture"
+    if not any(not e.grid.single for e in grids if e.grid is not None):
+        return None, _none(exits)
+    behind, class_maps = _trunk(node)
+    inside = _inside_attention(node)
+    for counts in (behind, class_maps):  # class maps where there is nothing before them
+        fitting = [
+            e for e in grids
+            if e.node in counts and e.node not in inside and e.node is not None
+            and e.node.op not in _ADAPTIVE_POOLING and e.grid is not None and not e.grid.single
+        ]  # fmt: skip
+        best = _last_with_gradient(fitting, score)
+        if best is not None:
+            same = [e.name for e in fitting if e.node is best.node]
+            return min(same, key=lambda name: name.count(".")), ""
+    names = list(dict.fromkeys(e.name for e in reversed(grids) if e.grid is not None and not e.grid.single))
+    return None, (
+        f"{len(names)} layers have a feature map, but none that lies on the way to the score receives a gradient at its "
+        f"places; --layer can choose one: {', '.join(names[:5])}"
+    )
+
+
+def _none(exits: Iterable[Exit]) -> str:
+    last = [e for e in exits if e.name and e.shape is not None]
+    what = f"; the last, {last[-1].name}: {last[-1].reason or 'it has one cell'}" if last else ""
+    return f"none of its {len({e.name for e in last})} layers has a feature map of more than one cell{what}"
+
+
+def _trunk(score: Node) -> tuple[set[Node], set[Node]]:
+    """What the score is made from: nodes with a linear layer or convolution between them and the score, and those (class
+    maps) without. Operands that only weigh others are left out, and patches beside a class token that alone is read, up to
+    the attention that read them."""
+    seen: set[tuple[Node, bool, bool]] = set()
+    waiting = [(score, False, False)]
+    while waiting:
+        state = node, weighed, picked = waiting.pop()
+        if state in seen:
+            continue
+        seen.add(state)
+        weighed, picked = weighed or node.weighs, (picked or node.picks) and not node.attends
+        waiting += [(before, weighed, picked) for before in _carried(node)]
+    behind = {node for node, weighed, picked in seen if weighed and not picked}
+    return behind, {node for node, _, picked in seen if not picked} - behind
+
+
+def _carried(node: Node) -> tuple[Node, ...]:
+    """The inputs whose content a node carries on: of operands of different size the full ones, of the full ones those
+    that are no gates."""
+    if len(node.inputs) < 2 or node.op in ("cat", "stack") or node.attends or node.weighs:
+        return node.inputs
+    full = tuple(i for i in node.inputs if i.shape == node.shape) or node.inputs
+    carrying = tuple(i for i in full if i.op not in _GATES) or full
+    return carrying if node.op.startswith("mul") else full
+
+
+def _inside_attention(score: Node) -> set[Node]:
+    """Queries, keys, values and what makes them: nodes that go nowhere but into products of two activations, back to the
+    linear layers' outputs."""
+    nodes = ancestors(score)
+    users: dict[Node, list[Node]] = {}
+    for node in nodes:
+        for before in node.inputs:
+            users.setdefault(before, []).append(node)
+    inside: set[Node] = set()
+    for node in sorted(nodes, key=lambda n: -n.index):
+        used = users.get(node, [])
+        if used and all(u.attends or (u in inside and not u.weighs) for u in used):
+            inside.add(node)
+    return inside
+
+
+def _last_with_gradient(exits: Sequence[Exit], score: Tensor) -> Exit | None:
+    """The latest of these outputs of which at least two cells receive a gradient; the very latest where the last ones
+    receive none at all, which tells nothing. Differentiates only as far back as needed."""
+    ordered = sorted(exits, key=lambda e: e.node.index if e.node else 0)
+    distinct = list({e.node: e for e in ordered}.values())[::-1]
+    if not score.requires_grad:  # this pass was recorded without gradients
+        return distinct[0] if distinct else None
+    distinct = [e for e in distinct if e.edge is not None]
+    weights = torch.randn(score.shape, generator=torch.Generator().manual_seed(1)).to(score)
+    scalar = (score * weights).sum()
+    start, step, silent = 0, 1, True
+    while start < len(distinct):
+        chunk = distinct[start : start + step]
+        grads = torch.autograd.grad(scalar, [e.edge for e in chunk], retain_graph=True, allow_unused=True)
+        for found, grad in zip(chunk, grads, strict=True):
+            if grad is None or found.grid is None:
+                continue
+            if int(found.grid.maps(grad).ne(0).any(1).sum()) > 1:
+                return found
+            silent = silent and not bool(grad.any())
+        start, step = start + step, step * 4
+        if silent and start >= 5:  # a head of zeros, or units that this picture leaves dead
+            break
+    return distinct[0] if distinct and silent else None
