@@ -93,7 +93,7 @@ def plan(
             jobs.append(Job(method, values, None, kind))
             continue
         for name in layers or [str(model.anatomy.default_layer)]:
-            model.network().layer(name)
+            model.network().feature_layer(name, model.input_shape)
             jobs.append(Job(method, values, name, kind))
     return jobs
 
@@ -104,11 +104,10 @@ def missing(model: Model, method: Method, params: Params, layers: Sequence[str] 
     if needs & {"layer", "gap_head", "relu"} and (reason := closed(model.module)):
         return reason
     if "layer" in needs and not layers and anatomy.default_layer is None:
-        return "it has no spatial feature map that feeds a pooling (token sequences are not supported by layer methods)"
+        return anatomy.no_layer
     if "grad" in needs and anatomy.no_input_gradient and "gap_head" not in needs:  # CAM differentiates nothing
         looked_at = layers or [str(anatomy.default_layer)]
-        shape = (len(model.preprocess.mean), *model.input_size)
-        if needs != {"grad", "layer"} or not all(reaches(model.network(), shape, name) for name in looked_at):
+        if needs != {"grad", "layer"} or not all(reaches(model.network(), model.input_shape, n) for n in looked_at):
             return anatomy.no_input_gradient
     if "gap_head" in needs and not anatomy.gap_head:
         return f"it has no {NEEDS['gap_head']}"

@@ -28,7 +28,11 @@ def layers(
         ),
     ] = None,
     spatial: Annotated[
-        bool, typer.Option("--spatial", help="Only layers with a feature map (channels, height, width).")
+        bool,
+        typer.Option(
+            "--spatial",
+            help="Only layers that --layer takes: feature maps, as K x height x width, whatever their layout.",
+        ),
     ] = False,
     means: Means = None,
     head: Head = None,
@@ -40,24 +44,32 @@ def layers(
 
     loaded = load_model(model, weights or ("default" if ".py" in model else "random"), means=means, head=head)
     found = loaded.anatomy
-    rows = [row for row in found.layers if row.name and not (spatial and len(row.shape or ()) != 3)]
+    rows = [row for row in found.layers if row.name and (row.grid is not None or not spatial)]
     width = max((len(row.name) for row in rows), default=0)
     for row in rows:
         default = row.name == found.default_layer
         if json:
             put(
                 jsonlib.dumps(
-                    {"name": row.name, "type": row.type, "shape": row.shape and list(row.shape), "default": default}
+                    {
+                        "name": row.name,
+                        "type": row.type,
+                        "shape": row.shape and list(row.shape),
+                        "grid": row.grid and list(row.grid.shape),
+                        "layout": row.grid and row.grid.layout,
+                        "reason": row.reason,
+                        "default": default,
+                    }
                 )
             )
         elif quiet:
             put(row.name)
         else:
-            shape = " x ".join(map(str, row.shape)) if row.shape is not None else "-"
-            put(f"{'*' if default else ' '} {row.name:<{width}}  {row.type:<22} {shape}")
+            shown = row.grid.shape if spatial and row.grid is not None else row.shape
+            shape = " x ".join(map(str, shown)) if shown is not None else "-"
+            layout = "" if row.grid is None or row.grid.layout == "channels first" else f"  ({row.grid.layout})"
+            put(f"{'*' if default else ' '} {row.name:<{width}}  {row.type:<22} {shape}{layout}")
     about = f": {found.outputs.seen}" if found.outputs.seen else ""
     common.Talk(quiet).say(f"output: {found.outputs}, {found.classes} in all{about}")
     if found.default_layer is None and not json:
-        common.Talk(quiet).say(
-            f"{model} has no spatial feature map that feeds a pooling: methods that look at layers do not fit it"
-        )
+        common.Talk(quiet).say(f"{model} has no default layer: {found.no_layer}")

@@ -64,6 +64,11 @@ class Model:
         return self.preprocess.crop
 
     @property
+    def input_shape(self) -> torch.Size:
+        """(channels, height, width) of the input."""
+        return torch.Size((len(self.preprocess.mean), *self.input_size))
+
+    @property
     def anatomy(self) -> Anatomy:
         """Layers, default layer, classification head and activations, found by running the module once.
 
@@ -75,7 +80,7 @@ class Model:
         return self._anatomy
 
     def _examine(self) -> Anatomy:
-        shape = (len(self.preprocess.mean), *self.input_size)
+        shape = self.input_shape
         try:
             found = examine(self.network(), shape, self.means, self.head, len(self.labels or ()))
         except VisxError:
@@ -151,6 +156,7 @@ class Model:
             self._snapshot, self._rest = Snapshot(unwrapped(self.module)), rest
             self._snapshot.values_hold(matrices=copied)
             self._networks.clear()
+            self._recorded = {}
             self._anatomy = None
 
     def network(self, precision: str = "fp32", device: torch.device | None = None) -> Network:

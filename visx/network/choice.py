@@ -135,7 +135,7 @@ def _last_with_gradient(exits: Sequence[Exit], score: Tensor) -> Exit | None:
     receive none at all, which tells nothing. Differentiates only as far back as needed."""
     ordered = sorted(exits, key=lambda e: e.node.index if e.node else 0)
     distinct = list({e.node: e for e in ordered}.values())[::-1]
-    if not score.requires_grad:  # this pass was recorded without gradients
+    if not score.requires_grad or not any(e.edge for e in distinct):  # recorded without gradients
         return distinct[0] if distinct else None
     distinct = [e for e in distinct if e.edge is not None]
     weights = torch.randn(score.shape, generator=torch.Generator().manual_seed(1)).to(score)
