@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -29,11 +29,13 @@ from visx.cli.common import (
     WeightsSpec,
 )
 from visx.cli.output import put
+from visx.cli.pictures import with_pictures
 from visx.errors import printable, usage
 
 DEFAULT_OUT = Path("visx-compare.png")
 
 
+@with_pictures
 def compare(
     source: Annotated[str, typer.Argument(metavar="INPUT", help="One image.", show_default=False)],
     method: Methods = None,
@@ -78,6 +80,8 @@ def compare(
     alpha: Alpha = 0.5,
     json: Json = False,
     quiet: Quiet = False,
+    *,
+    pictures: dict[str, Any],
 ) -> int:
     """Draw one contact sheet: the picture, then methods x models x targets.
 
@@ -109,7 +113,9 @@ def compare(
         assign(param or [], {m.name: m.params for m in methods})
     specs = common.split(model) or ["efficientnet_lite0"]
     where = common.pick_device(device)
-    models = [load_model(spec, weights, labels=labels, device=where, means=means, head=head) for spec in specs]
+    models = [
+        load_model(spec, weights, labels=labels, device=where, means=means, head=head, **pictures) for spec in specs
+    ]
     picture = models[0].preprocess.decode(read(path))
     for remark in picture.remarks:
         talk.say(f"{printable(source)}: {remark}")

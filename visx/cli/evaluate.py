@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -30,12 +30,14 @@ from visx.cli.common import (
 )
 from visx.cli.measuring import Boxes, annotated, failure, thresholds
 from visx.cli.output import put
+from visx.cli.pictures import with_pictures
 from visx.errors import ExitCode, usage
 
 if TYPE_CHECKING:
     from visx.evaluation import Evaluation, Row
 
 
+@with_pictures
 def evaluate(
     inputs: Inputs,
     method: Annotated[
@@ -99,6 +101,8 @@ def evaluate(
     ] = True,
     json: Json = False,
     quiet: Quiet = False,
+    *,
+    pictures: dict[str, Any],
 ) -> int:
     """Measure maps: a table of methods against metrics, with 95% confidence intervals over the images.
 
@@ -137,11 +141,13 @@ def evaluate(
 
     if "all" not in names:
         assign(rest, {m.name: m.params for m in methods})
-    loaded = load_model(model, weights, labels=labels, device=common.pick_device(device), means=means, head=head)
+    loaded = load_model(
+        model, weights, labels=labels, device=common.pick_device(device), means=means, head=head, **pictures
+    )
     methods = common.pick_methods(names, loaded)
     jobs = plan(loaded, methods, layer or [], assign(rest, {m.name: m.params for m in methods}), score)
     common.say_outputs(loaded, talk.say, (job.kind for job in jobs))
-    default = model == "efficientnet_lite0" and weights == "default"
+    default = model == "efficientnet_lite0" and weights == "default" and not pictures
     spec = loaded.targets(target or ())
     settings = Settings(
         out=out, target=spec, seed=seed, precision=precision, batch_size=size, default_model=default, resume=resume

@@ -37,6 +37,7 @@ from visx.cli.common import (
     WeightsSpec,
 )
 from visx.cli.output import put
+from visx.cli.pictures import with_pictures
 from visx.errors import printable, usage
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 DEFAULT_OUT = Path("visx-out")
 
 
+@with_pictures
 def explain(
     inputs: Inputs,
     method: Methods = None,
@@ -92,6 +94,8 @@ def explain(
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
+    *,
+    pictures: dict[str, Any],
 ) -> int:
     """Explain images: an overlay PNG and a raw .npy for every image, method and target.
 
@@ -134,7 +138,7 @@ def explain(
 
     if engine == "ray":
         from visx.ray_engine import RayRun
-    loaded = _load(model, weights, labels, device if engine == "local" else "cpu", means, head)
+    loaded = _load(model, weights, labels, device if engine == "local" else "cpu", means, head, pictures)
     methods = common.pick_methods(names, loaded)
     dealt = assign(param or [], {m.name: m.params for m in methods})
     jobs = plan(loaded, methods, common.split(layer), dealt, score)
@@ -149,7 +153,7 @@ def explain(
         seed=seed,
         precision=precision,
         batch_size=size,
-        default_model=model == "efficientnet_lite0" and weights == "default",
+        default_model=model == "efficientnet_lite0" and weights == "default" and not pictures,
         colormap=colormap,
         alpha=alpha,
         overlay=overlay,
@@ -174,7 +178,7 @@ def explain(
                 talk.say(f"warning: {printable(record['image'])}: {record['method']}: {warning}")
 
     if engine == "ray":
-        load = partial(_load, model, weights, labels, device, means, head)
+        load = partial(_load, model, weights, labels, device, means, head, pictures)
         run: Run = RayRun(loaded, jobs, settings, load, device, address, on_record, talk.say)
     else:
         run = Run(loaded, jobs, settings, loaded.device, on_record, talk.say)
@@ -189,12 +193,20 @@ def explain(
 
 
 def _load(
-    spec: str, weights: str, labels: Path | None, device: str, means: str | None = None, head: str | None = None
+    spec: str,
+    weights: str,
+    labels: Path | None,
+    device: str,
+    means: str | None,
+    head: str | None,
+    pictures: dict[str, Any],
 ) -> Model:
     """The model on its device, here or in a worker."""
     from visx.models import load_model
 
-    return load_model(spec, weights, labels=labels, device=common.pick_device(device), means=means, head=head)
+    return load_model(
+        spec, weights, labels=labels, device=common.pick_device(device), means=means, head=head, **pictures
+    )
 
 
 def _line(record: dict[str, Any], out: Path) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json as jsonlib
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from visx.cli import common
 from visx.cli.common import Head, Json, Means, Quiet
 from visx.cli.output import put
+from visx.cli.pictures import with_pictures
 
 
+@with_pictures
 def layers(
     model: Annotated[
         str,
@@ -38,11 +40,15 @@ def layers(
     head: Head = None,
     json: Json = False,
     quiet: Quiet = False,
+    *,
+    pictures: dict[str, Any],
 ) -> None:
     """List a model's layers with their output shapes for its input size; * marks the default target layer."""
     from visx.models import load_model
 
-    loaded = load_model(model, weights or ("default" if ".py" in model else "random"), means=means, head=head)
+    loaded = load_model(
+        model, weights or ("default" if ".py" in model else "random"), means=means, head=head, **pictures
+    )
     found = loaded.anatomy
     rows = [row for row in found.layers if row.name and (row.grid is not None or not spatial)]
     width = max((len(row.name) for row in rows), default=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,9 +24,11 @@ from visx.cli.common import (
     WeightsSpec,
 )
 from visx.cli.output import put
+from visx.cli.pictures import with_pictures
 from visx.errors import printable
 
 
+@with_pictures
 def predict(
     inputs: Inputs,
     model: ModelSpec = "efficientnet_lite0",
@@ -41,6 +43,8 @@ def predict(
     null: Nul = False,
     json: Json = False,
     quiet: Quiet = False,
+    *,
+    pictures: dict[str, Any],
 ) -> int:
     """Show the likeliest classes of images, with their probabilities and logits (of a regression, its values)."""
     size = common.batch_size(batch_size)
@@ -52,7 +56,9 @@ def predict(
 
     talk = Talk(quiet)
     items = finding.find(inputs, None, sys.stdin.buffer, null, talk.say)
-    loaded = load_model(model, weights, labels=labels, device=common.pick_device(device), means=means, head=head)
+    loaded = load_model(
+        model, weights, labels=labels, device=common.pick_device(device), means=means, head=head, **pictures
+    )
     common.say_outputs(loaded, talk.say)
     done = failed = 0
     for row in predictions(loaded, items, min(top, loaded.classes), precision, size):

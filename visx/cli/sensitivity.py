@@ -29,6 +29,7 @@ from visx.cli.common import (
 )
 from visx.cli.measuring import Boxes, annotated, failure
 from visx.cli.output import put
+from visx.cli.pictures import with_pictures
 from visx.errors import usage
 from visx.presets import Experiment, get_preset
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 DEFAULT_METRICS = ("ssim", "spearman", "hog")
 
 
+@with_pictures
 def sensitivity(
     inputs: Inputs,
     method: Annotated[
@@ -113,6 +115,8 @@ def sensitivity(
     ] = True,
     json: Json = False,
     quiet: Quiet = False,
+    *,
+    pictures: dict[str, Any],
 ) -> int:
     """Show how much maps move with a setting: the sensitivity of a method to its hyperparameters (SAM, CVPR 2020).
 
@@ -159,7 +163,7 @@ def sensitivity(
     where = common.pick_device(device)
     specs = common.split(model) or ["efficientnet_lite0"]
     for spec in specs:
-        loaded = load_model(spec, weights, labels=labels, device=where, means=means, head=head)
+        loaded = load_model(spec, weights, labels=labels, device=where, means=means, head=head, **pictures)
         groups, texts = [], []
         for experiment, one in zip(experiments, methods, strict=True):
             fixed = {**experiment.params, **dealt[one.name]}
@@ -168,7 +172,7 @@ def sensitivity(
                 groups.append(settings_of(loaded, one, values, fixed, scalar, layer, seed, against))
                 texts.append(" ".join(varied))
         common.say_outputs(loaded, talk.say, (s.job.kind for group in groups for s in group))
-        default = spec == "efficientnet_lite0" and weights == "default"
+        default = spec == "efficientnet_lite0" and weights == "default" and not pictures
         classes = loaded.targets(target or ())
         run = Settings(
             out=out,

@@ -39,7 +39,8 @@ class Preprocess:
     meets a (height, width): stretched to it, or with its proportions kept so that it covers it or lies inside it.
     `crop` is the central (height, width) that remains, padded with the colour `fill` where the picture is smaller.
     `mean` and `std` are of pixels in 0..1, one number a channel: three, one for a network that takes grey, or as many as
-    it takes. `range` is (black, white) of numeric pictures; None where a file or its type says it.
+    it takes. `range` is (black, white) of numeric pictures; None where a file or its type says it. `layout` is how
+    the network itself takes a batch; the input is (C, h, w) all the same.
     """
 
     resize: int | tuple[int, int] | None
@@ -50,6 +51,7 @@ class Preprocess:
     fit: Literal["stretch", "cover", "inside"] = "stretch"
     fill: tuple[int, int, int] = (0, 0, 0)
     range: tuple[float, float] | None = None
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
 
     @property
     def channels(self) -> int:

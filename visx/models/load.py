@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visx.errors import VisxError, unknown, unsupported, usage
+from visx.errors import VisxError, unsupported, usage
 from visx.images.geometry import Preprocess
 from visx.models import checkpoint, sources
 from visx.models.model import Model, Weights
+from visx.models.preprocessing import Size, adapted, override, sides, taking_nhwc
 from visx.network.outputs import check_means
 from visx.network.probe import complete
 
 DEFAULT_MODEL = "efficientnet_lite0"
-INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # Pillow's, which resizes
 
 
 @torch.inference_mode(False)  # parameters made in inference mode could never be differentiated through
@@ -30,17 +31,32 @@ def load_model(
     device: str | torch.device = "cpu",
     means: str | None = None,
     head: str | int | None = None,
+    size: Size | None = None,
+    resize: Size | None = None,
+    squash: bool | None = None,
+    interpolation: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    layout: str | None = None,
+    range: Sequence[float] | None = None,
 ) -> Model:
     """Load a model.
 
     `spec` is `efficientnet_lite0`, a torchvision name, `timm/NAME` or `FILE.py:FACTORY`; `weights` is `default`,
     `random` (the same values every time) or a checkpoint file; `labels` a file of class names; `means` what the output
     means (logits, probabilities, sigmoid, regression) and `head` which member of it is explained, where running the model
-    could not tell. Raises `VisxError` with
+    could not tell. From `size` on: how a picture becomes the input where the model's own source says something else or
+    nothing (`visx.models.preprocessing` says what each takes; None: as the source says). Raises `VisxError` with
     a usage code for unknown names, with a failure code where weights cannot be had or do not fit.
     """
     check_means(means)
     source = sources.find(spec)
+    pictures = {
+        "size": size, "resize": resize, "squash": squash, "interpolation": interpolation, "mean": mean, "std": std,
+        "layout": layout, "range": range,
+    }  # fmt: skip
+    if any(value is not None for value in pictures.values()):
+        override(source, pictures)
     if weights == "random":
         model = _random(source, spec)
     elif weights == "default":
@@ -59,11 +75,14 @@ def load_model(
 def wrap(
     module: nn.Module,
     *,
-    size: int | tuple[int, int] = 224,
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406),
-    std: tuple[float, ...] = (0.229, 0.224, 0.225),
-    resize: int | tuple[int, int] | None = None,
+    size: Size = 224,
+    mean: Sequence[float] = (0.485, 0.456, 0.406),
+    std: Sequence[float] = (0.229, 0.224, 0.225),
+    resize: Size | None = None,
+    squash: bool | None = None,
     interpolation: str = "bilinear",
+    layout: str = "NCHW",
+    range: Sequence[float] | None = None,
     labels: list[str] | tuple[str, ...] | None = None,
     name: str | None = None,
     means: str | None = None,
@@ -72,26 +91,25 @@ def wrap(
     """A `Model` around your own module, which is used in place and left exactly as it was.
 
     `size` is the input's (height, width) or one number for both; `resize` the shorter side before the central crop
-    (default: the same proportion as ImageNet's 256 to 224); `mean` and `std` are of pixels in 0..1, one number a channel:
-    three, or one where the module takes grey pictures (N, 1, H, W). `means` says what the output means ("logits",
-    "probabilities", "sigmoid" or "regression") and `head` which member of it is explained (a key, an index, or a path such
-    as "out.cls"), where running the module could not tell.
+    (default: the same proportion as ImageNet's 256 to 224), `squash` stretches the picture to the input instead; `mean`
+    and `std` are of pixels in 0..1, one number a channel: three, one where the module takes grey pictures (N, 1, H, W), or
+    as many as it takes. `layout` is NHWC where it takes (N, H, W, C); `range` is (black, white) of numeric pictures. `means`
+    says what the output means ("logits", "probabilities", "sigmoid" or "regression") and `head` which member of it is
+    explained (a key, an index, or a path such as "out.cls"), where running the module could not tell.
     """
     if not isinstance(module, nn.Module):
         raise usage(f"wrap() takes a torch.nn.Module, not a {type(module).__name__}")
-    if interpolation not in INTERPOLATIONS:
-        raise unknown("interpolation", interpolation, INTERPOLATIONS)
-    if len(mean) not in (1, 3) or len(std) != len(mean):
-        raise usage(
-            f"wrap() takes mean and std of 3 channels, or of 1 for grey, not of {len(mean)} and {len(std)}",
-            "a network of other inputs: give it a forward that makes them from a picture's three channels",
-        )
-    crop = (size, size) if isinstance(size, int) else (size[0], size[1])
-    if resize is None:
-        resize = round(crop[0] * 256 / 224) if crop[0] == crop[1] else crop
-    preprocess = Preprocess(resize, crop, interpolation, tuple(mean), tuple(std))  # type: ignore[arg-type]
+    crop = sides("size", size)
+    if resize is None and squash is None and crop[0] != crop[1]:
+        squash = True
+    preprocess = adapted(
+        Preprocess(256, (224, 224)), size=size, resize=resize, squash=squash, interpolation=interpolation,
+        mean=mean, std=std, layout=layout, range=range,
+    )  # fmt: skip
     name = name or type(module).__name__
-    complete(name, module, (len(mean), *crop))
+    if preprocess.layout == "NHWC":
+        module = taking_nhwc(module)
+    complete(name, module, (preprocess.channels, *crop))
     return Model(
         name,
         module,

@@ -1,0 +1,154 @@
+"""How pictures become a model's input, where its owner says other than its source does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from visx.errors import unknown, usage
+from visx.images.geometry import Preprocess
+from visx.images.numeric import check_range
+from visx.models.sources.contract import Source
+
+INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # Pillow's, which resizes
+LAYOUTS = ("NCHW", "NHWC")
+Size = int | Sequence[int]
+
+
+def adapted(
+    preprocess: Preprocess,
+    *,
+    size: Size | None = None,
+    resize: Size | None = None,
+    squash: bool | None = None,
+    interpolation: str | None = None,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
+    layout: str | None = None,
+    range: Sequence[float] | None = None,
+) -> Preprocess:
+    """A preprocessing changed where an argument is not None.
+
+    `size` is the input's (height, width), one number for both; without `resize` the proportion of what is resized to what
+    is cropped stays. `resize` is the shorter side before the central crop, or a (height, width) that the picture is
+    stretched to; `squash` stretches it to the input, `squash=False` crops. `mean` and `std` have one number a channel of
+    the network, of pixels in 0..1. `layout` is NHWC where the network takes (B, H, W, C). `range` is (black, white) of
+    numeric pictures. Wrong values are usage errors.
+    """
+    if squash and resize is not None:
+        raise usage("squash stretches a picture to the input, resize is what comes before a crop", "one or the other")
+    changes: dict[str, Any] = {"crop": preprocess.crop if size is None else sides("size", size)}
+    if squash:
+        changes.update(resize=changes["crop"], fit="stretch")
+    elif resize is not None:
+        one = isinstance(resize, int)
+        changes.update(resize=sides("resize", resize)[0] if one else sides("resize", resize), fit="stretch")
+    elif size is not None or squash is False:
+        changes.update(_proportionate(preprocess, changes["crop"], whole=squash is not False))
+    if interpolation is not None:
+        if interpolation not in INTERPOLATIONS:
+            raise unknown("interpolation", str(interpolation), INTERPOLATIONS)
+        changes["interpolation"] = interpolation
+    changes["mean"] = preprocess.mean if mean is None else numbers("mean", mean)
+    changes["std"] = preprocess.std if std is None else numbers("std", std)
+    if len(changes["mean"]) != len(changes["std"]):
+        raise usage(
+            f"mean has {len(changes['mean'])} numbers and std {len(changes['std'])}", "one a channel of the network"
+        )
+    if min(changes["std"]) <= 0:
+        raise usage(f"std {min(changes['std']):g}: it divides, and must be above 0")
+    if layout is not None:
+        if layout not in LAYOUTS:
+            raise unknown("layout", str(layout), LAYOUTS)
+        changes["layout"] = layout
+    if range is not None:
+        if not isinstance(range, (tuple, list)) or len(range) != 2:
+            raise usage(f"range {range!r} is not (black, white)", "for instance range=(0, 4095)")
+        changes["range"] = check_range(*range)
+    return replace(preprocess, **changes)
+
+
+def _proportionate(preprocess: Preprocess, crop: tuple[int, int], whole: bool) -> dict[str, Any]:
+    """`resize` and `fit` for another crop, in the proportion of the present ones; `whole` keeps a stretched picture so."""
+    present = preprocess.resize
+    if present is None:
+        return {}
+    if isinstance(present, int):
+        ratio = present / min(preprocess.crop)
+        if crop[0] == crop[1]:
+            return {"resize": round(crop[0] * ratio)}
+        return {"resize": (round(crop[0] * ratio), round(crop[1] * ratio)), "fit": "cover"}
+    ratios = present[0] / preprocess.crop[0], present[1] / preprocess.crop[1]
+    target = round(crop[0] * ratios[0]), round(crop[1] * ratios[1])
+    return {"resize": target} if whole or preprocess.fit != "stretch" else {"resize": target, "fit": "cover"}
+
+
+def sides(name: str, value: Any) -> tuple[int, int]:
+    """(height, width) of a size: one whole number for both, or two; else a usage error."""
+    both = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, (tuple, list)) else ()
+    if len(both) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= 16384 for v in both):
+        raise usage(f"{name} {value!r} is no size", f"{name}=224, or (height, width), from 1 to 16384 pixels")
+    return both
+
+
+def numbers(name: str, value: Any) -> tuple[float, ...]:
+    """One number a channel as a tuple; else a usage error."""
+    values = (
+        tuple(value)
+        if isinstance(value, (tuple, list))
+        else tuple(value.tolist())
+        if hasattr(value, "tolist")
+        else (value,)
+    )
+    try:
+        values = tuple(float(v) for v in values)
+    except (TypeError, ValueError):
+        values = ()
+    if not values or not all(math.isfinite(v) for v in values):
+        raise usage(f"{name} {value!r}: one number a channel of the network", f"for instance {name}=(0.5, 0.5, 0.5)")
+    return values
+
+
+def override(source: Source, pictures: dict[str, Any]) -> None:
+    """Let a source of models preprocess as `pictures` (arguments of `adapted`) say; NHWC modules get a face of NCHW."""
+    preprocess = adapted(source.preprocess(), **pictures)
+    source.preprocess = lambda: preprocess  # type: ignore[method-assign]
+    if preprocess.layout == "NHWC":
+        build = cast(Callable[..., nn.Module], source.build)
+        source.build = lambda *args, **kwargs: taking_nhwc(build(*args, **kwargs))  # type: ignore[method-assign]
+
+
+def taking_nhwc(module: nn.Module) -> nn.Module:
+    """A module that takes (B, C, H, W), of one that takes (B, H, W, C)."""
+    return module if isinstance(module, _TakingNHWC) else _TakingNHWC(module)
+
+
+class _TakingNHWC(nn.Module):
+    """Hands (B, C, H, W) on as (B, H, W, C). Its parts are the other module's own, under their own names."""
+
+    _inner: nn.Module
+
+    def __init__(self, inner: nn.Module) -> None:
+        object.__setattr__(self, "_inner", inner)
+        training = inner.training
+        super().__init__()
+        self.training = training
+        for kind in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
+            object.__setattr__(self, kind, getattr(inner, kind))
+
+    @property
+    def training(self) -> bool:  # type: ignore[override]
+        """The other module's own flag, which its forward may ask for."""
+        return bool(self._inner.training)
+
+    @training.setter
+    def training(self, value: bool) -> None:
+        self._inner.training = value
+
+    def forward(self, x: Tensor) -> Any:
+        """The other module's output."""
+        return self._inner(x.permute(0, 2, 3, 1))
