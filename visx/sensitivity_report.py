@@ -122,7 +122,7 @@ def _seen(model: Model, path: Path) -> np.ndarray:
     x, _ = model.preprocess(model.preprocess.decode(read(path)).pixels)
     mean, std = (np.asarray(v, dtype=np.float32)[:, None, None] for v in (model.preprocess.mean, model.preprocess.std))
     pixels = np.rint(np.clip(x * std + mean, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
-    return pixels if pixels.shape[2] == 3 else np.repeat(pixels[:, :, :1], 3, 2)
+    return pixels[:, :, :3] if pixels.shape[2] >= 3 else np.repeat(pixels[:, :, :1], 3, 2)
 
 
 def _fit(rgb: np.ndarray) -> Image.Image:

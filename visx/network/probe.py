@@ -173,6 +173,8 @@ _HINTS = (
     (r"^(KeyError|IndexError: (only integers|too many indices)|TypeError: .*(indices|subscriptable|invalid data type 'str'|new\(\)))",
      f"does forward want a dict or a list? visx calls it with one tensor (N, C, H, W): {_WRAP}"),
     (r"^NotImplementedError.*forward", "the module has no forward"),
+    (r"to have \d+ channels, but got \d+ channels",
+     "a network of other channels takes as many numbers in mean and std: --mean, --std, or visx.wrap(module, mean=..., std=...)"),
     (r"shape|size|dimension|channels|kernel|multiple|divisible|must match|broadcast|(height|width|input|image).*(\d|match)",
      "another size, or grey (one mean and std): visx.wrap(module, size=..., mean=..., std=...)"),
 )  # fmt: skip
