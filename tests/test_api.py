@@ -245,10 +245,18 @@ def test_wrap_checks_what_it_is_given() -> None:
         visx.wrap(module(), interpolation="cubicc")
 
 
-def test_wrap_refuses_channels_that_pictures_do_not_have() -> None:
-    for mean, std in [((0.5,) * 4, (0.5,) * 4), ((0.5,), (0.5,) * 3), ((), ())]:
-        with pytest.raises(VisxError, match="3 channels, or of 1 for grey"):
+def test_wrap_checks_mean_and_std() -> None:
+    for mean, std, said in [
+        ((0.5,), (0.5,) * 3, "mean has 1 numbers and std 3"),
+        ((), (), "one number a channel"),
+        ((0.5,), (0,), "above 0"),
+    ]:
+        with pytest.raises(VisxError, match=said) as error:
             visx.wrap(module(), mean=mean, std=std)
+        assert error.value.code == 2
+    with pytest.raises(VisxError, match=r"\(H, W, C\) with 4 channels"):
+        four = nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+        visx.explain(visx.wrap(four, size=16, mean=(0.5,) * 4, std=(0.5,) * 4), picture())
 
 
 @pytest.mark.parametrize("method", ["backprop", "gradcam", "smoothgrad", "occlusion", "lime", "rise"])

@@ -133,22 +133,16 @@ class _TakingNHWC(nn.Module):
     _inner: nn.Module
 
     def __init__(self, inner: nn.Module) -> None:
-        object.__setattr__(self, "_inner", inner)
-        training = inner.training
         super().__init__()
-        self.training = training
+        object.__setattr__(self, "_inner", inner)
+        self.training = inner.training
         for kind in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
             object.__setattr__(self, kind, getattr(inner, kind))
 
-    @property
-    def training(self) -> bool:  # type: ignore[override]
-        """The other module's own flag, which its forward may ask for."""
-        return bool(self._inner.training)
-
-    @training.setter
-    def training(self, value: bool) -> None:
-        self._inner.training = value
-
     def forward(self, x: Tensor) -> Any:
-        """The other module's output."""
-        return self._inner(x.permute(0, 2, 3, 1))
+        """The other module's output, in this one's mode."""
+        mode, self._inner.training = self._inner.training, self.training
+        try:
+            return self._inner(x.permute(0, 2, 3, 1))
+        finally:
+            self._inner.training = mode
