@@ -108,12 +108,12 @@ def test_a_network_of_four_channels_takes_the_opacity_as_data(tmp_path: Any) -> 
 
 
 TRANSFORMS = {
-    "size": (dict(size=32), v2.Compose([v2.Resize(37, antialias=True), v2.CenterCrop(32)])),
-    "size, resize": (dict(size=32, resize=45), v2.Compose([v2.Resize(45, antialias=True), v2.CenterCrop(32)])),
-    "stretched, cropped": (dict(size=32, resize=(40, 33)), v2.Compose([v2.Resize((40, 33)), v2.CenterCrop(32)])),
-    "squash": (dict(size=(32, 24), squash=True), v2.Resize((32, 24), antialias=True)),
+    "size": ({"size": 32}, v2.Compose([v2.Resize(37, antialias=True), v2.CenterCrop(32)])),
+    "size, resize": ({"size": 32, "resize": 45}, v2.Compose([v2.Resize(45, antialias=True), v2.CenterCrop(32)])),
+    "stretched, cropped": ({"size": 32, "resize": (40, 33)}, v2.Compose([v2.Resize((40, 33)), v2.CenterCrop(32)])),
+    "squash": ({"size": (32, 24), "squash": True}, v2.Resize((32, 24), antialias=True)),
     "interpolation": (
-        dict(size=32, squash=True, interpolation="bicubic"),
+        {"size": 32, "squash": True, "interpolation": "bicubic"},
         v2.Resize((32, 32), v2.InterpolationMode.BICUBIC),
     ),
 }
