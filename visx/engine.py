@@ -19,7 +19,7 @@ from visx.contract import NEEDS, Attachment, Attribution, Method, Request, Score
 from visx.errors import VisxError, unknown, unsupported
 from visx.local import local
 from visx.maps import upsample
-from visx.network.forms import closed
+from visx.network.forms import closed, scripted
 from visx.network.probe import reaches
 from visx.options import Params, parse
 from visx.scoring import Scorer
@@ -103,6 +103,8 @@ def missing(model: Model, method: Method, params: Params, layers: Sequence[str] 
     needs, anatomy = method.needs_with(params), model.anatomy
     if needs & {"layer", "gap_head", "relu"} and (reason := closed(model.module)):
         return reason
+    if "relu" in needs and (inside := scripted(model.module)):
+        return f"a ReLU rule does not reach into its scripted module {inside}"
     if "layer" in needs and not layers and anatomy.default_layer is None:
         return anatomy.no_layer
     if "grad" in needs and anatomy.no_input_gradient and "gap_head" not in needs:  # CAM differentiates nothing

@@ -79,6 +79,7 @@ class Network:
         self.local_plans: dict[Any, Any] = {}  # what visx.local has learnt
         self.recorded: dict[torch.Size, dict[str, Layer]] = {}  # by input shape: how every layer's output is read
         self.dtype, self.device = input_dtype(self.module), whereabouts(self.module)
+        self._writes: bool | None = None  # whether the module works in place on its input; not known before a pass
 
     @property
     def outputs(self) -> Outputs:
@@ -97,13 +98,20 @@ class Network:
             yield self
 
     def prepare(self, x: Tensor) -> Tensor:
-        """`x` on the module's device, in its precision and layout; never the same storage as `x`'s leaf."""
-        x = x.detach().to(self.device, self.dtype)
-        return x.contiguous(memory_format=self.layout) if x.dim() == 4 else x
+        """`x` on the module's device, in its precision and layout: a copy where the module would write to it."""
+        prepared = x.detach().to(self.device, self.dtype)
+        prepared = prepared.contiguous(memory_format=self.layout) if x.dim() == 4 else prepared
+        return prepared if self._writes is False or prepared.data_ptr() != x.data_ptr() else prepared.clone()
 
     def logits(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> class columns (B, K): one forward pass, checked. Gradients flow if the caller enabled them."""
-        return self.outputs.columns(self.module(self.prepare(x) if not x.requires_grad else x), x.shape[0])
+        if x.requires_grad:
+            return self.outputs.columns(self.module(x), x.shape[0])
+        given = self.prepare(x)
+        output = self.module(given)
+        if self._writes is None:
+            self._writes = not torch.equal(given, x.detach().to(given))
+        return self.outputs.columns(output, x.shape[0])
 
     @torch.no_grad()
     def scores_of(self, x: Tensor) -> Tensor:

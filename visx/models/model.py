@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,10 +13,10 @@ from visx.errors import VisxError, unsupported, usage
 from visx.images.geometry import Preprocess
 from visx.models.checkpoint import digest_state
 from visx.network.anatomy import Anatomy, examine
-from visx.network.forms import unwrapped, whereabouts
+from visx.network.forms import copied, half, unwrapped, whereabouts
 from visx.network.grid import Layer
 from visx.network.outputs import Outputs
-from visx.network.probe import failure
+from visx.network.probe import failure, try_out
 from visx.network.snapshot import Snapshot
 from visx.state import Folding, Network
 from visx.targets import TargetSpec, parse_targets
@@ -80,13 +79,12 @@ class Model:
         return self._anatomy
 
     def _examine(self) -> Anatomy:
-        shape = self.input_shape
         try:
-            found = examine(self.network(), shape, self.means, self.head, len(self.labels or ()))
+            found = examine(self.network(), self.input_shape, self.means, self.head, len(self.labels or ()))
         except VisxError:
             raise
         except Exception as error:  # whatever a user's own forward raises
-            raise failure(self.name, self.network().module, shape, error) from error
+            raise failure(self.name, self.module, self.input_shape, error) from error
         known = (found.classes, 1) if found.outputs.single else (found.classes,)
         if self.labels and len(self.labels) not in known and found.outputs.kind != "features":
             raise usage(
@@ -143,36 +141,42 @@ class Model:
         `visx.explain` begins with it. Call it yourself before you read `anatomy` or `classes` of a model you have edited.
         `precision`: what the model is going to run in; of a module that is copied for it, all values are compared.
         """
-        copied = precision != "fp32" or any(
+        copies = precision != "fp32" or any(
             network.module is not unwrapped(self.module) for network in self._networks.values()
         )
         labels = tuple(self.labels or ())
         rest = (self.module, labels, self.preprocess, self.channels_last, self.folding, self.means, self.head)
-        if rest == self._rest and self._snapshot is not None and self._snapshot.holds(matrices=copied):
+        if rest == self._rest and self._snapshot is not None and self._snapshot.holds(matrices=copies):
             return
-        with self.network().session():  # nobody's hooks are on the module while it is looked at
+        with self._around(self.module).session():  # nobody's hooks are on the module while it is looked at
             if self._snapshot is not None and not self._snapshot.values_hold():
                 self.weights = Weights("in-memory", digest_state(self.module))
             self._snapshot, self._rest = Snapshot(unwrapped(self.module)), rest
-            self._snapshot.values_hold(matrices=copied)
+            self._snapshot.values_hold(matrices=copies)
             self._networks.clear()
             self._recorded = {}
             self._anatomy = None
 
     def network(self, precision: str = "fp32", device: torch.device | None = None) -> Network:
-        """The network at a precision and on a device: the module itself where it already is so, else a copy of it."""
+        """The network at a precision and on a device: the module itself where it already is so, else a copy of it. fp32
+        is full precision, also for a module whose weights are half; a float64 module stays as it is there.
+
+        Raises `VisxError` where the module cannot be copied or does not run at that precision.
+        """
         if precision not in DTYPES:
             raise usage(f"unknown precision {precision!r}", "fp32, bf16 or fp16")
         device = device or self.device
         key = (precision, str(device))
-        if key not in self._networks and precision == "fp32" and device == self.device:
+        as_it_is = precision == "fp32" and device == self.device and not half(self.module)
+        if key not in self._networks and as_it_is:
             self._networks.setdefault(key, self._around(self.module))
         elif key not in self._networks:
-            with self.network().session():  # nobody's hooks are on the module while it is copied
+            with self._around(self.module).session():  # nobody's hooks are on the module while it is copied
                 if key not in self._networks:
-                    module = copy.deepcopy(self.module).to(device)
-                    module = module.to(DTYPES[precision]) if precision != "fp32" else module
-                    self._networks[key] = self._around(module)
+                    network = self._around(copied(self.name, self.module, device, DTYPES[precision]))
+                    if precision != "fp32":  # at full precision the first look does the same
+                        try_out(network, f"{self.name} at {precision}", self.input_shape)
+                    self._networks[key] = network
         return self._networks[key]
 
     def _around(self, module: nn.Module) -> Network:

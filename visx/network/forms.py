@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import threading
 from collections import Counter
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from visx.errors import unknown, usage
+from visx.errors import VisxError, said_by, unknown, usage
 
 COMPILED = "_orig_mod"  # where torch.compile's wrapper keeps the module
+_HALVES = (torch.float16, torch.bfloat16)
 _QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.quantized.dynamic")
 
 
@@ -59,10 +61,10 @@ def scripted(module: nn.Module) -> str:
 
 
 def closed(module: nn.Module) -> str:
-    """Why neither hooks nor rules reach into a module, in words; empty where they do."""
-    if scripted(module):
-        return f"hooks and rules do not reach into a scripted or traced module ({scripted(module)})"
-    nodes = () if isinstance(module, torch.jit.ScriptModule) else getattr(getattr(module, "graph", None), "nodes", ())
+    """Why neither hooks nor rules reach into any part of a module, in words; empty where they do."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "hooks and rules do not reach into a scripted or traced module"
+    nodes = getattr(getattr(module, "graph", None), "nodes", ())
     if any(isinstance(getattr(node, "target", None), torch._ops.OpOverload) for node in nodes):
         return "it is an exported program, which has no modules and no activations to hook or to rule"
     return ""
@@ -80,17 +82,42 @@ def whereabouts(module: nn.Module) -> torch.device:
 
 def input_dtype(module: nn.Module) -> torch.dtype:
     """The type of numbers that the module wants pictures in: that of its first convolution or linear layer; else of most
-    of its parameters. (Its first parameter may be a float64 temperature.)"""
+    of its parameters, or buffers. (Its first parameter may be a float64 temperature.)"""
     numbers: Counter[torch.dtype] = Counter()
     for part in module.modules():
         weight = getattr(part, "weight", None)
         first = isinstance(part, (nn.Linear, nn.modules.conv._ConvNd))
         if first and isinstance(weight, Tensor) and weight.is_floating_point():
             return weight.dtype
-    for parameter in module.parameters():
-        if parameter.is_floating_point() and not is_lazy(parameter):
-            numbers[parameter.dtype] += parameter.numel()
-    return numbers.most_common(1)[0][0] if numbers else torch.get_default_dtype()
+    for values in (module.parameters(), module.buffers()):
+        for tensor in values:
+            if tensor.is_floating_point() and not is_lazy(tensor):
+                numbers[tensor.dtype] += tensor.numel()
+        if numbers:
+            return numbers.most_common(1)[0][0]
+    return torch.get_default_dtype()
+
+
+def half(module: nn.Module) -> bool:
+    """Whether some of its parameters or buffers have half precision."""
+    return any(t.dtype in _HALVES for t in (*module.parameters(), *module.buffers()))
+
+
+def copied(name: str, module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """A copy of a module on a device at a precision: float32 for what is half there, or half for all (complex and whole
+    numbers stay what they are)."""
+
+    def converted(tensor: Tensor) -> Tensor:
+        wanted = tensor.is_floating_point() and (dtype in _HALVES or tensor.dtype in _HALVES)
+        return tensor.to(device, dtype if wanted else tensor.dtype)
+
+    try:
+        return copy.deepcopy(unwrapped(module))._apply(converted)
+    except Exception as error:  # non-leaf tensors as attributes, open files, sparse layouts, what not
+        raise VisxError(
+            f"{name} cannot be copied, as another precision or device needs: {said_by(error)}",
+            hint="convert or move the module yourself, then explain it as it is",
+        ) from error
 
 
 def lazy(module: nn.Module) -> bool:

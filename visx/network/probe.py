@@ -140,22 +140,35 @@ def reaches(network: Network, shape: tuple[int, ...], layer: str) -> bool:
             network.layer_gradients(
                 torch.zeros(1, *shape), layer, Targets.fixed(torch.zeros(1, 1, dtype=torch.long)), "logit"
             )
-        except VisxError:
+        except Exception:  # a refusal of ours, or what forward raises where gradients are recorded
             return False
     return True
+
+
+def try_out(network: Network, name: str, shape: tuple[int, ...]) -> None:
+    """One pass over zeros (1, C, H, W) at a precision of the caller's choice; an error in words where it fails. Call inside
+    `network.session()`."""
+    try:
+        with torch.no_grad():
+            network.module(network.prepare(torch.zeros(1, *shape)))
+    except Exception as error:  # whatever a user's own forward raises
+        raise VisxError(
+            f"{name} fails: {said_by(error)}", hint="fp32 is the precision that the network runs at"
+        ) from error
 
 
 def failure(name: str, module: nn.Module, shape: tuple[int, ...], error: Exception) -> VisxError:
     """What is told a user whose module raised `error` on an input of this shape (C, H, W), with a hint that fits."""
     size = "x".join(map(str, (1, *shape)))
-    mismatch = _signature(module)
-    if isinstance(error, TypeError) and mismatch:
-        return unsupported(f"{name}: visx calls forward(x) with one batch of pictures (N, C, H, W); {mismatch}", _WRAP)
+    if isinstance(error, TypeError) and (mismatch := _mismatch(module)):
+        return unsupported(f"{name}: {_CALL}; {mismatch}", _WRAP)
     if out_of_memory(error):
         return VisxError(
             f"{name} does not fit into memory with an input of {size}", hint="a smaller one, or a device with more"
         )
     text = f"{type(error).__name__}: {error}"
+    if re.search(_NO_TENSOR, text):
+        return unsupported(f"{name}: {_CALL}; {_forward(module)} fails on that: {said_by(error)}", _WRAP)
     hints = (hint for pattern, hint in _HINTS if re.search(pattern, text, re.IGNORECASE))
     hint = next(hints, "visx calls forward(x) with a float tensor of this shape")
     return VisxError(
@@ -163,15 +176,19 @@ def failure(name: str, module: nn.Module, shape: tuple[int, ...], error: Excepti
     )
 
 
+_CALL = "visx calls forward(x) with one batch of pictures, a tensor (N, C, H, W)"
 _WRAP = "explain a module of your own whose forward(self, x) calls this one as it wants to be called"
+# What a tensor says that is taken for a dict, a list or an object
+_NO_TENSOR = (
+    r"^(IndexError: (only integers|too many indices)|TypeError: .*(indices must|invalid data type 'str'|new\(\))"
+    r"|AttributeError: 'Tensor' object has no attribute)"
+)
 # What an error's text points to, and what helps; the first that matches counts.
 _HINTS = (
     (r"Input type .* and (weight|bias) type .*cuda|same device|on device|is on cpu|on cuda",
      "the module and its inputs lie on different devices: move it as a whole, or let forward move x to its first part"),
     (r"Input type .* and (weight|bias) type|(same|expected|scalar) (d?type|scalar)|not implemented for '|dtype",
      "numbers of different types meet: module.float() makes all of them float32"),
-    (r"^(KeyError|IndexError: (only integers|too many indices)|TypeError: .*(indices|subscriptable|invalid data type 'str'|new\(\)))",
-     f"does forward want a dict or a list? visx calls it with one tensor (N, C, H, W): {_WRAP}"),
     (r"^NotImplementedError.*forward", "the module has no forward"),
     (r"to have \d+ channels, but got \d+ channels",
      "a network of other channels takes as many numbers in mean and std: --mean, --std, or visx.wrap(module, mean=..., std=...)"),
@@ -180,14 +197,20 @@ _HINTS = (
 )  # fmt: skip
 
 
-def _signature(module: nn.Module) -> str:
-    """How forward would have to be called, where one tensor is not enough or too much; empty where it would do."""
+def _forward(module: nn.Module) -> str:
+    """A module's forward with its arguments, as an error shows it."""
     try:
-        signature = inspect.signature(module.forward)
+        return f"{type(module).__name__}.forward{inspect.signature(module.forward)}"
     except (TypeError, ValueError):
-        return ""
+        return f"{type(module).__name__}.forward"
+
+
+def _mismatch(module: nn.Module) -> str:
+    """Why forward cannot be called with one argument, in words; empty where it can."""
     try:
-        signature.bind(None)
+        inspect.signature(module.forward).bind(None)
     except TypeError as error:
-        return f"{type(module).__name__}.forward takes {signature} ({error})"
+        return f"{_forward(module)}: {error}"
+    except ValueError:  # no Python function
+        return ""
     return ""
