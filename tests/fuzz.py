@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
+import hashlib
 import io
 import json
 import os
@@ -165,10 +166,10 @@ def record(name: str, rank: int = 0, targets: int = 1) -> dict[str, Any]:
     files = {"npy": f"{name}/gradcam.0.npy", "overlay": f"{name}/gradcam.0.png", "native": None, "channels": None}
     return {
         "schema_version": 1, "image": f"photos/{name}", "method": "gradcam", "params": {"relu": True}, "model": "m",
-        "weights": {"name": "w", "sha256": "0"}, "layer": "relu", "layer_shape": [4, 8, 8], "target": 0, "label": "a \ud800 \n",
+        "weights": {"name": "w", "sha256": "0"}, "preprocessing": {}, "fingerprint": None, "layer": "relu", "layer_shape": [4, 8, 8], "target": 0, "label": "a \ud800 \n",
         "score": 1.5, "score_kind": "logit", "probability": 0.25, "seed": 0, "device": "cpu", "precision": "fp32",
         "input_size": [4, 4], "crop": [0.0, 0.0, 4.0, 4.0], "min": 0.0, "max": 1.0, "extras": {"gap": [0.5, 1.0]},
-        "warnings": ["w"], "files": files, "name": name, "rendering": {"colormap": "turbo", "alpha": 0.5},
+        "warnings": ["w"], "files": files, "name": name, "written": {"npy": [64, 0, _ZEROS], "overlay": [64, 0, _ZEROS]}, "rendering": {"colormap": "turbo", "alpha": 0.5},
         "raw_channels": False, "image_sha256": "0" * 64, "image_stat": [10, 20], "settings": "s", "recipe": "r",
         "seconds": 0.1, "targets": targets, "rank": rank,
     }  # fmt: skip
@@ -180,6 +181,9 @@ def _manifests() -> list[bytes]:
     return ["".join(to_json(line) + "\n" for line in lines[:count]).encode() for count in (1, 5)]
 
 
+_ZEROS = hashlib.sha256(b"0" * 64).hexdigest()[:16]  # of the files that stand for results
+
+
 class _Asking(Recorder):
     """A recorder that asks for one known job, without a model."""
 
@@ -187,6 +191,7 @@ class _Asking(Recorder):
         self.settings: Any = SimpleNamespace(
             out=out, overlay=True, rendering=record("a")["rendering"], raw_channels=False
         )
+        self._fingerprint = None
 
     def _settings_of(self, *_: object) -> str:
         return "s"

@@ -76,7 +76,7 @@ def two_threads() -> Iterator[None]:
 
 def run_of(model: Model, out: Path, methods: str = "gradcam,guided_backprop", **more: Any) -> runner.Run:
     jobs = plan(model, [get_method(name) for name in methods.split(",")], ["last"])
-    settings = Settings(out, parse_target("top2", None, 5), batch_size=SIZE, default_model=False)
+    settings = Settings(out, parse_target("top2", None, 5), batch_size=SIZE)
     return runner.Run(model, jobs, settings, torch.device("cpu"), **more)
 
 
@@ -87,7 +87,7 @@ def files(out: Path) -> dict[str, bytes]:
 def lines(out: Path) -> list[dict[str, Any]]:
     """The manifest in its order, without what time and place decide."""
     records = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in r.items() if k not in ("seconds", "image_stat")} for r in records]
+    return [{k: v for k, v in r.items() if k not in ("seconds", "image_stat", "written")} for r in records]
 
 
 def alone(

@@ -31,19 +31,41 @@ def unwritable(path: Path, error: OSError) -> VisxError:
     return kind(f"cannot write {path}: {error.strerror or error}")
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` beside `path` and rename: a reader sees all of it or none."""
+Written = list[Any]  # [size in bytes, time of modification in nanoseconds, first 16 hex digits of the sha256]
+
+
+def write_whole(path: Path, data: bytes) -> Written:
+    """Write `data` beside `path` and rename: a reader sees all of it or none. Returns what to know the file by."""
     name = hashlib.blake2b(os.fsencode(path.name), digest_size=6).hexdigest()
     temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{name}")
     try:
         try:
             temporary.write_bytes(data)
+            modified = temporary.stat().st_mtime_ns
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise unwritable(path, error) from None
+    return [len(data), modified, hashlib.sha256(data).hexdigest()[:16]]
+
+
+def still_there(out: Path, name: str, written: object) -> bool:
+    """Whether the file `name` in `out` is what `write_whole` said of it. One of another time of modification is read: it may
+    have been copied. (A result can take another's place; a power cut can leave files empty.)"""
+    if not isinstance(written, list) or len(written) != 3:
+        return False
+    try:
+        path = out / name
+        status = path.stat()
+        if status.st_size != written[0]:
+            return False
+        if status.st_mtime_ns == written[1]:
+            return True
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16] == written[2]
+    except (OSError, ValueError):  # no such file, or a name that no file can have
+        return False
 
 
 def make_folder(path: Path) -> None:

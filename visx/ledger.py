@@ -1,7 +1,8 @@
 """The ledger: values of metrics that ask the model, hundreds of passes each, for a later run to find again.
 
 One JSON object a line, appended when a map has been measured, so that a run which was cut off goes on where it was. A value
-is known by a digest of all that it follows from, so whatever has changed is measured anew.
+is known by a digest of all that it follows from, and by the fingerprint of a model of one's own, so whatever has changed is
+measured anew.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 from pathlib import Path
 
 from visx.artifacts import make_folder, to_json, unwritable
+from visx.fingerprint import Fingerprint, same
 from visx.metrics.contract import Measured
 
 NAME = "measured.jsonl"
@@ -21,7 +23,7 @@ class Ledger:
 
     def __init__(self, out: Path, resume: bool = True) -> None:
         self.path = out / NAME
-        self._known: dict[str, Measured] = {}
+        self._known: dict[str, tuple[Measured, object]] = {}
         make_folder(out)
         try:
             lines = self.path.read_bytes().split(b"\n") if self.path.exists() else [b""]
@@ -34,18 +36,21 @@ class Ledger:
                 record = json.loads(line)
                 curve = [(float(x), float(y)) for x, y in record["curve"]] if record["curve"] else None
                 if math.isfinite(record["value"]):
-                    self._known[record["key"]] = Measured(float(record["value"]), curve, dict(record["details"]))
+                    measured = Measured(float(record["value"]), curve, dict(record["details"]))
+                    self._known[record["key"]] = measured, record.get("fingerprint")
             except (ValueError, KeyError, TypeError, RecursionError):  # torn, or not ours: it is measured again
                 continue
 
-    def find(self, key: str) -> Measured | None:
-        """The value that is known by `key`."""
-        return self._known.get(key)
+    def find(self, key: str, fingerprint: Fingerprint | None = None) -> Measured | None:
+        """The value that is known by `key`, measured on a model of this fingerprint."""
+        measured, of_model = self._known.get(key, (None, None))
+        return measured if same(of_model, fingerprint) else None
 
-    def keep(self, key: str, measured: Measured) -> None:
+    def keep(self, key: str, measured: Measured, fingerprint: Fingerprint | None = None) -> None:
         """Remember a value, now and for later runs."""
-        self._known[key] = measured
-        self._append(to_json({"key": key, **vars(measured)}) + "\n")
+        of_model = fingerprint.as_dict() if fingerprint else None
+        self._known[key] = measured, of_model
+        self._append(to_json({"key": key, **vars(measured), "fingerprint": of_model}) + "\n")
 
     def _append(self, text: str) -> None:
         try:

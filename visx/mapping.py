@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from visx import __version__
+from visx import __version__, recipe
 from visx.artifacts import digest
 from visx.engine import Job, explain_batch
 from visx.errors import VisxError, unsupported
@@ -31,11 +31,6 @@ from visx.seeds import image_seed
 from visx.state import Network
 from visx.stored import read_map, target_of
 from visx.targets import TargetSpec
-
-# what a value depends on besides the map and the metric: a metric may ask the model, or the method again
-MADE_FROM = (
-    "image_sha256", "model", "weights", "precision", "input_size", "method", "params", "outputs", "layer", "target", "objective", "score_kind", "seed",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -126,19 +121,20 @@ class Bench:
             measured = metric.run(sample.map(), inside, image_seed(self.seed, digest_of_image), params)
             return measured
         key = self._key(sample, metric, params)
-        known = self.ledger.find(key) if self.ledger else None
+        known = self.ledger.find(key, self.model.fingerprint) if self.ledger else None
         if known:
             return known
         measured = metric.run(self.trial(sample), params)
         if self.ledger:
-            self.ledger.keep(key, measured)
+            self.ledger.keep(key, measured, self.model.fingerprint)
         return measured
 
     def _key(self, sample: Sample, metric: Metric, params: Params) -> str:
         """A digest of all that a value follows from: the metric, the map itself, the image, the model and the recipe."""
         content = hashlib.sha256(sample.map().tobytes()).hexdigest()
-        made = [sample.record.get(key) for key in MADE_FROM]
-        return digest([__version__, metric.name, params.model_dump(mode="json"), self.seed, content, made])
+        made = recipe.of_job(self.model, sample.job, sample.record["seed"], sample.record["precision"])
+        shown = [sample.record.get(key) for key in ("image_sha256", "layer", "target", "objective")]
+        return digest([__version__, metric.name, params.model_dump(mode="json"), self.seed, content, made, shown])
 
     def load(self, item: Item) -> tuple[torch.Tensor, Placement, tuple[int, int], str]:
         """The network's input (C, H, W), where it lies in the picture, the picture's (height, width), and its digest."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from visx.artifacts import SCHEMA_VERSION, digest, make_folder, npy_bytes, write_whole
+from visx import fingerprint, recipe
+from visx.artifacts import SCHEMA_VERSION, Written, digest, make_folder, npy_bytes, still_there, write_whole
 from visx.png import encode_png
 from visx.render import gradient_picture, overlay
 
@@ -34,7 +35,6 @@ class Settings:
     seed: int = 0
     precision: str = "fp32"
     batch_size: int | None = None
-    default_model: bool = True
     colormap: str = "turbo"
     alpha: float = 0.5
     overlay: bool = True
@@ -54,6 +54,7 @@ class Recorder:
 
     def __init__(self, model: Model, network: Network, settings: Settings) -> None:
         self.model, self.network, self.settings = model, network, settings
+        self._fingerprint = model.fingerprint  # now, and not by two writers at once
         self._asked: dict[tuple[Job, str], str] = {}
 
     def write(self, image: Loaded, job: Job, answers: Sequence[Answer], seconds: float) -> list[dict[str, Any]]:
@@ -77,9 +78,10 @@ class Recorder:
         make_folder(folder)
         stem = self._stem(job, answer)
         files: dict[str, str | None] = {"npy": None, "overlay": None, "native": None, "channels": None}
+        written: dict[str, Written] = {}
 
         def put(kind: str, suffix: str, data: bytes) -> None:
-            write_whole(folder / (stem + suffix), data)
+            written[kind] = write_whole(folder / (stem + suffix), data)
             files[kind] = str(PurePosixPath(image.item.name) / (stem + suffix))
 
         put("npy", ".npy", npy_bytes(answer.map))
@@ -96,7 +98,9 @@ class Recorder:
         return {
             **record_of(self.model, job, answer, str(image.item.path), image.place, s.seed, s.precision, self.network),
             "remarks": list(image.picture.remarks),
+            "fingerprint": self._fingerprint.as_dict() if self._fingerprint else None,
             "files": files,
+            "written": written,
             "name": image.item.name,
             "rendering": s.rendering,
             "raw_channels": s.raw_channels,
@@ -111,65 +115,46 @@ class Recorder:
     ) -> list[dict[str, Any]]:
         """The records of a job on an image if its results lie in OUT, whole and drawn as asked; else nothing.
 
-        An image of the size and modification time that were recorded is taken as unchanged; any other is read.
+        An image of the size and modification time that were recorded is taken as unchanged; any other is read. So is a
+        file in OUT, because another result may have taken its place: of another image of this name, or drawn otherwise.
         """
         s, asked = self.settings, self._settings_of(job, spec)
         found = journal.find(item.name, asked)
         for record in found:
             unchanged = record["image_stat"] == list(stat) or record["image_sha256"] == sha256()
             drawn = not s.overlay or record["rendering"] == s.rendering
+            same = fingerprint.same(record.get("fingerprint"), self._fingerprint)
             complete = (record["raw_channels"] or not s.raw_channels) and self._whole(record)
-            if not (unchanged and drawn and complete):
+            if not (unchanged and drawn and same and complete):
                 return []
         return found
 
     def _whole(self, record: dict[str, Any]) -> bool:
-        """Whether every file of a record is there, and the map has its size (a power cut can leave files empty)."""
-        height, width = record["input_size"]
-        for kind, name in record["files"].items():
-            if name is None or (kind == "overlay" and not self.settings.overlay):
-                continue
-            try:
-                size = (self.settings.out / name).stat().st_size
-            except (OSError, ValueError):  # no such file, or a name that no file can have
-                return False
-            if size == 0 or (kind == "npy" and size < 4 * height * width):
-                return False
-        return True
+        """Whether every file of a record is there, as it was written for this record."""
+        written = record.get("written")
+        return isinstance(written, dict) and all(
+            still_there(self.settings.out, name, written.get(kind))
+            for kind, name in record["files"].items()
+            if name is not None and (kind != "overlay" or self.settings.overlay)
+        )
 
     def _settings_of(self, job: Job, spec: TargetSpec) -> str:
         """The digest of all that a result follows from, but for the image's content and name."""
         key = (job, spec.text)
         if key not in self._asked:
-            size = list(self.model.input_size)
-            self._asked[key] = digest([self._variant(job), job.method.name, job.layer, spec.text, size])
+            asked = recipe.of_job(self.model, job, self.settings.seed, self.settings.precision)
+            self._asked[key] = digest([asked, job.layer, spec.text])
         return self._asked[key]
 
-    def _variant(self, job: Job) -> dict[str, Any]:
-        """What the RECIPE of a file name stands for: everything that is not the image, the layer or the target."""
-        return {
-            "model": self.model.name,
-            "weights": self.model.weights.sha256,
-            "outputs": self.model.outputs.identity,
-            "params": job.params.model_dump(mode="json"),
-            "score": job.kind,
-            "seed": self.settings.seed,
-            "precision": self.settings.precision,
-            "preprocessing": asdict(self.model.preprocess),
-        }
-
     def _stem(self, job: Job, answer: Answer) -> str:
-        s = self.settings
-        default = (
-            s.default_model
-            and self.model.outputs.plain
-            and job.default_params
-            and s.seed == 0
-            and s.precision == "fp32"
-        )
-        layer = "".join(c if c.isalnum() or c in "._-" else "-" for c in job.layer or "")
-        parts = [job.method.name, layer, answer.slug, "" if default else digest(self._variant(job))[:8]]
-        return ".".join(part for part in parts if part)
+        mark = recipe.name_of(self.model, job, self.settings.seed, self.settings.precision)
+        return ".".join(part for part in (job.method.name, _slug(job.layer or ""), answer.slug, mark) if part)
+
+
+def _slug(layer: str) -> str:
+    """A layer's name as part of a file name; where characters had to go, four hex digits tell it from others."""
+    slug = "".join(c if c.isalnum() or c in "._-+" else "-" for c in layer)
+    return slug if slug == layer else f"{slug}-{digest(layer)[:4]}"
 
 
 def record_of(
@@ -185,6 +170,7 @@ def record_of(
         "model": model.name,
         "weights": {"name": model.weights.name, "sha256": model.weights.sha256},
         "outputs": model.outputs.identity,
+        "preprocessing": recipe.of_preprocessing(model.preprocess),
         "layer": job.layer,
         "layer_shape": next((list(shape) for shape in shapes if shape), None),
         "target": answer.target if model.outputs.kind != "regression" else None,

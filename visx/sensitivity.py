@@ -164,7 +164,7 @@ def measure(
     maps: Maps = {}
     for seed, noise in dict.fromkeys((s.seed, s.noise) for s in everything):
         jobs = list(dict.fromkeys(s.job for s in everything if (s.seed, s.noise) == (seed, noise)))
-        run = dataclasses.replace(settings, seed=seed, default_model=settings.default_model and not noise)
+        run = dataclasses.replace(settings, seed=seed)
         seen = _noisy(model, noise, seed)
         made = explain_all(seen, jobs, items, run, progress, said)
         found.note(made.errors)

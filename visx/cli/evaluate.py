@@ -147,11 +147,8 @@ def evaluate(
     methods = common.pick_methods(names, loaded)
     jobs = plan(loaded, methods, layer or [], assign(rest, {m.name: m.params for m in methods}), score)
     common.say_outputs(loaded, talk.say, (job.kind for job in jobs))
-    default = model == "efficientnet_lite0" and weights == "default" and not pictures
     spec = loaded.targets(target or ())
-    settings = Settings(
-        out=out, target=spec, seed=seed, precision=precision, batch_size=size, default_model=default, resume=resume
-    )
+    settings = Settings(out=out, target=spec, seed=seed, precision=precision, batch_size=size, resume=resume)
     with talk.progress(len(items) * (1 + len(jobs)), "explaining and measuring") as progress:
         found = measure(loaded, jobs, items, settings, chosen, params, annotations, talk.say, progress)
     write_evaluation(out, found, loaded.name, loaded.weights.sha256)

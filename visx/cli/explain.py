@@ -153,7 +153,6 @@ def explain(
         seed=seed,
         precision=precision,
         batch_size=size,
-        default_model=model == "efficientnet_lite0" and weights == "default" and not pictures,
         colormap=colormap,
         alpha=alpha,
         overlay=overlay,

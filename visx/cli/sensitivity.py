@@ -172,7 +172,6 @@ def sensitivity(
                 groups.append(settings_of(loaded, one, values, fixed, scalar, layer, seed, against))
                 texts.append(" ".join(varied))
         common.say_outputs(loaded, talk.say, (s.job.kind for group in groups for s in group))
-        default = spec == "efficientnet_lite0" and weights == "default" and not pictures
         classes = loaded.targets(target or ())
         run = Settings(
             out=out,
@@ -180,7 +179,6 @@ def sensitivity(
             seed=seed,
             precision=precision,
             batch_size=size,
-            default_model=default,
             resume=resume,
         )
         wanted = {(s.job, s.seed, s.noise) for group in groups for s in group}

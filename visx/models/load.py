@@ -118,6 +118,7 @@ def wrap(
         tuple(labels) if labels else None,
         means=check_means(means),
         head=head,
+        code=str,  # its sources are not known; its outputs are
     )
 
 
@@ -156,15 +157,7 @@ def _json_labels(content: Any) -> tuple[str, ...]:
 def _random(source: sources.Source, spec: str) -> Model:
     module, preprocess = seeded(source.build), source.preprocess()
     complete(spec, module, (len(preprocess.mean), *preprocess.crop))
-    return Model(
-        spec,
-        module,
-        preprocess,
-        Weights("random", checkpoint.digest_state(module)),
-        source.labels(module),
-        source.channels_last,
-        source.folding,
-    )
+    return _model(source, spec, module, Weights("random", checkpoint.digest_state(module)), source.labels(module))
 
 
 def _from_checkpoint(source: sources.Source, spec: str, path: Path) -> Model:
@@ -176,14 +169,14 @@ def _from_checkpoint(source: sources.Source, spec: str, path: Path) -> Model:
         module = seeded(lambda: source.build_for(state, classes, digest))
     checkpoint.fit(module, state, path)
     labels = source.labels(module) if classes is None else None
+    return _model(source, spec, module, Weights(path.name, digest), labels)
+
+
+def _model(
+    source: sources.Source, spec: str, module: nn.Module, weights: Weights, labels: tuple[str, ...] | None
+) -> Model:
     return Model(
-        spec,
-        module,
-        source.preprocess(),
-        Weights(path.name, digest),
-        labels,
-        source.channels_last,
-        source.folding,
+        spec, module, source.preprocess(), weights, labels, source.channels_last, source.folding, code=source.code
     )
 
 

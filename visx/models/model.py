@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from visx.errors import VisxError, unsupported, usage
+from visx.fingerprint import Fingerprint
 from visx.images.geometry import Preprocess
+from visx.models import fingerprinting
 from visx.models.checkpoint import digest_state
 from visx.network.anatomy import Anatomy, examine
 from visx.network.forms import copied, half, unwrapped, whereabouts
@@ -40,6 +42,10 @@ class Model:
     Models loaded by visx are frozen, mostly `channels_last`, and run with batch norms folded into convolutions (`folding`:
     see visx/state.py); a module handed in keeps its memory layout and its operations. `means` and `head` overrule what the
     output is found to mean.
+
+
+    `code` returns a digest of the sources of a model of one's own (empty where they are not known); None stands for a
+    library's model. `as_default` is set on the model that needs no naming: the preprocessing that it comes with.
     """
 
     name: str
@@ -51,8 +57,11 @@ class Model:
     folding: Folding = "none"
     means: str | None = None
     head: str | int | None = None
+    code: Callable[[], str] | None = None
+    as_default: Preprocess | None = None
     _networks: dict[tuple[str, str], Network] = field(default_factory=dict, repr=False)
     _anatomy: Anatomy | None = field(default=None, repr=False)
+    _fingerprint: Fingerprint | None = field(default=None, init=False, repr=False, compare=False)
     _snapshot: Snapshot | None = field(default=None, init=False, repr=False, compare=False)
     _rest: Any = field(default=None, init=False, repr=False, compare=False)
     _recorded: dict[torch.Size, dict[str, Layer]] = field(default_factory=dict, repr=False)
@@ -91,6 +100,19 @@ class Model:
                 f"{len(self.labels)} labels for a model of {found.classes} classes", "--labels FILE: one name a class"
             )
         return found
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """What tells a model of one's own from another of the same name and weights; None for a library's model."""
+        if self.code is not None and self._fingerprint is None:
+            shape = (len(self.preprocess.mean), *self.input_size)
+            self._fingerprint = fingerprinting.take(self.network(), shape, self.code)
+        return self._fingerprint
+
+    @property
+    def is_default(self) -> bool:
+        """Whether this is the built-in model with its own weights and preprocessing, whose results need no RECIPE."""
+        return self.as_default is not None and self.as_default == self.preprocess
 
     @property
     def outputs(self) -> Outputs:
@@ -155,7 +177,7 @@ class Model:
             self._snapshot.values_hold(matrices=copies)
             self._networks.clear()
             self._recorded = {}
-            self._anatomy = None
+            self._anatomy = self._fingerprint = None
 
     def network(self, precision: str = "fp32", device: torch.device | None = None) -> Network:
         """The network at a precision and on a device: the module itself where it already is so, else a copy of it. fp32

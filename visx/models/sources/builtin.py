@@ -25,6 +25,7 @@ class BuiltIn:
     channels_last = True
     folding: Folding = "all"  # with these weights it moved no map of 48 photographs below r = 0.99997
     resizable = True
+    code = None
 
     def build(self, classes: int = 1000) -> nn.Module:
         from visx.models.efficientnet_lite0 import EfficientNetLite0
@@ -53,5 +54,6 @@ class BuiltIn:
         module.load_state_dict(dict(zip(module.state_dict(), state.values(), strict=True)), assign=True)
         weights = Weights("imagenet", checkpoint.digest_file(path))
         return Model(
-            self.name, module, self.preprocess(), weights, self.labels(module), self.channels_last, self.folding
-        )
+            self.name, module, self.preprocess(), weights, self.labels(module), self.channels_last, self.folding,
+            as_default=self.preprocess(),
+        )  # fmt: skip

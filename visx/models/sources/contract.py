@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ class Source(Protocol):
     folding: Folding
     resizable: bool
 
+    @property
+    def code(self) -> Callable[[], str] | None: ...  # a digest of a user's own sources; None for a library's
     def build(self) -> nn.Module: ...
     def build_for(self, state: dict[str, Tensor], classes: int | None = None, digest: str = "") -> nn.Module: ...
     def preprocess(self) -> Preprocess: ...

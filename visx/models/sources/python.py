@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import inspect
+import weakref
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,14 +15,17 @@ from visx.errors import VisxError, said_by, unknown, usage
 from visx.images.geometry import Preprocess
 from visx.models import checkpoint
 from visx.models.model import Model, Weights
+from visx.models.sources.neighbours import Neighbours
 from visx.network.probe import complete
 from visx.state import Folding
+
+_EXAMPLE = "def make(): return Net()"
 
 
 class Factory:
     """`FILE.py:FACTORY`: a module of the user's own, from a callable without arguments (or a module) in a Python file.
 
-    The factory may return a plain `nn.Module` (input 224, ImageNet's mean and deviation) or the result of `visx.wrap`.
+    What the file imports from beside it is its own (see `neighbours`), whatever other files are loaded. The factory may return a plain `nn.Module` (input 224, ImageNet's mean and deviation) or the result of `visx.wrap`.
     """
 
     channels_last = False  # a forward of one's own may call .view, which another memory layout breaks
@@ -37,31 +43,51 @@ class Factory:
         self.made = self._call(path, attribute)
 
     def _call(self, path: Path, attribute: str) -> nn.Module | Model:
-        from visx.models.load import seeded
-
-        spec = importlib.util.spec_from_file_location(f"visx_user_{path.stem}", path.resolve())
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        sys.path.insert(0, str(path.resolve().parent))  # so that the file can import its neighbours
+        neighbours = Neighbours(path)
+        self.code = neighbours.digest
         try:
-            spec.loader.exec_module(module)
-            if not hasattr(module, attribute):
-                names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-                raise unknown(f"factory in {path}", attribute, names)
-            factory = getattr(module, attribute)
-            made = factory if isinstance(factory, nn.Module) else seeded(factory)
+            with neighbours.loading():
+                made = self._made_by(neighbours.load(), path, attribute)
         except VisxError:
             raise
         except (Exception, SystemExit) as error:  # whatever a user's own code raises
-            raise VisxError(f"{self.name} failed: {said_by(error)}", hint="VISX_DEBUG=1 shows the traceback") from error
-        finally:
-            sys.path.remove(str(path.resolve().parent))
-        if not isinstance(made, (nn.Module, Model)):
-            raise usage(
-                f"{self.name} returned a {type(made).__name__}", "return a torch.nn.Module, or visx.wrap(module, ...)"
-            )
+            said = said_by(error).replace(f"{neighbours.root}.", "").replace(neighbours.root, path.resolve().parent.name)
+            raise VisxError(f"{self.name} failed: {said}", hint="VISX_DEBUG=1 shows the traceback") from error
+        module = made.module if isinstance(made, Model) else made
+        weakref.finalize(module, neighbours.forget)
         return made
+
+    def _made_by(self, module: ModuleType, path: Path, attribute: str) -> nn.Module | Model:
+        """What the factory returns: a module or a `Model`; a usage error says what else it is."""
+        from visx.models.load import seeded
+
+        if not hasattr(module, attribute):
+            names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+            raise unknown(f"factory in {path}", attribute, names)
+        factory = getattr(module, attribute)
+        if isinstance(factory, (nn.Module, Model)):
+            return factory
+        if not callable(factory):
+            raise usage(f"{self.name} is a {type(factory).__name__}", f"a function that builds the network: {_EXAMPLE}")
+        needed = _needed(factory)
+        if needed:
+            raise usage(
+                f"{self.name} needs arguments ({', '.join(needed)}), and a factory is called without any",
+                f"give them defaults, or write another one: {_EXAMPLE}",
+            )
+        made = seeded(factory)
+        if isinstance(made, (nn.Module, Model)):
+            return made
+        if inspect.iscoroutine(made):
+            made.close()
+            raise usage(f"{self.name} is async", f"a plain function: {_EXAMPLE}")
+        if isinstance(made, type):
+            raise usage(
+                f"{self.name} returned the class {made.__name__}, no instance of it", f"return {made.__name__}()"
+            )
+        raise usage(
+            f"{self.name} returned a {type(made).__name__}", "return a torch.nn.Module, or visx.wrap(module, ...)"
+        )
 
     def build(self) -> nn.Module:
         return self.made.module if isinstance(self.made, Model) else self.made
@@ -79,4 +105,17 @@ class Factory:
         module, preprocess = self.build(), self.preprocess()
         complete(self.name, module, (len(preprocess.mean), *preprocess.crop))
         weights = Weights("factory", checkpoint.digest_state(module))
-        return Model(self.name, module, preprocess, weights, self.labels(module), self.channels_last, self.folding)
+        return Model(
+            self.name, module, preprocess, weights, self.labels(module), self.channels_last, self.folding,
+            code=self.code,
+        )  # fmt: skip
+
+
+def _needed(factory: Callable[..., Any]) -> list[str]:
+    """The arguments without which a factory cannot be called."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # written in C: calling it tells
+        return []
+    free = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in free]

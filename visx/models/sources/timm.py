@@ -22,6 +22,7 @@ class Timm:
     channels_last = True
     folding: Folding = "scores"
     resizable = True
+    code = None
 
     def __init__(self, name: str) -> None:
         # Read by huggingface_hub when it is imported: a dead network must answer within seconds, a log stays legible.
