@@ -50,11 +50,11 @@ def factor(model: object) -> float:
 
 TWO = {
     "a module": {"model": "from blocks import Net\ndef make(): return Net()", "blocks": NET},
-    "a package": {"model": "import nets.blocks\ndef make(): return nets.blocks.Net()", "nets__DOTinitDOT": "", "nets__blocks": NET},
+    "a package": {"model": "import parts.blocks\ndef make(): return parts.blocks.Net()", "parts__DOTinitDOT": "", "parts__blocks": NET},
     "relative in a package": {
-        "model": "from nets import Net\ndef make(): return Net()", "nets__DOTinitDOT": "from .blocks import Net", "nets__blocks": NET,
+        "model": "from parts import Net\ndef make(): return Net()", "parts__DOTinitDOT": "from .blocks import Net", "parts__blocks": NET,
     },
-    "a plain folder": {"model": "import nets.blocks as b\ndef make(): return b.Net()", "nets__blocks": NET},
+    "a plain folder": {"model": "import parts.blocks as b\ndef make(): return b.Net()", "parts__blocks": NET},
     "the file itself in a package": {"DOTinitDOT": "", "model": "from .blocks import Net\nfrom . import blocks\ndef make(): return blocks.Net()", "blocks": NET},
     "a circle": {
         "model": "import blocks\nFACTOR = {factor}\ndef make(): return blocks.Net()",
@@ -88,7 +88,7 @@ def test_two_files_of_one_name_run_their_own_code(case: str, tmp_path: Path) -> 
     assert [factor(model) for model in models] == [2, 3]
     assert [factor(model) for model in models] == [2, 3]  # also after both have run
     new = {name for name, module in sys.modules.items() if before.get(name) is not module}
-    assert not {name for name in new if name.partition(".")[0] in ("model", "blocks", "nets", "late", "timm", "types")}
+    assert not {name for name in new if name.partition(".")[0] in ("model", "blocks", "parts", "late", "timm", "types")}
     assert sys.path == path
     assert len(sys.meta_path) <= finders + 1
     assert not list(tmp_path.rglob("__pycache__"))
@@ -146,11 +146,11 @@ def test_the_modules_go_with_the_model(tmp_path: Path) -> None:
     write(tmp_path, **{k: v.replace("{factor}", "2") for k, v in TWO["a package"].items()})
     before = set(sys.modules)
     model = load_model(f"{tmp_path / 'model.py'}:make")
-    assert any(name.endswith(".nets.blocks") for name in set(sys.modules) - before)
+    assert any(name.endswith(".parts.blocks") for name in set(sys.modules) - before)
     del model
     gc.collect()
     assert not {name for name in set(sys.modules) - before if name.startswith("visx_user_")}
-    write(tmp_path, model="import nets.blocks\n1 / 0")
+    write(tmp_path, model="import parts.blocks\n1 / 0")
     with pytest.raises(VisxError, match="division"):
         load_model(f"{tmp_path / 'model.py'}:make")
     assert not {name for name in set(sys.modules) - before if name.startswith("visx_user_")}
@@ -165,13 +165,13 @@ def test_the_modules_go_with_the_model(tmp_path: Path) -> None:
         ("make = 3", "is a int", "def make"),
         ("def make(): return 1, 2", "returned a tuple", "return a torch.nn.Module"),
         ("import missing_thing", "No module named 'missing_thing'", ""),
-        ("import nets.missing", "No module named 'nets.missing'", ""),
+        ("import parts.missing", "No module named 'parts.missing'", ""),
         ("from . import missing", "cannot import name 'missing'", ""),
-        ("def make(): import nets.missing", "No module named 'nets.missing'", ""),
+        ("def make(): import parts.missing", "No module named 'parts.missing'", ""),
     ],
 )  # fmt: skip
 def test_odd_factories_are_told_in_words(text: str, said: str, hint: str, tmp_path: Path) -> None:
-    write(tmp_path, model=text, nets__DOTinitDOT="")
+    write(tmp_path, model=text, parts__DOTinitDOT="")
     with pytest.raises(VisxError, match=said) as error:
         load_model(f"{tmp_path / 'model.py'}:make")
     assert "visx_user_" not in str(error.value)

@@ -45,6 +45,7 @@ class Neighbours:
         self._package = _package_of(self.folder)  # its dotted name and where that begins, if the folder is in one
         self._paths = [str(self.folder)]
         self._before: tuple[str, ...] = ()
+        self._alias: _Alias | None = None
         self._read: dict[str, str] = {}
         self._known: dict[str, bool] = {}
         self.builtins = {**vars(builtins), "__import__": self._import}
@@ -73,16 +74,17 @@ class Neighbours:
         importlib.invalidate_caches()
         path = list(sys.path)
         self._before = tuple(path)
-        alias = _Alias(self, threading.get_ident())
+        alias = self._alias = _Alias(self, threading.get_ident())
         sys.meta_path.append(alias)
         try:
+            importlib.import_module(self.root)
             yield
         except BaseException:
             self.forget()
             raise
         finally:
             self._look_around()
-            self._before = ()
+            self._before, self._alias = (), None
             sys.meta_path.remove(alias)
             sys.path[:] = path
             for name in alias.given:
@@ -139,7 +141,7 @@ class Neighbours:
 
     def _loaded_already(self, top: str, origin: str | None) -> bool:
         """Whether the process has a neighbour's very file under its plain name: then that is what everybody means."""
-        loaded = getattr(sys.modules.get(top), "__file__", None)
+        loaded = getattr(_outside(top), "__file__", None)
         same = origin is not None and loaded is not None and os.path.realpath(loaded) == os.path.realpath(origin)
         if same and origin is not None:
             self.note(origin, Path(origin).read_bytes())
@@ -165,6 +167,8 @@ class Neighbours:
         if level or not self._means_neighbour(top, globals or {}, fromlist or ()):
             return builtins.__import__(name, globals, locals, fromlist or (), level)
         module = builtins.__import__(f"{self.root}.{name}", globals, locals, fromlist or (), 0)
+        if self._alias is not None and not _installed(top):
+            self._alias.give(name)  # unpickling comes here, and looks into `sys.modules` afterwards
         return module if fromlist else sys.modules[f"{self.root}.{top}"]
 
     def _means_neighbour(self, top: str, importer: Mapping[str, Any], wanted: Sequence[str]) -> bool:
@@ -224,6 +228,14 @@ class _Alias(MetaPathFinder, Loader):
         self.given.append(spec.name)
         return module
 
+    def give(self, name: str) -> None:
+        """Let a neighbour and the packages it is in be found under their plain names."""
+        while name:
+            if name not in sys.modules:
+                sys.modules[name] = sys.modules[f"{self._room.root}.{name}"]
+                self.given.append(name)
+            name = name.rpartition(".")[0]
+
     def exec_module(self, module: ModuleType) -> None:
         """It has been executed; its own spec goes back to its place."""
         assert module.__spec__ is not None
@@ -235,13 +247,19 @@ _finder = _Finder()
 
 def _installed(top: str) -> bool:
     """Whether a top-level name is that of a module outside, loaded or not."""
-    if top in sys.modules:
+    if _outside(top) is not None:
         return True
     try:
         found = PathFinder.find_spec(top)
     except (ImportError, ValueError):
         return False
     return found is not None and found.origin is not None
+
+
+def _outside(top: str) -> ModuleType | None:
+    """The module that the process has loaded under a top-level name, unless it is somebody's neighbour."""
+    module = sys.modules.get(top)
+    return None if module is None or str(getattr(module, "__name__", "")).startswith(PREFIX) else module
 
 
 def _package_of(folder: Path) -> tuple[str, str]:

@@ -51,7 +51,9 @@ class Factory:
         except VisxError:
             raise
         except (Exception, SystemExit) as error:  # whatever a user's own code raises
-            said = said_by(error).replace(f"{neighbours.root}.", "").replace(neighbours.root, path.resolve().parent.name)
+            said = (
+                said_by(error).replace(f"{neighbours.root}.", "").replace(neighbours.root, path.resolve().parent.name)
+            )
             raise VisxError(f"{self.name} failed: {said}", hint="VISX_DEBUG=1 shows the traceback") from error
         module = made.module if isinstance(made, Model) else made
         weakref.finalize(module, neighbours.forget)
