@@ -6,8 +6,10 @@ import io
 from pathlib import Path
 
 import pytest
+from PIL import features
 
 from visx.errors import VisxError
+from visx.images import dicom, formats, heif
 from visx.images.find import find
 
 
@@ -74,3 +76,29 @@ def test_nothing_to_do_is_a_usage_error(root: str) -> None:
     with pytest.raises(VisxError) as error:
         names(root)
     assert error.value.code == 2
+
+
+def test_other_formats_are_remarked_once_with_how_to_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("f/a.heic", "f/b.HEIC", "f/s/c.dcm", "f/d.CR2", "f/e.svg", "f/x.npy", "f/y.txt", "f/z.jp2", "f/k.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    monkeypatch.setattr(
+        formats, "_OF", {**formats._OF, **dict.fromkeys((".heic", ".dcm"), (lambda: False, "pip install x"))}
+    )
+    formats.taken.cache_clear()
+    said: list[str] = []
+    names = [item.name for item in find(["f"], said=said.append)]
+    assert names == ["k.png", "z.jp2"] if features.check("jpg_2000") else ["k.png"]
+    (remark,) = said
+    assert "passing over 6 files" in remark or not features.check("jpg_2000")
+    for text in ("1 .dcm, 2 .heic (pip install x)", "1 .cr2 (raw", "1 .svg (drawings", "1 .npy (arrays"):
+        assert text in remark
+    Path("f/k.png").unlink()
+    Path("f/z.jp2").unlink()
+    with pytest.raises(VisxError, match="no images in f") as error:
+        find(["f"])
+    assert "2 .heic" in error.value.hint
+    monkeypatch.undo()
+    formats.taken.cache_clear()
+    assert formats.taken(".heic") == heif.available() and formats.taken(".dcm") == dicom.available()
+    assert formats.taken(".avif") == bool(features.check("avif"))

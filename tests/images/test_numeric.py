@@ -230,3 +230,41 @@ def test_grey_and_opacity_of_sixteen_bits() -> None:
     picture = decode(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", body) + chunk(b"IEND", b""), TWELVE)
     wanted = np.where(RAMP > 2000, UNIT, 1)
     assert picture.values is not None and np.abs(picture.values - wanted[..., None]).max() < 1e-6
+
+
+def test_pages_after_the_first_are_remarked() -> None:
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    for kind in ("GIF", "PNG", "WEBP", "TIFF"):
+        one, two = io.BytesIO(), io.BytesIO()
+        frames[0].save(one, kind)
+        frames[0].save(two, kind, save_all=True, append_images=frames[1:])
+        assert decode(one.getvalue()).remarks == ()
+        assert decode(two.getvalue()).remarks == ("only the first of the file's pages or frames is shown",)
+        assert decode(two.getvalue()).rgb[8, 8, 0] > 250
+    stack = tiff(u16(np.stack([RAMP, RAMP[::-1]])))
+    picture = decode(stack, TWELVE)
+    assert len(picture.remarks) == 2 and picture.values is not None
+    assert np.abs(picture.values[..., 0] - UNIT).max() < 1e-6
+    reduced = io.BytesIO()  # a smaller copy of the first page is no second picture
+    with tifffile.TiffWriter(reduced) as writer:
+        writer.write(u16(RAMP), photometric="minisblack")
+        writer.write(u16(RAMP[::2, ::2]), photometric="minisblack", subfiletype=1)
+    assert len(decode(reduced.getvalue(), TWELVE).remarks) == 1
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_tiffs_of_many_bands(planar: str, dtype: type) -> None:
+    bands = np.random.default_rng(0).random((12, 14, 11))
+    values = bands.astype(dtype) if dtype is np.float32 else (bands * np.iinfo(dtype).max).astype(dtype)
+    stored = np.moveaxis(values, -1, 0) if planar == "separate" else values
+    picture = decode(tiff(stored, planarconfig=planar), channels=11)
+    wanted = values if dtype is np.float32 else values / np.iinfo(dtype).max
+    assert picture.values is not None and np.abs(picture.values - wanted).max() < 1e-6
+    assert np.array_equal(picture.rgb, np.rint(picture.values[..., :3] * 255).astype(np.uint8))
+    with pytest.raises(VisxError, match="the picture has 11 channels, and the network takes 3"):
+        PREPROCESS(decode(tiff(stored, planarconfig=planar)).pixels)
+    photo = decode(tiff(values[..., :4], photometric="rgb", extrasamples=["unspecified"]))  # red, green, blue, infrared
+    assert photo.pixels.shape == (12, 14, 3)
+    four = decode(tiff(values[..., :4], photometric="rgb", extrasamples=["unspecified"]), channels=4)
+    assert four.values is not None and np.abs(four.values - wanted[..., :4]).max() < 1e-6

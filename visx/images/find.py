@@ -16,8 +16,7 @@ from typing import BinaryIO
 
 from visx.errors import VisxError, printable, usage
 from visx.images.decode import read, stat_of
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
+from visx.images.formats import SUFFIXES, is_other, passed_over, taken
 
 
 @dataclass(frozen=True)
@@ -54,31 +53,35 @@ def find(
     nul: bool = False,
     said: Callable[[str], None] = lambda text: None,
 ) -> list[Item]:
-    """All images of `inputs` in a stable order; `said` hears of the results of older runs that were passed over.
+    """All images of `inputs` in a stable order; `said` hears of what was passed over: results of older runs, and
+    pictures of formats that cannot be read here.
 
     Usage errors: a missing path, a folder without images, a collision.
     """
     roots = list(dict.fromkeys(inputs))
     several = len(roots) > 1
     items: list[Item] = []
+    others: list[str] = []
     for root in roots:
         if root == "-":
-            items += _from_stdin(stdin, nul, out, said)
+            items += _from_stdin(stdin, nul, out, said, others)
             continue
         path = Path(root)
         if _is_dir(path):
             prefix = _name_of(path) if several else ""
             found = [
                 Item(file, _join(prefix, file.relative_to(path).as_posix()), trouble)
-                for file, trouble in _walk(path, out, said)
+                for file, trouble in _walk(path, out, said, others)
             ]
             if not found:
-                raise usage(f"no images in {root}", f"looked for {', '.join(sorted(SUFFIXES))}")
+                raise usage(f"no images in {root}", passed_over(others) or f"looked for {', '.join(sorted(SUFFIXES))}")
             items += found
         elif os.path.lexists(path):
             items.append(Item(path, path.name))
         else:
             raise usage(f"no such file or directory: {root}")
+    if others:
+        said(passed_over(others))
     return _distinct(items)
 
 
@@ -91,10 +94,10 @@ def shard(items: Sequence[Item], number: int, count: int) -> list[Item]:
     return [item for item in items if place(item) % count == number - 1]
 
 
-def _walk(root: Path, out: Path | None, said: Callable[[str], None]) -> Iterator[tuple[Path, str]]:
+def _walk(root: Path, out: Path | None, said: Callable[[str], None], others: list[str]) -> Iterator[tuple[Path, str]]:
     """Image files below `root`, sorted, and directories that cannot be listed with the reason.
 
-    Each real directory is entered once, so symlink loops end.
+    Each real directory is entered once, so symlink loops end. The endings of pictures that are passed over go to `others`.
     """
     skip = out.resolve() if out else None
     seen: set[Path] = set()
@@ -111,8 +114,13 @@ def _walk(root: Path, out: Path | None, said: Callable[[str], None]) -> Iterator
             continue
         subfolders.sort()
         for name in sorted(files):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
+            suffix = os.path.splitext(name)[1].lower()
+            if name.startswith("."):
+                continue
+            if taken(suffix):
                 yield Path(folder, name), ""
+            elif is_other(suffix):
+                others.append(suffix)
     for error in refused:
         yield Path(error.filename), f"cannot read the directory: {error.strerror}"
 
@@ -128,7 +136,9 @@ def _holds_results(folder: Path, files: Sequence[str]) -> bool:
     return False
 
 
-def _from_stdin(stdin: BinaryIO | None, nul: bool, out: Path | None, said: Callable[[str], None]) -> list[Item]:
+def _from_stdin(
+    stdin: BinaryIO | None, nul: bool, out: Path | None, said: Callable[[str], None], others: list[str]
+) -> list[Item]:
     if stdin is None:
         raise usage("'-' reads paths from standard input, and there is none here")
     data = stdin.read()
@@ -141,7 +151,7 @@ def _from_stdin(stdin: BinaryIO | None, nul: bool, out: Path | None, said: Calla
     items = []
     for path in paths:
         if _is_dir(path):
-            items += [Item(file, _contained(file), trouble) for file, trouble in _walk(path, out, said)]
+            items += [Item(file, _contained(file), trouble) for file, trouble in _walk(path, out, said, others)]
         else:
             items.append(Item(path, _contained(path)))
     return items
