@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from visx import arguments
 from visx.contract import ScoreKind
 from visx.engine import Answer, Job, each_once, explain_batch, plan
 from visx.errors import VisxError, usage
 from visx.images.decode import Picture, as_picture
 from visx.images.geometry import Placement
 from visx.images.numeric import check_range
-from visx.methods import get_method
-from visx.models import Model, wrap
+from visx.models import Model
 from visx.network.isolation import refuse_transforms
 from visx.seeds import image_seed
 
@@ -63,11 +63,11 @@ class Result:
 
 @torch.inference_mode(False)  # a notebook may run in it; inputs and half-precision copies made there know no gradients
 def explain(
-    model: Model | nn.Module,
+    model: Model | nn.Module | str,
     image: Any,
-    method: str = "gradcam",
+    method: str | Sequence[str] = "gradcam",
     *,
-    layer: str | Sequence[str] | None = None,
+    layer: str | nn.Module | Sequence[str | nn.Module] | None = None,
     target: str | int | Sequence[str | int] = "top1",
     score: ScoreKind | None = None,
     seed: int = 0,
@@ -78,23 +78,25 @@ def explain(
 ) -> Any:
     """Explain one image, or a list of them.
 
-    `image` is a path, a Pillow image or an array (H, W) or (H, W, C): uint8, floats of 0..1, or any other numbers with
-    `range`, the (black, white) of numeric pictures (a table of targets, `FILE.csv`, needs paths). `model` comes from `load_model` or `wrap` (a bare `nn.Module` is wrapped with ImageNet's preprocessing); `params` are the
-    method's. Returns a `Result`; a list of them where there are several images, layers or targets (`top3`, or a list). Raises
-    `VisxError`. The model is left as it was.
+    `model` comes from `load_model` or `wrap`; a bare `nn.Module` is wrapped with ImageNet's preprocessing, a name is loaded.
+    `image` is a path, an open file or its bytes, a Pillow image or an array (H, W) or (H, W, C): uint8, floats of 0..1, or any
+    other numbers with `range`, the (black, white) of numeric pictures (a table of targets, `FILE.csv`, needs paths).
+    `method` is a name, or several; `layer` a path (`a.0.b`, `a[-1]`), a module of the model, or several; `params` are the
+    methods'. Returns a `Result`; a list of them where there are several images, methods, layers or targets (`top3`, a list): by image,
+    then method, layer and target. Raises `VisxError` for every wrong argument. The model is left as it was.
     """
     refuse_transforms()
-    if isinstance(model, nn.Module):
-        model = wrap(model)
-    else:
-        model.refresh(precision)
-    if batch_size < 1:
-        raise usage(f"batch_size={batch_size}: at least 1")
-    images = list(image) if isinstance(image, (list, tuple)) else [image]
-    layers = [layer] if isinstance(layer, str) else list(layer or [])
-    jobs = plan(model, [get_method(method)], layers, {method: params}, score)
-    texts = list(target) if isinstance(target, (list, tuple)) else [target]
-    spec = model.targets([str(t) for t in texts], any(job.of_a_class for job in jobs))
+    methods, dealt = arguments.methods_of(method, params)
+    images, several = arguments.images_of(image)
+    texts = arguments.targets_of(target)
+    score, precision = arguments.score_of(score), arguments.precision_of(precision)
+    seed, batch_size = arguments.whole("seed", seed), arguments.whole("batch_size", batch_size, least=1)
+    wrapped = arguments.model_of(model)
+    if wrapped is model:
+        wrapped.refresh(precision)
+    model = wrapped
+    jobs = plan(model, methods, arguments.layers_of(layer, model.module), dealt, score)
+    spec = model.targets(texts, any(job.of_a_class for job in jobs))
     shown = model.preprocess.range if range is None else _range(range)
     remarks = {job.kind: model.outputs.remark(job.kind) for job in jobs}
     results: list[Result] = []
@@ -114,8 +116,7 @@ def explain(
                 if isinstance(one, VisxError):
                     raise one
                 results += [_result(job, a, picture, prepared[b][1], remarks[job.kind]) for a in each_once(one)]
-    several = len(images) > 1 or isinstance(image, (list, tuple)) or len(results) != 1
-    return results if several else results[0]
+    return results if several or len(results) != 1 else results[0]
 
 
 def _chunks(images: list[Any], size: int) -> list[list[Any]]:

@@ -20,6 +20,7 @@ from visx.errors import VisxError, unknown, unsupported
 from visx.local import local
 from visx.maps import upsample
 from visx.network.forms import closed, scripted
+from visx.network.paths import layer_path
 from visx.network.probe import reaches
 from visx.options import Params, parse
 from visx.scoring import Scorer
@@ -80,6 +81,7 @@ def plan(
     """The jobs of a run: every method, once a layer where it looks at layers. Raises what does not fit (exit 2 or 4)."""
     if score is not None and score not in get_args(ScoreKind):
         raise unknown("score", score, get_args(ScoreKind))
+    layers = list(dict.fromkeys(layer_path(model.module, name) for name in layers))
     jobs: list[Job] = []
     for method in methods:
         values = parse(method.params, (params or {}).get(method.name, {}), method.name)

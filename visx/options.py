@@ -49,15 +49,20 @@ def parse(params: type[P], values: Mapping[str, Any], owner: str) -> P:
         if key not in params.model_fields:
             none = "" if params.model_fields else f"{owner} has no parameters"
             raise unknown(f"parameter of {owner}", key, params.model_fields, none)
+        if isinstance(values[key], bool) and "bool" not in _type_name(params.model_fields[key].annotation).split("|"):
+            raise usage(f"{owner}: {key}={values[key]}: no truth value is wanted", _allowed(params, key))
     try:
         return params.model_validate(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0]) if first["loc"] else "?"
-        option = next((o for o in describe(params) if o.name == key), None)
-        allowed = f"{key}: {option.type} {option.bounds}, default {option.default}".replace(" ,", ",") if option else ""
         reason = first["msg"].removeprefix("Value error, ")
-        raise usage(f"{owner}: {key}={first['input']!r}: {reason}", allowed) from None
+        raise usage(f"{owner}: {key}={first['input']!r}: {reason}", _allowed(params, key)) from None
+
+
+def _allowed(params: type[Params], key: str) -> str:
+    option = next((o for o in describe(params) if o.name == key), None)
+    return f"{key}: {option.type} {option.bounds}, default {option.default}".replace(" ,", ",") if option else ""
 
 
 def describe(params: type[Params]) -> list[Option]:

@@ -87,7 +87,7 @@ Layers = Annotated[
         "-l",
         "--layer",
         metavar="NAME",
-        help="Module path (`visx layers MODEL` lists them); one map a layer. Repeatable.",
+        help="Module path, a.0.b, a[0].b or a[-1] (`visx layers MODEL` lists them); one map a layer. Repeatable.",
         show_default="the last spatial feature map",
     ),
 ]
@@ -141,7 +141,14 @@ Param = Annotated[
 Out = Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where results go.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON Lines on standard output.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "-v",
+        "--verbose",
+        help="Also say what was chosen (weights, preprocessing, outputs, layers, device, precision) and how long images take.",
+    ),
+]
 
 
 class Talk:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -41,6 +43,7 @@ from visx.cli.pictures import with_pictures
 from visx.errors import printable, usage
 
 if TYPE_CHECKING:
+    from visx.engine import Job
     from visx.models import Model
     from visx.runner import Summary
 
@@ -147,6 +150,8 @@ def explain(
     if not layer and any(job.layer for job in jobs):
         talk.say(f"layer {next(job.layer for job in jobs if job.layer)} of {model}")
     common.say_outputs(loaded, talk.say, (job.kind for job in jobs))
+    for line in _choices(loaded, jobs, precision, size):
+        talk.detail(line)
     settings = Settings(
         out=out,
         target=loaded.targets(target or (), any(job.of_a_class for job in jobs)),
@@ -181,6 +186,7 @@ def explain(
         run: Run = RayRun(loaded, jobs, settings, load, device, address, on_record, talk.say)
     else:
         run = Run(loaded, jobs, settings, loaded.device, on_record, talk.say)
+    started = time.monotonic()
     try:
         with talk.progress(len(items), "explaining", drawn=not showing) as progress:
             run.on_progress, run.explainer.on_passes = progress.advance, progress.within
@@ -188,6 +194,9 @@ def explain(
     finally:
         if len(items) > 1 or run.summary.skipped:
             talk.say(_sum(run.summary, len(items), out))
+        if run.summary.written:
+            done = max(1, run.summary.images - len(run.summary.failed))
+            talk.detail(f"{(time.monotonic() - started) / done:.2f} s an image")
     return int(run.summary.code)
 
 
@@ -206,6 +215,21 @@ def _load(
     return load_model(
         spec, weights, labels=labels, device=common.pick_device(device), means=means, head=head, **pictures
     )
+
+
+def _choices(model: Model, jobs: Sequence[Job], precision: str, size: int | None) -> list[str]:
+    """What --verbose says before the first image: everything that was chosen and not typed."""
+    how = model.preprocess
+    layers = list(dict.fromkeys(job.layer for job in jobs if job.layer))
+    colours = f"mean {', '.join(f'{m:g}' for m in how.mean)}, std {', '.join(f'{s:g}' for s in how.std)}"
+    return [
+        f"model: {model.name}, weights {model.weights.name} (sha256 {model.weights.sha256[:12]})",
+        f"input: resized to {how.resize}, cropped to {how.crop[0]} x {how.crop[1]}, {how.interpolation}, {colours}",
+        f"outputs: {model.outputs}",
+        *([f"layers: {', '.join(layers)}"] if layers else []),
+        *(f"{job.method.name}: explains the {job.kind}; {job.params or 'no parameters'}" for job in jobs),
+        f"device: {model.device}, {precision}, batches of {size or 'a size that fits'}",
+    ]
 
 
 def _line(record: dict[str, Any], out: Path) -> str:

@@ -195,7 +195,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def as_picture(image: Any, shown: Range | None = None, channels: int = 3) -> Picture:
-    """A path, a Pillow image or an array -> Picture, for the Python API.
+    """A path, the bytes of a file, a Pillow image or an array -> Picture, for the Python API.
 
     Arrays are (H, W) or (H, W, C) of any number type, channels last: those the network takes (`channels`), or 1, 3 or
     4 (the fourth an opacity) where it takes pictures. uint8 as they are, floats of 0..1, anything else by `shown`.
@@ -205,6 +205,8 @@ def as_picture(image: Any, shown: Range | None = None, channels: int = 3) -> Pic
 
     if isinstance(image, (str, Path)):
         return decode(read(Path(image)), shown, channels)
+    if isinstance(image, bytes):
+        return decode(image, shown, channels)
     if isinstance(image, Image.Image):
         upright = ImageOps.exif_transpose(image)
         if 0 in upright.size:

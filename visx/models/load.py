@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def load_model(
     spec: str = DEFAULT_MODEL,
     weights: str = "default",
     *,
-    labels: str | Path | None = None,
+    labels: str | Path | Iterable[str] | Mapping[int, str] | None = None,
     device: str | torch.device = "cpu",
     means: str | None = None,
     head: str | int | None = None,
@@ -43,13 +43,21 @@ def load_model(
     """Load a model.
 
     `spec` is `efficientnet_lite0`, a torchvision name, `timm/NAME` or `FILE.py:FACTORY`; `weights` is `default`,
-    `random` (the same values every time) or a checkpoint file; `labels` a file of class names; `means` what the output
+    `random` (the same values every time) or a checkpoint file; `labels` a file of class names, or
+    the names themselves (a list, or a mapping from index to name); `means` what the output
     means (logits, probabilities, sigmoid, regression) and `head` which member of it is explained, where running the model
     could not tell. From `size` on: how a picture becomes the input where the model's own source says something else or
     nothing (`visx.models.preprocessing` says what each takes; None: as the source says). Raises `VisxError` with
     a usage code for unknown names, with a failure code where weights cannot be had or do not fit.
     """
     check_means(means)
+    if not isinstance(spec, str) or not isinstance(weights, (str, Path)):
+        raise usage(
+            f"load_model() takes the name of a model and of its weights, not {spec!r:.60} and {weights!r:.60}",
+            "for instance load_model('resnet50', 'default'); visx.wrap() takes a module",
+        )
+    given = None if labels is None else labels_of(labels)  # what is wrong is told before anything is loaded
+    place = _device(device)
     source = sources.find(spec)
     pictures = {
         "size": size, "resize": resize, "squash": squash, "interpolation": interpolation, "mean": mean, "std": std,
@@ -63,13 +71,12 @@ def load_model(
         model = source.default()
     else:
         model = _from_checkpoint(source, spec, Path(weights))
-    if labels is not None:
-        model.labels = read_labels(Path(labels))
+    model.labels = model.labels if given is None else given
     made = getattr(source, "made", None)
     wrapped = made if isinstance(made, Model) else model  # a factory may say itself what its outputs mean
     model.means = means or wrapped.means
     model.head = wrapped.head if head is None else head
-    return _settle(model, torch.device(device))
+    return _settle(model, place)
 
 
 def wrap(
@@ -120,6 +127,29 @@ def wrap(
         head=head,
         code=str,  # its sources are not known; its outputs are
     )
+
+
+def labels_of(labels: Any) -> tuple[str, ...]:
+    """Class names from a file, a list or array of names, or a mapping as in `read_labels`."""
+    if isinstance(labels, (str, Path)):
+        return read_labels(Path(labels))
+    try:
+        content = dict(labels) if isinstance(labels, Mapping) else list(labels)
+        names = _json_labels(content)
+    except (ValueError, TypeError, KeyError) as error:
+        raise usage(
+            f"labels are {labels!r:.60}: {error}", "a file, a list of names, or {0: name, 1: name, ...}"
+        ) from None
+    if not names:
+        raise usage("labels hold no names")
+    return names
+
+
+def _device(device: Any) -> torch.device:
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError):
+        raise usage(f"unknown device {device!r:.60}", "cpu, cuda, cuda:N or mps, or a torch.device") from None
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
