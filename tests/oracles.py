@@ -158,7 +158,7 @@ def fingerprint(net: nn.Module) -> dict[str, Any]:
     for name, tensor in [*net.named_parameters(), *net.named_buffers()]:
         state[f"{name}: tensor"] = (
             id(tensor), tensor.data_ptr(), tensor.dtype, str(tensor.device), tensor.shape, tensor.stride(),
-            tensor.requires_grad, tensor.is_leaf, tensor._version, tensor.detach().cpu().numpy().tobytes(),
+            tensor.requires_grad, tensor.is_leaf, tensor._version, tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes(),
         )  # fmt: skip
         grad = tensor.grad
         state[f"{name}: grad"] = None if grad is None else (id(grad), grad.detach().cpu().numpy().tobytes())

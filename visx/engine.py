@@ -95,8 +95,8 @@ def plan(
             jobs.append(Job(method, values, None, kind))
             continue
         for name in layers or [str(model.anatomy.default_layer)]:
-            model.network().feature_layer(name, model.input_shape)
-            jobs.append(Job(method, values, name, kind))
+            found = model.network().feature_layer(name, model.input_shape)
+            jobs.append(Job(method, values, found.name, kind))
     return jobs
 
 

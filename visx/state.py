@@ -171,7 +171,7 @@ class Network:
 
     def layer(self, name: str) -> nn.Module:
         """The module at a path; a usage error with near matches where there is none."""
-        layer = submodule(self.module, name)
+        _, layer = submodule(self.module, name)
         if scripted(layer):
             raise unsupported(
                 f"layer {name} is scripted: nothing can look into it", "use the eager module, or backprop"
@@ -181,6 +181,7 @@ class Network:
     def feature_layer(self, name: str, shape: torch.Size) -> Layer:
         """The layer at a path, whose output for inputs of this shape (C, H, W) is a feature map; else exit 4."""
         self.layer(name)
+        name, _ = submodule(self.module, name)
         if name not in self.recorded.get(shape, {}):
             from visx.network.anatomy import look
 

@@ -97,7 +97,8 @@ class Model:
         known = (found.classes, 1) if found.outputs.single else (found.classes,)
         if self.labels and len(self.labels) not in known and found.outputs.kind != "features":
             raise usage(
-                f"{len(self.labels)} labels for a model of {found.classes} classes", "--labels FILE: one name a class"
+                f"{len(self.labels)} labels for a model of {found.classes} classes",
+                "one name a class: --labels FILE, visx.wrap(module, labels=...), or model.labels = (...) of one that is wrapped",
             )
         return found
 

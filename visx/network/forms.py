@@ -44,14 +44,20 @@ def named_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield plain_name(name), child
 
 
-def submodule(module: nn.Module, path: str) -> nn.Module:
-    """The module at a path, whether or not it names the wrappers (`module.` of parallel, `_orig_mod.` of compiled parts);
-    a usage error with near matches where there is none."""
-    wanted = plain_name(path)
-    for name in (wanted, wanted.removeprefix("module.")):
-        for known, child in named_modules(module):
-            if name and known == name:
-                return child
+def submodule(module: nn.Module, path: str) -> tuple[str, nn.Module]:
+    """The module at a path and its plain name (the first, if it has several), whether or not the path names the wrappers
+    (`module.` of parallel, `_orig_mod.` of compiled parts); a usage error with near matches where there is none."""
+    found = module
+    for part in path.split("."):
+        try:
+            found = found.get_submodule(part)
+        except AttributeError:
+            if part != COMPILED and not (part == "module" and found is module):
+                break
+    else:
+        for name, child in named_modules(module):
+            if name and (child is found or child is unwrapped(found)):
+                return name, child
     raise unknown("layer", path, [n for n, _ in named_modules(module) if n], "`visx layers MODEL` lists them")
 
 

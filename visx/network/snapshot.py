@@ -54,7 +54,8 @@ class Snapshot:
         values unless a copy of the module is made.
         """
         for attributes, copy in self._modules:
-            copy["training"] = attributes["training"]
+            if "training" in attributes:  # a compiled part has only its module's
+                copy["training"] = attributes["training"]
         try:
             if not all(map(eq, self._containers, self._copies)):
                 return False
