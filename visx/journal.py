@@ -12,7 +12,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any, BinaryIO
@@ -55,6 +55,9 @@ class Journal:
         self.out, self.shard = out, shard
         self.path = out / ("manifest.jsonl" if shard is None else f"manifest.{shard[0]}-of-{shard[1]}.jsonl")
         self._index: dict[int, int] = {}  # hash of what names a result -> which journal, and where in it
+        self._claims: dict[int, tuple[Path, int]] | None = (
+            None  # hash of a map's name -> where the record is that claims it
+        )
         self._journals: list[Path] = []
         self._file: BinaryIO | None = None
         self._locks: list[tuple[Path, BinaryIO]] = []
@@ -125,6 +128,23 @@ class Journal:
             records.append(record)
         return records
 
+    def claimant(self, npy: str) -> dict[str, Any] | None:
+        """The record that claims a map's file, as the journals stood when this was first asked; None if there is none."""
+        if self._claims is None:
+            self._claims = {}
+            for path in sorted(self.out.glob("manifest*.jsonl")):
+                for offset, line in _lines(path):
+                    start = line.rfind(b', "files": ')
+                    record = (_parse(b"{" + line[start + 2 :]) if start > 0 else None) or _parse(line) or {}
+                    self._claims[hash(_map_of(record))] = path, offset
+        if hash(npy) not in self._claims:
+            return None
+        path, offset = self._claims[hash(npy)]
+        with path.open("rb") as file:
+            file.seek(offset)
+            claim = _parse(file.readline())
+        return claim if claim is not None and _map_of(claim) == npy else None
+
     def _lock(self) -> None:
         """Refuse to write beside another run: a whole run excludes all others, a shard only its own like."""
         self._take(self.out / LOCK, exclusive=self.shard is None)
@@ -169,6 +189,40 @@ def records(out: Path) -> Iterator[dict[str, Any]]:
             record = _parse(line)
             if record is not None:
                 yield record
+
+
+def standing(out: Path, results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of several records that claim one file the one that wrote it last, in order; the others are withdrawn.
+
+    Journals of shards are read one after the other, so the time of the file's modification decides, and where that is not
+    recorded the order. Two names may be one file (`Cat.png` and `cat.png` on some file systems).
+    """
+    kept: dict[object, dict[str, Any]] = {}
+    for record in results:
+        name = str(_map_of(record))
+        try:
+            status = (out / name).stat()
+            key: object = status.st_dev, status.st_ino
+        except (OSError, ValueError):
+            key = name
+        if key not in kept or _modified(record) >= _modified(kept[key]):
+            kept.pop(key, None)
+            kept[key] = record
+    return list(kept.values())
+
+
+def _map_of(record: dict[str, Any]) -> str | None:
+    files = record.get("files")
+    name = files.get("npy") if isinstance(files, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _modified(record: dict[str, Any]) -> int:
+    """When a record's map was written, in nanoseconds; 0 where it does not say."""
+    written = record.get("written")
+    of_map = written.get("npy") if isinstance(written, dict) else None
+    time = of_map[1] if isinstance(of_map, list) and len(of_map) == 3 else 0
+    return time if isinstance(time, int) else 0
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

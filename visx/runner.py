@@ -18,7 +18,7 @@ import torch
 
 from visx.artifacts import SCHEMA_VERSION, DiskFull, to_json
 from visx.engine import Job
-from visx.errors import ExitCode, VisxError
+from visx.errors import ExitCode, VisxError, printable
 from visx.explaining import Explained, Explainer, Loaded, grouped
 from visx.images.decode import digest_of
 from visx.images.find import Item
@@ -75,6 +75,9 @@ class Run:
         self.on_progress: Callable[[int], None] = lambda done: None
         self.journal = Journal(settings.out, settings.shard)
         self.summary = Summary()
+        self._tell = said
+        self._older: set[str] = set()  # images whose folder in OUT was there before
+        self._replaced: list[tuple[str, str, str]] = []  # a map, the image it was of, and the one it is of now
 
     def __call__(self, items: Sequence[Item], total: int | None = None) -> Summary:
         """Explain every item; `total` is the number of inputs that these are a shard of. Interrupted, what was finished
@@ -82,7 +85,10 @@ class Run:
         with self.journal:
             if self.settings.resume:
                 self.journal.read()
-            self._carry_out(items, total or len(items))
+            try:
+                self._carry_out(items, total or len(items))
+            finally:
+                self._tell_replaced()
         return self.summary
 
     def _carry_out(self, items: Sequence[Item], inputs: int) -> None:
@@ -133,6 +139,8 @@ class Run:
     def _look(self, item: Item) -> tuple[Loaded, bytes]:
         """An image with what is to do on it, and its bytes if they had to be read to know."""
         image = self.explainer.look(item, self.jobs)
+        if (self.settings.out / item.name).is_dir():
+            self._older.add(item.name)
         data = b""
 
         def digest() -> str:
@@ -212,10 +220,22 @@ class Run:
         self._keep(records)
 
     def _keep(self, records: Sequence[dict[str, Any]]) -> None:
-        """Results that are written go to the manifest and the listeners."""
+        """Results that are written go to the manifest and the listeners. A record whose file they have taken is withdrawn by
+        that: of two the later counts."""
+        for record in records if records and records[0]["name"] in self._older else ():
+            before = self.journal.claimant(record["files"]["npy"]) or record
+            if before.get("image_sha256") != record["image_sha256"] and before.get("image") != record["image"]:
+                self._replaced.append((record["files"]["npy"], str(before.get("image")), record["image"]))
         for record, line in zip(records, self.journal.append(records), strict=True):
             self.summary.written += 1
             self.on_record(record, line)
+
+    def _tell_replaced(self) -> None:
+        if self._replaced:
+            name, before, now = (printable(text) for text in self._replaced[0])
+            count = len(self._replaced)
+            results = "1 result of another image was" if count == 1 else f"{count} results of other images were"
+            self._tell(f"{results} replaced: {name} was of {before}, and is of {now} now (another --out keeps both)")
 
     def _fail(self, item: Item, error: VisxError, job: Job | None = None) -> None:
         self.summary.failed.setdefault(item.name, error.message)

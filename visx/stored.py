@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from visx.artifacts import SCHEMA_VERSION, digest
 from visx.errors import VisxError, usage
-from visx.journal import records
+from visx.journal import records, standing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,10 +90,10 @@ def read_results(folder: Path) -> list[Stored]:
         raise usage(f"no such folder: {folder}")
     if not any(folder.glob("manifest*.jsonl")):
         raise usage(f"no manifest.jsonl in {folder}", "a folder that `visx explain -o` wrote")
-    found = {stored.record["files"]["npy"]: stored for stored in _results(folder)}
+    found = [Stored(folder, record) for record in standing(folder, (s.record for s in _results(folder)))]
     if not found:
         raise usage(f"no results in the manifest of {folder}")
-    return list(found.values())
+    return found
 
 
 def _results(folder: Path) -> Iterator[Stored]:

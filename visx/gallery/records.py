@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from visx.errors import usage
-from visx.journal import records
+from visx.journal import records, standing
 from visx.stored import target_of
 
 TABLES = ("evaluation.json", "evaluate.json", "sensitivity.json")
@@ -45,19 +45,19 @@ def read_run(folder: Path) -> Run:
     if not any(folder.glob("manifest*.jsonl")):
         raise usage(f"no manifest.jsonl in {folder}", "the folder that `visx explain -o` wrote to")
     run = Run(folder)
-    results: dict[str, dict[str, Any]] = {}
+    results: list[dict[str, Any]] = []
     errors: dict[tuple[str, str], dict[str, Any]] = {}
     for record in records(folder):
         image, method = record.get("image"), record.get("method")
         if isinstance(record.get("error"), dict) and isinstance(image, str):
             errors[image, str(method)] = record
         elif isinstance(image, str) and isinstance(method, str) and inside(_files(record).get("npy")):
-            results[_files(record)["npy"]] = record
+            results.append(record)
             for failed in (method, "None"):
                 errors.pop((image, failed), None)
         else:
             run.skipped += 1
-    run.results, run.errors = list(results.values()), list(errors.values())
+    run.results, run.errors = standing(folder, results), list(errors.values())
     if not run.results and not run.errors:
         raise usage(f"no results in the manifest of {folder}")
     values: list[dict[str, Any]] = []

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import tempfile
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -82,7 +84,7 @@ def find(
             raise usage(f"no such file or directory: {root}")
     if others:
         said(passed_over(others))
-    return _distinct(items)
+    return _distinct(items, out)
 
 
 def shard(items: Sequence[Item], number: int, count: int) -> list[Item]:
@@ -184,17 +186,36 @@ def _join(prefix: str, name: str) -> str:
     return str(PurePosixPath(prefix) / name) if prefix else name
 
 
-def _distinct(items: list[Item]) -> list[Item]:
-    """Drop a file listed twice under one name; two different files under one name are a usage error."""
+def _distinct(items: list[Item], out: Path | None) -> list[Item]:
+    """Drop a file listed twice under one name; two different files under one name are a usage error. So are names that
+    differ in capitals or in how an accent is written, where OUT's file system takes them for one."""
     by_name: dict[str, Item] = {}
+    folded: dict[str, Item] = {}
     for item in items:
         other = by_name.setdefault(item.name, item)
+        alike = folded.setdefault(unicodedata.normalize("NFC", item.name).casefold(), item)
+        if alike.name != other.name and _one_name(alike.name, item.name, out):
+            other = alike
         if other is not item and not _same_file(other.path, item.path):
             raise usage(
                 f"{other.path} and {item.path} would both write to {item.name}/",
                 "run them separately, or give the directory that holds both",
             )
     return list(by_name.values())
+
+
+def _one_name(a: str, b: str, out: Path | None) -> bool:
+    """Whether two names are one in OUT, tried out in the nearest folder above it that is there."""
+    folder = next((p for p in (out, *out.absolute().parents) if p.is_dir()), None) if out else None
+    if folder is None:
+        return False
+    with (
+        contextlib.suppress(OSError, ValueError),
+        tempfile.TemporaryDirectory(dir=folder, prefix=".visx-tmp-") as beside,
+    ):
+        Path(beside, a).mkdir(parents=True)
+        return Path(beside, b).exists()
+    return False
 
 
 def _same_file(a: Path, b: Path) -> bool:
