@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 import numpy as np
 import pytest
@@ -242,3 +243,42 @@ def test_nothing_to_show_is_a_usage_error(run, write, tmp_path):
             run.folder = folder
             write(run)
         assert caught.value.code == ExitCode.USAGE
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file names are text here")
+@pytest.mark.parametrize("inline", [8_000_000, 0])
+def test_names_that_are_not_utf8_are_shown(run, write, inline):
+    image = run.image("plain.png", colour=(10, 200, 30))
+    odd = Path(os.fsdecode(os.fsencode(run.root / "images") + b"/caf\xe9 \xff.png"))
+    image.rename(odd)
+    run.add(odd)
+    out = Path(os.fsdecode(os.fsencode(run.folder) + b"/r\xe9sum\xe9.html"))
+    summary, page = write(run, inline=inline, out=out)
+    assert summary["results"] == 1
+    data = data_of(page)
+
+    def shown(source):
+        if source.startswith("data:"):
+            return decoded(source)
+        return np.asarray(Image.open(os.fsencode(run.folder) + b"/" + unquote_to_bytes(source)))
+
+    base = shown(data["images"][0]["src"])
+    assert base.shape == (60, 80, 3) and np.abs(base[2, 2].astype(int) - (10, 200, 30)).max() < 12
+    assert shown(data["results"][0]["map"]).shape[:2] == (32, 32)
+    link = os.fsencode(run.folder) + b"/" + unquote_to_bytes(data["results"][0]["files"]["npy"])
+    assert np.load(os.fsdecode(link)).shape == (32, 32)
+
+
+def test_numeric_pictures_are_shown_by_the_range_of_the_run(run, write):
+    path = run.image("a.png")
+    Image.fromarray(np.linspace(0, 4095, 4800).reshape(60, 80).astype(np.uint16)).save(path)
+    run.add(path, range=[0.0, 4095.0], input_channels=3)
+    bands = run.root / "images" / "b.npy"
+    np.save(bands, np.random.default_rng(0).random((60, 80, 11), dtype=np.float32))
+    run.add(bands, range=None, input_channels=11)
+    run.add(run.image("c.png"), range=["x", None], input_channels="many")
+    sources = [image.get("src") for image in data_of(write(run)[1])["images"]]
+    grey = decoded(sources[0])
+    assert grey[0, 0, 0] < 12 and grey[-1, -1, 0] > 243
+    assert decoded(sources[1]).shape == (60, 80, 3)
+    assert decoded(sources[2]).shape == (60, 80, 3)

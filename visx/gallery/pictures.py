@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -71,7 +72,7 @@ class Store:
         """What an `img` element shows the picture by."""
         if self._held is not None:
             return f"data:image/webp;base64,{base64.b64encode(self._held[name]).decode()}"
-        return f"{quote(self.folder.name)}/{name}"
+        return f"{quote(os.fsencode(self.folder.name))}/{name}"
 
     def sweep(self) -> None:
         """Remove what an earlier page left in the folder and this one does not show."""
@@ -126,6 +127,9 @@ def plain_picture(path: Path, shown: Any = None, channels: Any = 3) -> np.ndarra
     its network takes."""
     try:
         asked = check_range(*shown) if isinstance(shown, list) and len(shown) == 2 else None
+    except VisxError:
+        asked = None
+    try:
         return decode(read(path), asked, channels if isinstance(channels, int) else 3).rgb
     except VisxError:
         return None

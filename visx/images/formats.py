@@ -64,4 +64,5 @@ def passed_over(suffixes: Iterable[str]) -> str:
     for suffix in sorted(counts):
         hints.setdefault(_OF[suffix][1], []).append(f"{counts[suffix]} {suffix}")
     parts = (f"{', '.join(endings)} ({how})" for how, endings in hints.items())
-    return f"passing over {sum(counts.values())} files of other formats: {'; '.join(parts)}"
+    total = sum(counts.values())
+    return f"passing over {total} file{'s' * (total > 1)} of other formats: {'; '.join(parts)}"
