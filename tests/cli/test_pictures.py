@@ -84,8 +84,7 @@ def test_remarks_are_said_once_a_run(pictures: Any) -> None:
     found = pictures("explain", "in", "-M", "nets.py:good")
     assert found.code == 0
     assert (
-        found.err.count("values 0..65535") == 1
-        and found.err.count("passing over 1 file of other formats: 1 .jxl") == 1
+        found.err.count("values 0..65535") == 1 and found.err.count("passing over 1 file of other formats: 1 .jxl") == 1
     )
     assert all(len(record["remarks"]) == 1 for record in manifest())
     eight = pictures("explain", "cat.png", "-M", "nets.py:good", "--range", "0,9")
