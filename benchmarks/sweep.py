@@ -1,0 +1,289 @@
+"""One network of every family: the default layer, and its Grad-CAM against a plain PyTorch program.
+
+    python benchmarks/sweep.py                      # all families of timm and torchvision; resumes where it stopped
+    python benchmarks/sweep.py --only 'timm/swin*'  # a part: anew, shown, and put into the table
+    python benchmarks/sweep.py --table              # only write benchmarks/sweep.md from what is there
+
+A family is the first token of a name; its smallest network is taken, with random weights (a head of zeros is filled, and
+networks without a head get one of ten classes). For each the map before its ReLU (`gradcam -p relu=false`) at the default
+layer is compared with a program that knows nothing of visx: a hook, `autograd.grad`, the mean of the gradient, and a
+reshape (float64 where float32 gives less than 0.9999). `places` says whether a change in a corner of the picture shows up
+in that corner of the layer; `cells` how many of the grid's cells receive a gradient.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import multiprocessing
+import os
+import re
+import sys
+import time
+import warnings
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+import visx
+from visx.engine import explain_batch, plan
+from visx.methods import get_method
+from visx.targets import parse_target
+
+HERE = Path(__file__).parent
+DONE = HERE / "sweep.jsonl"
+WORDS = "test atto femto pico nano zepto xxtiny xtiny tiny xxs xs xxsmall xsmall t0 s0 b0 lite small mini s".split()
+TIMEOUT = 400
+
+
+def families() -> dict[str, list[str]]:
+    """Family -> names, those first that are likely to be small."""
+
+    def size(name: str) -> tuple[int, list[int], int]:
+        parts = re.split(r"[_.\-]", name)
+        return (
+            min([WORDS.index(p) for p in parts if p in WORDS] + [len(WORDS)]),
+            [int(n) for n in re.findall(r"\d+", name)],
+            len(name),
+        )
+
+    found: dict[str, list[str]] = {}
+    for name in timm.list_models():
+        found.setdefault("timm/" + name.split("_")[0], []).append(name)
+    for name in torchvision.models.list_models(torchvision.models):
+        found.setdefault(re.split(r"_|(?<=[a-z])\d", name)[0], []).append(name)
+    return {family: sorted(names, key=size) for family, names in sorted(found.items())}
+
+
+def smallest(family: str, names: list[str]) -> str:
+    """The network of fewest parameters, of the likely ones."""
+
+    def parameters(name: str) -> float:
+        try:
+            with torch.device("meta"):
+                module = timm.create_model(name) if family.startswith("timm/") else torchvision.models.get_model(name)
+            return sum(p.numel() for p in module.parameters())
+        except Exception:  # not every network can be built without memory
+            return 1e9
+
+    name = min(names[:5], key=parameters) if len(names) > 1 else names[0]
+    return f"timm/{name}" if family.startswith("timm/") else name
+
+
+def load(spec: str) -> visx.Model:
+    """A network with random weights, a head, and no head of zeros."""
+    model = visx.load_model(spec, "random")
+    if spec.startswith("timm/") and not getattr(model.module, "num_classes", 1):
+        torch.manual_seed(0)
+        module = timm.create_model(spec.removeprefix("timm/"), num_classes=10).eval().requires_grad_(False)
+        p = model.preprocess
+        model = visx.wrap(module, size=p.crop, resize=p.resize, mean=p.mean, std=p.std, name=spec)
+    generator = torch.Generator().manual_seed(1)
+    for module in model.module.modules():
+        if isinstance(module, nn.Linear) and not module.weight.any():
+            module.weight.data = torch.randn(module.weight.shape, generator=generator) * 0.02
+    return model
+
+
+def plain(module: nn.Module, layer: str, x: Tensor, grid: tuple[int, int], target: int) -> tuple[np.ndarray, Tensor]:
+    """Grad-CAM before its ReLU and the gradient (K, h, w), by PyTorch alone; the layer's last run counts."""
+    kept: list[Tensor] = []
+
+    def hook(_: nn.Module, args: Any, output: Tensor) -> Tensor:
+        kept.append(output.detach().clone().requires_grad_())
+        return kept[-1].clone()
+
+    handle = module.get_submodule(layer).register_forward_hook(hook)
+    logits = module(x)
+    handle.remove()
+    (gradient,) = torch.autograd.grad(logits[0, target], kept[-1])
+    a, g = as_map(kept[-1].detach(), grid), as_map(gradient, grid)
+    return (a * g.mean((1, 2), keepdim=True)).sum(0).double().numpy(), g
+
+
+def as_map(output: Tensor, grid: tuple[int, int]) -> Tensor:
+    """An output of one image as (K, h, w), by the shape of the grid alone."""
+    height, width = grid
+    values = output[0] if output.shape[0] == 1 else output[:, 0]
+    if values.dim() == 3 and tuple(values.shape[1:]) == grid:
+        return values
+    if values.dim() == 3 and tuple(values.shape[:2]) == grid:
+        return values.permute(2, 0, 1)
+    if values.dim() == 2 and values.shape[0] >= height * width:  # tokens, others first
+        return values[-height * width :].t().reshape(-1, height, width)
+    raise ValueError(f"{tuple(output.shape)} is no {grid}")
+
+
+def corners(module: nn.Module, layer: str, x: Tensor, grid: tuple[int, int]) -> bool:
+    """Whether changes in three corners of the picture move the middle of the layer's change the same way."""
+    kept: list[Tensor] = []
+    handle = module.get_submodule(layer).register_forward_hook(lambda m, a, output: kept.append(output.detach()))
+    height, width = (int(n * 0.3) for n in x.shape[-2:])
+    with torch.no_grad():
+        module(x)
+        base, middles = as_map(kept[-1], grid).clone(), []
+        for y0, x0 in ((0, 0), (0, x.shape[-1] - width), (x.shape[-2] - height, 0)):
+            changed = x.clone()
+            changed[..., y0 : y0 + height, x0 : x0 + width] *= -1
+            module(changed)
+            change = (as_map(kept[-1], grid) - base).abs().sum(0).double()
+            change = change / change.sum()
+            y, z = (torch.arange(n, dtype=torch.float64) for n in grid)
+            middles.append((float((change.sum(1) * y).sum()), float((change.sum(0) * z).sum())))
+    handle.remove()
+    (top, left), (_, right), (bottom, _) = middles
+    return (bottom > top or grid[0] == 1) and (right > left or grid[1] == 1)
+
+
+def check(spec: str) -> dict[str, Any]:
+    """What the table says of one network."""
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    start = time.perf_counter()
+    model = load(spec)
+    reference = copy.deepcopy(model.module).to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    row: dict[str, Any] = {"network": spec, "parameters": sum(p.numel() for p in reference.parameters())}
+    anatomy = model.anatomy
+    row["grids"] = sum(layer.grid is not None for layer in anatomy.layers)
+    if anatomy.default_layer is None:
+        return {**row, "layer": None, "reason": anatomy.no_layer}
+    layer = next(one for one in anatomy.layers if one.name == anatomy.default_layer)
+    assert layer.grid is not None
+    row |= {"layer": layer.name, "grid": list(layer.grid.shape), "layout": layer.grid.layout}
+    x = torch.randn(1, *model.input_shape, generator=torch.Generator().manual_seed(2))
+    target, grid = 3, layer.grid.shape[1:]
+    for dtype in (torch.float32, torch.float64):
+        if dtype == torch.float64:
+            model = visx.wrap(
+                copy.deepcopy(reference).double(),
+                size=model.preprocess.crop,
+                mean=model.preprocess.mean,
+                std=model.preprocess.std,
+            )
+            reference = reference.double()
+        row |= compared(model, reference, layer.name, x.to(dtype), grid, target)
+        row["dtype"] = str(dtype).removeprefix("torch.")
+        if row["r"] >= 0.9999:
+            break
+    row["places"] = corners(reference, layer.name, x.to(dtype), grid)
+    return {**row, "seconds": round(time.perf_counter() - start, 1)}
+
+
+def compared(
+    model: visx.Model, reference: nn.Module, layer: str, x: Tensor, grid: tuple[int, int], target: int
+) -> dict[str, Any]:
+    expected, gradient = plain(reference, layer, x, grid, target)
+    (job,) = plan(model, [get_method("gradcam")], [layer], {"gradcam": {"relu": False}})
+    network = model.network()
+    spec = parse_target(str(target), None, model.classes)
+    with network.session():
+        (answers,) = explain_batch(model, network, job, x, [spec.for_image("", None, model.classes)], [0])
+    if isinstance(answers, visx.VisxError):
+        raise answers
+    found = answers[0].native if answers[0].native is not None else answers[0].map
+    a, b = found.astype(np.float64).ravel(), expected.ravel()
+    a, b = a - a.mean(), b - b.mean()
+    r = float(a @ b / max(np.sqrt((a @ a) * (b @ b)), 1e-300))
+    scale = float(np.abs(expected).max())
+    return {
+        "r": r if scale > 0 else float("nan"),
+        "off": float(np.abs(found - expected).max() / max(scale, 1e-300)),
+        "cells": [int(gradient.ne(0).any(0).sum()), grid[0] * grid[1]],
+    }
+
+
+def child(spec: str, pipe: Any) -> None:
+    try:
+        pipe.send(check(spec))
+    except BaseException as error:
+        pipe.send({"network": spec, "error": f"{type(error).__name__}: {error}"[:300]})
+
+
+def isolated(spec: str) -> dict[str, Any]:
+    """`check` in a process of its own, which gives all memory back."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=child, args=(spec, there))
+    process.start()
+    there.close()
+    try:
+        row = here.recv() if here.poll(TIMEOUT) else {"network": spec, "error": f"not done after {TIMEOUT} s"}
+    except EOFError:
+        row = {"network": spec, "error": "the process died (memory?)"}
+    process.terminate()
+    process.join()
+    return row
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    have = [row for row in rows if row.get("layer")]
+    exact = [row for row in have if row["r"] >= 0.9999]
+    lines = [
+        "# Default layers of one network a family",
+        "",
+        f"{len(rows)} networks with random weights, of timm {timm.__version__} and torchvision "
+        f"{torchvision.__version__.split('+')[0]}: {len(have)} ({len(have) / max(len(rows), 1):.1%}) have a default layer, for {len(exact)} of "
+        f"these Grad-CAM before its ReLU equals a plain PyTorch program (r >= 0.9999), for "
+        f"{sum(bool(row['places']) for row in have)} changes in the picture's corners are in the map's. "
+        "Written by `benchmarks/sweep.py`, whose docstring says what is compared.",
+        "",
+        "| family | network | layer | K x h x w | layout | r | cells with a gradient | corners |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        if not row.get("layer"):
+            lines.append(
+                f"| {row['family']} | {row['network']} | none: {row.get('reason') or row.get('error')} | | | | | |"
+            )
+            continue
+        cells, places = row["cells"], "yes" if row["places"] else "no"
+        r = f"{row['r']:.6f}" + (" (float64)" if row["dtype"] == "float64" else "")
+        shape = " x ".join(map(str, row["grid"]))
+        lines.append(
+            f"| {row['family']} | {row['network']} | `{row['layer']}` | {shape} | {row['layout']} | {r} "
+            f"| {cells[0]} of {cells[1]} | {places} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", metavar="PATTERN", help="networks or families to run anew, for instance 'timm/vit*'")
+    parser.add_argument("--table", action="store_true", help="write the table from what is there")
+    options = parser.parse_args()
+    rows = {}
+    for line in DONE.read_text().splitlines() if DONE.exists() else []:
+        row = json.loads(line)
+        rows[row["family"]] = row
+    for family, names in {}.items() if options.table else families().items():
+        if (
+            options.only
+            and not fnmatch(family, options.only)
+            and not any(fnmatch(f"timm/{n}", options.only) for n in names)
+        ):
+            continue
+        if family in rows and not options.only:
+            continue
+        spec = rows[family]["network"] if family in rows else smallest(family, names)
+        row = {"family": family, **isolated(spec)}
+        rows[family] = row
+        with DONE.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        shown = {k: v for k, v in row.items() if k not in ("family", "network", "parameters")}
+        print(f"{len(rows)} {family}: {spec}", json.dumps(shown), flush=True)
+    ordered = [rows[family] for family in sorted(rows)]
+    (HERE / "sweep.md").write_text(table(ordered))
+    bad = [row["network"] for row in ordered if row.get("error") or (row.get("layer") and not row["r"] >= 0.9999)]
+    print(f"{len(ordered)} networks; without a right map: {', '.join(bad) or 'none'}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()
