@@ -2,6 +2,7 @@
 
     python benchmarks/sweep.py                      # all families of timm and torchvision; resumes where it stopped
     python benchmarks/sweep.py --only 'timm/swin*'  # a part: anew, shown, and put into the table
+    python benchmarks/sweep.py --part 1/2           # the first of two halves, for two processes at a time
     python benchmarks/sweep.py --table              # only write benchmarks/sweep.md from what is there
 
 A family is the first token of a name; its smallest network is taken, with random weights (a head of zeros is filled, and
@@ -39,8 +40,30 @@ from visx.targets import parse_target
 
 HERE = Path(__file__).parent
 DONE = HERE / "sweep.jsonl"
-WORDS = "test atto femto pico nano zepto xxtiny xtiny tiny xxs xs xxsmall xsmall t0 s0 b0 lite small mini s".split()
-TIMEOUT = 400
+WORDS = [
+    "test",
+    "atto",
+    "femto",
+    "pico",
+    "nano",
+    "zepto",
+    "xxtiny",
+    "xtiny",
+    "tiny",
+    "xxs",
+    "xs",
+    "xxsmall",
+    "xsmall",
+    "t0",
+    "s0",
+    "b0",
+    "lite",
+    "small",
+    "mini",
+    "s",
+]
+TIMEOUT = 300  # seconds a network
+LARGE = 80e6  # parameters; these come last
 
 
 def families() -> dict[str, list[str]]:
@@ -62,8 +85,8 @@ def families() -> dict[str, list[str]]:
     return {family: sorted(names, key=size) for family, names in sorted(found.items())}
 
 
-def smallest(family: str, names: list[str]) -> str:
-    """The network of fewest parameters, of the likely ones."""
+def smallest(family: str, names: list[str]) -> tuple[str, float]:
+    """The network of fewest parameters, of the likely ones, and how many it has."""
 
     def parameters(name: str) -> float:
         try:
@@ -73,8 +96,8 @@ def smallest(family: str, names: list[str]) -> str:
         except Exception:  # not every network can be built without memory
             return 1e9
 
-    name = min(names[:5], key=parameters) if len(names) > 1 else names[0]
-    return f"timm/{name}" if family.startswith("timm/") else name
+    count, name = min((parameters(name), name) for name in names[:3])
+    return (f"timm/{name}" if family.startswith("timm/") else name), count
 
 
 def load(spec: str) -> visx.Model:
@@ -253,31 +276,41 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def done(family: str, spec: str) -> dict[str, Any]:
+    """Check a network, and keep and show what came out."""
+    row = {"family": family, **isolated(spec)}
+    with DONE.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    shown = {k: v for k, v in row.items() if k not in ("family", "network", "parameters")}
+    print(f"{family}: {spec}", json.dumps(shown), flush=True)
+    return row
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="PATTERN", help="networks or families to run anew, for instance 'timm/vit*'")
     parser.add_argument("--table", action="store_true", help="write the table from what is there")
+    parser.add_argument("--part", default="1/1", metavar="I/N", help="the I-th of N parts of the families")
     options = parser.parse_args()
     rows = {}
     for line in DONE.read_text().splitlines() if DONE.exists() else []:
         row = json.loads(line)
         rows[row["family"]] = row
-    for family, names in {}.items() if options.table else families().items():
-        if (
-            options.only
-            and not fnmatch(family, options.only)
-            and not any(fnmatch(f"timm/{n}", options.only) for n in names)
-        ):
+    part, parts = map(int, options.part.split("/"))
+    wanted = [] if options.table else list(families().items())[part - 1 :: parts]
+    later: list[tuple[str, str]] = []
+    for family, names in wanted:
+        if options.only and not any(fnmatch(name, options.only) for name in (family, *(f"timm/{n}" for n in names))):
             continue
         if family in rows and not options.only:
             continue
-        spec = rows[family]["network"] if family in rows else smallest(family, names)
-        row = {"family": family, **isolated(spec)}
-        rows[family] = row
-        with DONE.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        shown = {k: v for k, v in row.items() if k not in ("family", "network", "parameters")}
-        print(f"{len(rows)} {family}: {spec}", json.dumps(shown), flush=True)
+        spec, count = smallest(family, names)
+        if count > LARGE and not options.only:
+            later.append((family, spec))
+            continue
+        rows[family] = done(family, spec)
+    for family, spec in later:
+        rows[family] = done(family, spec)
     ordered = [rows[family] for family in sorted(rows)]
     (HERE / "sweep.md").write_text(table(ordered))
     bad = [row["network"] for row in ordered if row.get("error") or (row.get("layer") and not row["r"] >= 0.9999)]

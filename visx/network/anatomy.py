@@ -94,7 +94,7 @@ class _Watch:
             call, calls = explained[run.name]
             if number == call:
                 shape = None if run.shape is None else run.shape[1:]
-                yield Layer(run.name, run.type, shape, run.grid, run.reason, call, calls, len(runs[run.name]))
+                yield Layer(run.name, run.type, shape, run.read, call, calls, len(runs[run.name]))
 
 
 def examine(

@@ -10,9 +10,10 @@ there the input of the last attention is found.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import torch
@@ -37,7 +38,6 @@ class Exit:
     edge: Any
     passes: bool  # returns what it was given
 
-    @cached_property
     def read(self) -> FeatureGrid | str:
         """How the output is read as a feature map, or why it is none."""
         if self.shape is None:
@@ -46,45 +46,38 @@ class Exit:
             return "it does not depend on the picture"
         return read(self.shape, self.node.places, paired=self.node.paired)
 
-    @property
+    @cached_property
     def grid(self) -> FeatureGrid | None:
-        return None if isinstance(self.read, str) else self.read
-
-    @property
-    def reason(self) -> str:
-        return self.read if isinstance(self.read, str) else ""
+        """The grid, if it has more than one cell."""
+        found = self.read()
+        return None if isinstance(found, str) or found.single else found
 
 
 def choose(exits: Sequence[Exit], score: Tensor, node: Node | None) -> tuple[str | None, str]:
     """The default layer of a pass, or None and why. `score` (1, K) is the tensor that is explained, `node` its node."""
-    grids = [e for e in exits if e.grid is not None and e.name and not e.passes]
     if node is None:
         return None, "its output does not depend on the picture"
-    if not any(not e.grid.single for e in grids if e.grid is not None):
-        return None, _none(exits)
+    named = [e for e in exits if e.name and not e.passes and e.node is not None]
     behind, class_maps = _trunk(node)
     inside = _inside_attention(node)
     for counts in (behind, class_maps):  # class maps where there is nothing before them
-        fitting = [
-            e for e in grids
-            if e.node in counts and e.node not in inside and e.node is not None
-            and e.node.op not in _ADAPTIVE_POOLING and e.grid is not None and not e.grid.single
-        ]  # fmt: skip
+        fitting = [e for e in named if e.node in counts - inside and e.node.op not in _ADAPTIVE_POOLING]
         best = _last_with_gradient(fitting, score)
         if best is not None:
-            same = [e.name for e in fitting if e.node is best.node]
-            return min(same, key=lambda name: name.count(".")), ""
-    names = list(dict.fromkeys(e.name for e in reversed(grids) if e.grid is not None and not e.grid.single))
+            return min((e.name for e in fitting if e.node is best.node), key=lambda name: name.count(".")), ""
+    grids = list(dict.fromkeys(e.name for e in reversed(named) if e.grid is not None))
+    if not grids:
+        return None, _none(named)
     return None, (
-        f"{len(names)} layers have a feature map, but none that lies on the way to the score receives a gradient at its "
-        f"places; --layer can choose one: {', '.join(names[:5])}"
+        f"{len(grids)} layers have a feature map, but none that lies on the way to the score receives a gradient at its "
+        f"places; --layer can choose one: {', '.join(grids[:5])}"
     )
 
 
-def _none(exits: Iterable[Exit]) -> str:
-    last = [e for e in exits if e.name and e.shape is not None]
-    what = f"; the last, {last[-1].name}: {last[-1].reason or 'it has one cell'}" if last else ""
-    return f"none of its {len({e.name for e in last})} layers has a feature map of more than one cell{what}"
+def _none(named: Sequence[Exit]) -> str:
+    found = named[-1].read() if named else ""
+    last = f"; of the last, {named[-1].name}: {found if isinstance(found, str) else 'it has one cell'}" if named else ""
+    return f"none of its {len({e.name for e in named})} layers has a feature map of more than one cell{last}"
 
 
 def _trunk(score: Node) -> tuple[set[Node], set[Node]]:
@@ -136,13 +129,14 @@ def _last_with_gradient(exits: Sequence[Exit], score: Tensor) -> Exit | None:
     ordered = sorted(exits, key=lambda e: e.node.index if e.node else 0)
     distinct = list({e.node: e for e in ordered}.values())[::-1]
     if not score.requires_grad or not any(e.edge for e in distinct):  # recorded without gradients
-        return distinct[0] if distinct else None
+        return next((e for e in distinct if e.grid is not None), None)
     distinct = [e for e in distinct if e.edge is not None]
     weights = torch.randn(score.shape, generator=torch.Generator().manual_seed(1)).to(score)
     scalar = (score * weights).sum()
-    start, step, silent = 0, 1, True
-    while start < len(distinct):
-        chunk = distinct[start : start + step]
+    waiting = (e for e in distinct if e.grid is not None)
+    first, silent, size = None, True, 1
+    while chunk := list(islice(waiting, size)):
+        first = first or chunk[0]
         grads = torch.autograd.grad(scalar, [e.edge for e in chunk], retain_graph=True, allow_unused=True)
         for found, grad in zip(chunk, grads, strict=True):
             if grad is None or found.grid is None:
@@ -150,7 +144,7 @@ def _last_with_gradient(exits: Sequence[Exit], score: Tensor) -> Exit | None:
             if int(found.grid.maps(grad).ne(0).any(1).sum()) > 1:
                 return found
             silent = silent and not bool(grad.any())
-        start, step = start + step, step * 4
-        if silent and start >= 5:  # a head of zeros, or units that this picture leaves dead
-            break
-    return distinct[0] if distinct and silent else None
+        if silent and size > 1:  # a head of zeros, or units that this picture leaves dead
+            return first
+        size *= 4
+    return first if silent else None

@@ -9,13 +9,15 @@ out. Everything else is refused with the reason.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
 from visx.errors import unsupported
+from visx.network.places import varies
 
 SPATIAL = "`visx layers MODEL --spatial` lists the layers that can be explained"
 
@@ -66,23 +68,36 @@ class FeatureGrid:
         return ordered.permute(back).to(like.dtype)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Layer:
     """One module that ran: its path, its type and its output's shape without the batch (None where it is no tensor).
 
-    `grid` says how the output is read as a feature map; where it is None, `reason` says why. A module may run several
-    times in one pass: `call` is the number of the run that is explained, from 0 (the last one that saw the picture),
-    `calls` how many runs saw it, `runs` how many there are.
+    `read` gives the grid as which the output is read, or the reason why it is none. A module may run several times in one
+    pass: `call` is the number of the run that is explained, from 0 (the last one that saw the picture), `calls` how many
+    runs saw it, `runs` how many there are.
     """
 
     name: str
     type: str
     shape: tuple[int, ...] | None
-    grid: FeatureGrid | None = None
-    reason: str = ""
-    call: int = 0
-    calls: int = 1
-    runs: int = 1
+    read: Callable[[], FeatureGrid | str]
+    call: int
+    calls: int
+    runs: int
+
+    @cached_property
+    def _found(self) -> FeatureGrid | str:
+        return self.read()  # once somebody asks: it takes a moment, and a network has hundreds of layers
+
+    @property
+    def grid(self) -> FeatureGrid | None:
+        """How the output is read as a feature map; None where it is none."""
+        return None if isinstance(self._found, str) else self._found
+
+    @property
+    def reason(self) -> str:
+        """Why there is no grid; empty where there is one."""
+        return self._found if isinstance(self._found, str) else ""
 
     def output(self, output: Any, batch: int) -> Tensor:
         """What the layer returned for `batch` images, if it has the form that was recorded; else exit 4."""
@@ -107,7 +122,7 @@ def read(shape: Sequence[int], places: Tensor | None, *, paired: bool) -> Featur
     batch = 0 if shape[0] == 1 else 1 if len(shape) == 3 and shape[1] == 1 else None
     if batch is None:
         return f"it has {shape[0]} rows for one image, as windows have"
-    spatial = [axis for axis in range(len(shape)) if axis != batch and _varies(places, axis)]
+    spatial = [axis for axis in range(len(shape)) if axis != batch and varies(places, axis)]
     others = [axis for axis in range(len(shape)) if axis != batch and axis not in spatial]
     flat = places.permute(batch, *others, *spatial)[(0,) * (1 + len(others))].flatten()
     cells = (~flat.isnan()).nonzero().flatten()
@@ -131,14 +146,6 @@ def read(shape: Sequence[int], places: Tensor | None, *, paired: bool) -> Featur
     )
 
 
-def compact(values: Tensor) -> Tensor:
-    """An expanded tensor without its repetitions: length 1 along them."""
-    for axis, (length, stride) in enumerate(zip(values.shape, values.stride(), strict=True)):
-        if stride == 0 and length > 1:
-            values = values.narrow(axis, 0, 1)
-    return values
-
-
 def _single(shape: Sequence[int]) -> FeatureGrid | str:
     if len(shape) == 4 and shape[0] == 1 and tuple(shape[2:]) == (1, 1):
         return FeatureGrid((0, 1, 2, 3), (shape[1],), (1, 1), None, (shape[1], 1, 1), "channels first")
@@ -147,15 +154,6 @@ def _single(shape: Sequence[int]) -> FeatureGrid | str:
     if len(shape) <= 2 or math.prod(shape) == max(shape):
         return "it is one vector an image"
     return "where its values lie in the picture cannot be told"
-
-
-def _varies(places: Tensor, axis: int) -> bool:
-    if places.shape[axis] == 1 or places.stride(axis) == 0:
-        return False
-    values = compact(places)
-    first = values.narrow(axis, 0, 1)
-    same = ((values - first).abs() < 1e-6) | (values.isnan() & first.isnan())
-    return not bool(same.all())
 
 
 def _rows_and_columns(places: Tensor) -> tuple[int, int, bool] | str:

@@ -1,0 +1,138 @@
+"""Places: for every value of a tensor, which place of the picture it stands for.
+
+A tensor of places is complex: column + row * i, each from 0 to 1 across the picture, NaN for no place. It is kept expanded
+(stride 0) along axes on which it does not vary, so it costs little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+NOWHERE = complex("nan")
+Extent = tuple[float, float, float, float]  # top, bottom, left, right
+
+
+class Rasters:
+    """Makes rasters, places laid evenly over the last two axes, and knows them again."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, int, Extent], Tensor] = {}
+        self._known: dict[int, tuple[torch.Size, Extent]] = {}  # by address; `_made` keeps it taken
+
+    def make(self, shape: torch.Size, extent: Extent = (0, 1, 0, 1)) -> Tensor:
+        """Places of this shape, laid evenly over the extent."""
+        height, width = shape[-2:]
+        if (height, width, extent) not in self._made:
+            top, bottom, left, right = extent
+            y = top + (torch.arange(height) + 0.5) * ((bottom - top) / height)
+            x = left + (torch.arange(width) + 0.5) * ((right - left) / width)
+            made = torch.complex(x.expand(height, width), y[:, None].expand(height, width))
+            self._made[height, width, extent] = made
+            self._known[made.data_ptr()] = made.shape, extent
+        return self._made[height, width, extent].expand(shape)
+
+    def extent(self, places: Tensor) -> Extent | None:
+        """Top, bottom, left and right of a raster over the last two axes, the same along all others; None for others."""
+        size, extent = self._known.get(places.data_ptr(), (None, None))
+        if size == places.shape[-2:] and places.stride()[-2:] == (size[1], 1) and not any(places.stride()[:-2]):
+            return extent
+        return _extent(places)
+
+    def resized(self, places: Tensor, shape: torch.Size) -> Tensor | None:
+        """New places for a map that a convolution, pooling or interpolation brought to another size."""
+        if len(shape) != 4 or places.dim() != 4 or tuple(shape[2:]) == (1, 1):
+            return None
+        extent = self.extent(places)
+        return None if extent is None else self.make(shape, extent)
+
+    def merged(self, several: list[Tensor]) -> Tensor:
+        """The places of an elementwise result: the operands', where they agree; else those of one that is a raster."""
+        first = several[0]
+        for other in several[1:]:
+            if first.data_ptr() == other.data_ptr() and first.stride() == other.stride():
+                continue
+            a, b = compact(first), compact(other)
+            if a.shape == b.shape and _same(a, b):
+                continue
+            if self.extent(first) is None and self.extent(other) is not None:
+                first = other
+        return first
+
+
+def compact(places: Tensor, axes: Iterable[int] | None = None) -> Tensor:
+    """Expanded places without their repetitions, which are one long then; along `axes`, or all."""
+    for axis in range(places.dim()) if axes is None else axes:
+        if places.stride(axis) == 0 and places.shape[axis] > 1:
+            places = places.narrow(axis, 0, 1)
+    return places
+
+
+def tight(places: Tensor) -> Tensor:
+    """Places without their repetitions, whether expanded or written out."""
+    for axis in range(places.dim()):
+        first = places.narrow(axis, 0, 1)
+        if places.shape[axis] > 1 and (places.stride(axis) == 0 or _same(places, first)):
+            places = first
+    return places
+
+
+def average(places: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """The mean of the places along these axes, which get length 1; no place counts for nothing."""
+    places = compact(places)
+    if all(places.shape[axis] == 1 for axis in axes):
+        return places
+    nowhere = places.isnan()
+    count = (~nowhere).sum(axes, keepdim=True)
+    total = torch.where(nowhere, 0, places).sum(axes, keepdim=True) / count.clamp_min(1)
+    return torch.where(count == 0, NOWHERE, total)
+
+
+def several(places: Tensor) -> bool:
+    """Whether there are at least two places."""
+    values = compact(places)
+    values = values[~values.isnan()]
+    return values.numel() > 1 and bool((values - values[0]).abs().max() > 1e-6)
+
+
+def spread(places: Tensor, shape: Iterable[int]) -> Tensor | None:
+    """Places expanded to a shape; None where there are not at least two: they stand for the whole picture."""
+    return places.expand(tuple(shape)) if several(places) else None
+
+
+def expands(source: torch.Size, shape: torch.Size) -> bool:
+    """Whether one shape can be expanded to another."""
+    lengths = list(zip(reversed(source), reversed(shape), strict=False))
+    return len(source) <= len(shape) and all(a in (1, b) for a, b in lengths)
+
+
+def varies(places: Tensor, axis: int) -> bool:
+    """Whether places differ along an axis."""
+    if places.shape[axis] == 1 or places.stride(axis) == 0:
+        return False
+    values = compact(places)
+    return not _same(values, values.narrow(axis, 0, 1))
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return bool((((a - b).abs() < 1e-4) | (a.isnan() & b.isnan())).all())
+
+
+def _extent(places: Tensor) -> Extent | None:
+    values = compact(places)
+    if any(length != 1 for length in values.shape[:-2]):
+        return None
+    grid = values.reshape(values.shape[-2:])
+    valid = ~grid.isnan()
+    sides: list[float] = []
+    for part, other in ((grid.imag, 1), (grid.real, 0)):
+        count = valid.sum(other, keepdim=True)
+        mean = torch.where(valid, part, 0).sum(other, keepdim=True) / count.clamp_min(1)
+        line = mean[count > 0]
+        if float(torch.where(valid, part - mean, 0).abs().max()) > 1e-4 or not bool((line.diff() > 0).all()):
+            return None
+        pitch = float(line[-1] - line[0]) / (len(line) - 1) if len(line) > 1 else 1.0
+        sides += [round(float(line[0]) - pitch / 2, 6), round(float(line[-1]) + pitch / 2, 6)]
+    return sides[0], sides[1], sides[2], sides[3]
