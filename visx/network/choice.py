@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from visx.network.grid import FeatureGrid, read
-from visx.network.trace import Node, ancestors
+from visx.network.trace import ATTENTION, Node, ancestors
 
 _GATES = {"sigmoid", "sigmoid_", "hardsigmoid", "hardsigmoid_", "_softmax"}
 _ADAPTIVE_POOLING = {"_adaptive_avg_pool2d", "adaptive_max_pool2d", "_adaptive_avg_pool3d", "mean", "amax"}
@@ -98,13 +98,23 @@ def _trunk(score: Node) -> tuple[set[Node], set[Node]]:
 
 
 def _carried(node: Node) -> tuple[Node, ...]:
-    """The inputs whose content a node carries on: of operands of different size the full ones, of the full ones those
-    that are no gates."""
-    if len(node.inputs) < 2 or node.op in ("cat", "stack") or node.attends or node.weighs:
+    """The inputs whose content a node carries on: of an attention the values; of operands of different size the full ones,
+    of the full ones those that are no gates."""
+    if len(node.inputs) < 2 or node.op in ("cat", "stack") or node.weighs:
         return node.inputs
+    if node.attends:
+        fused = ATTENTION in node.op and len(node.inputs) == 3
+        return node.inputs[2:] if fused else tuple(i for i in node.inputs if not _weights(i)) or node.inputs
     full = tuple(i for i in node.inputs if i.shape == node.shape) or node.inputs
     carrying = tuple(i for i in full if i.op not in _GATES) or full
     return carrying if node.op.startswith("mul") else full
+
+
+def _weights(node: Node) -> bool:
+    """Whether this is the result of a softmax, views of it and the like seen through."""
+    while node.op != "_softmax" and len(node.inputs) == 1 and not node.weighs:
+        node = node.inputs[0]
+    return node.op == "_softmax"
 
 
 def _inside_attention(score: Node) -> set[Node]:
@@ -134,7 +144,7 @@ def _last_with_gradient(exits: Sequence[Exit], score: Tensor) -> Exit | None:
     weights = torch.randn(score.shape, generator=torch.Generator().manual_seed(1)).to(score)
     scalar = (score * weights).sum()
     waiting = (e for e in distinct if e.grid is not None)
-    first, silent, size = None, True, 1
+    first, silent, size = None, None, 1
     while chunk := list(islice(waiting, size)):
         first = first or chunk[0]
         grads = torch.autograd.grad(scalar, [e.edge for e in chunk], retain_graph=True, allow_unused=True)
@@ -143,7 +153,7 @@ def _last_with_gradient(exits: Sequence[Exit], score: Tensor) -> Exit | None:
                 continue
             if int(found.grid.maps(grad).ne(0).any(1).sum()) > 1:
                 return found
-            silent = silent and not bool(grad.any())
+            silent = silent is not False and not bool(grad.any())
         if silent and size > 1:  # a head of zeros, or units that this picture leaves dead
             return first
         size *= 4

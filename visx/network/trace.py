@@ -27,7 +27,7 @@ _MOVES = {
 }  # fmt: skip
 _COPIES = {"clone", "_to_copy", "contiguous", "alias", "detach", "lift_fresh"}
 _RESHAPES = {"view", "_unsafe_view", "_reshape_alias", "reshape"}
-_ATTENTION = "scaled_dot_product"
+ATTENTION = "scaled_dot_product"
 _REDUCTIONS = {
     "mean", "sum", "amax", "amin", "max", "min", "logsumexp", "var", "std", "norm", "linalg_vector_norm", "nansum",
 }  # fmt: skip
@@ -87,7 +87,7 @@ class Recorder(TorchDispatchMode):
         except Exception:  # an operation that places cannot follow: nothing is known of what it returns
             placed = []
         attends = weighs = False
-        if name in _MATMULS or name == "convolution" or _ATTENTION in name:
+        if name in _MATMULS or name == "convolution" or ATTENTION in name:
             attends = name != "convolution" and sum(self.node(t) is not None for t in args) > 1
             weighs = not attends
         paired = any(node.paired for node in inputs)
@@ -126,7 +126,7 @@ class Recorder(TorchDispatchMode):
             return [(m.expand(r.shape), None) for m, r in zip(every, results, strict=True)]
         if name in _MATMULS:
             return [self._product(*[t for t in args if isinstance(t, Tensor)][-2:])]
-        if _ATTENTION in name:
+        if ATTENTION in name:
             queries = self._places(args[0])
             return [(None if queries is None else spread(average(queries, (-1,)), shape), False)]
         if name == "copy":
