@@ -30,7 +30,7 @@ Passes = Literal["few", "many"]
 
 NEEDS: dict[str, str] = {
     "grad": "gradients (a torch module)",
-    "layer": "a layer with a spatial feature map",
+    "layer": "a layer with a feature map",
     "gap_head": "global average pooling followed by one linear layer (or a 1x1 convolution before it)",
     "relu": "ReLU or ReLU6 activations",
 }

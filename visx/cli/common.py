@@ -88,7 +88,7 @@ Layers = Annotated[
         "--layer",
         metavar="NAME",
         help="Module path, a.0.b, a[0].b or a[-1] (`visx layers MODEL` lists them); one map a layer. Repeatable.",
-        show_default="the last spatial feature map",
+        show_default="the last feature map on the way to the score",
     ),
 ]
 Target = Annotated[

@@ -66,7 +66,7 @@ def evaluate(
             "--layer",
             metavar="NAME",
             help="Module path. Repeatable.",
-            show_default="the last spatial feature map",
+            show_default="the last feature map on the way to the score",
         ),
     ] = None,
     target: Target = None,

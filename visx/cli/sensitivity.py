@@ -93,7 +93,13 @@ def sensitivity(
     weights: WeightsSpec = "default",
     layer: Annotated[
         str | None,
-        typer.Option("-l", "--layer", metavar="NAME", help="Module path.", show_default="the last spatial feature map"),
+        typer.Option(
+            "-l",
+            "--layer",
+            metavar="NAME",
+            help="Module path.",
+            show_default="the last feature map on the way to the score",
+        ),
     ] = None,
     target: Target = None,
     score: Annotated[
