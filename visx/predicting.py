@@ -17,7 +17,7 @@ from visx.models import Model
 def predictions(
     model: Model, items: Sequence[Item], top: int, precision: str = "fp32", batch_size: int | None = None
 ) -> Iterator[dict[str, Any]]:
-    """One record an image in order: {image, model, outputs, predictions: [{target, label, probability,
+    """One record an image in order: {image, model, outputs, remarks, predictions: [{target, label, probability,
     logit}]} or an error. `probability` and `logit` are the scores of these names; a regression's values stand, in their order,
     under `logit`, and `probability` is null."""
     size = min(batch_size or 16, len(items))
@@ -27,9 +27,12 @@ def predictions(
 
 def _batch(model: Model, items: Sequence[Item], top: int, precision: str) -> Iterator[dict[str, Any]]:
     loaded: list[np.ndarray | VisxError] = []
+    remarks: dict[Item, list[str]] = {}
     for item in items:
         try:
-            loaded.append(model.preprocess(model.preprocess.decode(item.read()).pixels)[0])
+            picture = model.preprocess.decode(item.read())
+            remarks[item] = list(picture.remarks)
+            loaded.append(model.preprocess(picture.pixels)[0])
         except VisxError as broken:
             loaded.append(broken)
     arrays = [x for x in loaded if isinstance(x, np.ndarray)]
@@ -40,7 +43,7 @@ def _batch(model: Model, items: Sequence[Item], top: int, precision: str) -> Ite
             rows = iter(network.scores_of(torch.from_numpy(np.stack(arrays))).float().cpu())
     for item, x in zip(items, loaded, strict=True):
         record: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "image": str(item.path), "model": model.name}
-        record["outputs"] = outputs.identity
+        record |= {"outputs": outputs.identity, "remarks": remarks.get(item, [])}
         error = x if isinstance(x, VisxError) else None
         if error is None:
             logits = next(rows)

@@ -183,8 +183,6 @@ def record_of(
         "device": str(network.device),
         "precision": precision,
         "input_size": list(model.input_size),
-        "input_channels": model.preprocess.channels,
-        "range": model.preprocess.range and list(model.preprocess.range),
         "crop": [round(v, 3) for v in place.box],
         "min": float(answer.map.min()),
         "max": float(answer.map.max()),

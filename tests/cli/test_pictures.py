@@ -43,6 +43,7 @@ def test_without_a_range_the_image_fails_with_its_values(pictures: Any) -> None:
     for command in (("explain",), ("predict",), ("compare",), ("evaluate",)):
         found = pictures(*command, "ct.png", "-M", "nets.py:good")
         assert found.code == 1 and "values are 0..3071" in found.err, command
+    assert "--range 0,4095" in pictures("predict", "ct.png", "-M", "nets.py:good").err
     assert "--range 0,4095" in pictures("explain", "ct.png", "-M", "nets.py:good").err
     assert pictures("explain", "ct.png", "cat.png", "-M", "nets.py:good").code == 3
 
@@ -56,7 +57,7 @@ def test_a_range_is_the_float_picture_and_part_of_the_recipe(pictures: Any) -> N
     wanted, narrow = explained("ct.npy"), explained("ct.png", "--range", "0,2047")
     record = explained("ct.png", "--range", "0,4095")
     assert record["score"] == pytest.approx(wanted["score"], rel=1e-6)
-    assert record["range"] == [0, 4095] and wanted["range"] is None
+    assert record["preprocessing"]["range"] == [0, 4095] and wanted["preprocessing"]["range"] is None
     assert record["remarks"] == ["values 0..4095 are shown as black..white (as asked for)"]
     assert "floats of 0..1" in wanted["remarks"][0]
     assert record["recipe"] != narrow["recipe"] and record["files"]["npy"] != narrow["files"]["npy"]
@@ -110,7 +111,7 @@ def test_channels_and_layout(pictures: Any) -> None:
     np.save("e.npy", np.random.default_rng(0).random((40, 50, 11), dtype=np.float32))
     eleven = ("-M", "nets.py:eleven", "--size", "32", "--mean", ELEVEN, "--std", ELEVEN)
     found = pictures("explain", "e.npy", *eleven, "-m", "backprop,occlusion", "--json", "-o", "bands")
-    assert found.code == 0 and all(row["input_channels"] == 11 for row in found.rows)
+    assert found.code == 0 and all(len(row["preprocessing"]["mean"]) == 11 for row in found.rows)
     assert pictures("report", "bands").code == 0
     found = pictures("explain", "cat.png", *eleven)
     assert found.code == 1 and "the picture has 3 channels, and the network takes 11" in found.err
@@ -150,3 +151,11 @@ def test_every_command_that_computes_has_them() -> None:
         assert all(getattr(p, "help", "x") for p in commands[name].params if p.name in ("model", "device", "range")), (
             name
         )
+
+
+def test_no_option_of_the_built_in_model_goes_without_its_recipe(pictures: Any) -> None:
+    names = [
+        pictures("explain", "cat.png", "-t", "1", "--json", *options).rows[0]["files"]["npy"]
+        for options in ((), ("--size", "96"), ("--mean", "0,0,0"), ("--range", "0,4095"), ("--layout", "NCHW"))
+    ]
+    assert names[0] == names[4] == "cat.png/gradcam.bn2.1-goldfish.npy" and len(set(names)) == 4

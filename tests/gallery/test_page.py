@@ -272,11 +272,11 @@ def test_names_that_are_not_utf8_are_shown(run, write, inline):
 def test_numeric_pictures_are_shown_by_the_range_of_the_run(run, write):
     path = run.image("a.png")
     Image.fromarray(np.linspace(0, 4095, 4800).reshape(60, 80).astype(np.uint16)).save(path)
-    run.add(path, range=[0.0, 4095.0], input_channels=3)
+    run.add(path, preprocessing={"range": [0.0, 4095.0], "mean": [0.5] * 3})
     bands = run.root / "images" / "b.npy"
     np.save(bands, np.random.default_rng(0).random((60, 80, 11), dtype=np.float32))
-    run.add(bands, range=None, input_channels=11)
-    run.add(run.image("c.png"), range=["x", None], input_channels="many")
+    run.add(bands, preprocessing={"range": None, "mean": [0.5] * 11})
+    run.add(run.image("c.png"), preprocessing={"range": 7, "mean": "many"})
     sources = [image.get("src") for image in data_of(write(run)[1])["images"]]
     grey = decoded(sources[0])
     assert grey[0, 0, 0] < 12 and grey[-1, -1, 0] > 243

@@ -11,11 +11,12 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, features
 
 from visx.errors import VisxError
 from visx.images.decode import as_picture, decode
 from visx.images.geometry import Preprocess
+from visx.images.numeric import over_white
 
 RAMP = np.arange(64 * 64).reshape(64, 64)  # every value of 12 bits once
 UNIT = (RAMP / 4095).astype(np.float32)
@@ -268,3 +269,31 @@ def test_tiffs_of_many_bands(planar: str, dtype: type) -> None:
     assert photo.pixels.shape == (12, 14, 3)
     four = decode(tiff(values[..., :4], photometric="rgb", extrasamples=["unspecified"]), channels=4)
     assert four.values is not None and np.abs(four.values - wanted[..., :4]).max() < 1e-6
+
+
+@pytest.mark.skipif(not features.check("jpg_2000"), reason="this Pillow reads no JPEG 2000")
+def test_jpeg_2000_of_sixteen_bits() -> None:
+    for values in (u16(RAMP), u16(colours(RAMP))):
+        done, data = cv2.imencode(
+            ".jp2", values if values.ndim == 2 else values[..., ::-1], [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000]
+        )
+        assert done
+        picture = decode(data.tobytes(), TWELVE)
+        wanted = UNIT[..., None] if values.ndim == 2 else colours(UNIT)
+        assert picture.values is not None and np.abs(picture.values - wanted).max() < 3 / 4095
+        with pytest.raises(VisxError, match="values are"):
+            decode(data.tobytes())
+
+
+def test_bands_of_eight_bits_say_that_a_range_does_not_count() -> None:
+    bands = np.random.default_rng(0).integers(0, 256, (9, 9, 11), dtype=np.uint8)
+    for picture in (decode(numpy_file(bands), TWELVE, 11), as_picture(bands, TWELVE, 11)):
+        assert picture.values is not None and np.abs(picture.values - bands / 255).max() < 1e-6
+        assert picture.remarks == ("8 bits are shown as they are: the range is for numeric pictures",)
+    rgba = bands[..., :4]
+    wanted = over_white((rgba / 255).astype(np.float32))
+    for values in (decode(numpy_file(rgba)).pixels, as_picture((rgba / 255).astype(np.float32)).pixels):
+        assert (
+            values.shape == (9, 9, 3)
+            and np.abs((values / 255 if values.dtype == np.uint8 else values) - wanted).max() < 0.51 / 255
+        )

@@ -61,14 +61,19 @@ def predict(
     )
     common.say_outputs(loaded, talk.say)
     done = failed = 0
+    remarked: set[str] = set()
     for row in predictions(loaded, items, min(top, loaded.classes), precision, size):
         if json:
             put(to_json(row), flush=True)
         if "error" in row:
             failed += 1
-            talk.error(f"{printable(row['image'])}: {row['error']['message']}")
+            hint = f" ({row['error']['hint']})" if row["error"]["hint"] else ""
+            talk.error(f"{printable(row['image'])}: {row['error']['message']}{hint}")
             continue
         done += 1
+        for remark in set(row["remarks"]) - remarked:
+            remarked.add(remark)
+            talk.say(f"{printable(row['image'])}: {remark} (said once)")
         if not json:
             put(printable(row["image"]))
             for guess in row["predictions"]:

@@ -94,8 +94,7 @@ def _draw_image(work: tuple[Path, str, list[dict[str, Any]]]) -> tuple[Small | N
     """One image and its maps, in a worker's thread."""
     folder, image, records = work
     path = find_image(folder, image)
-    shown, channels = (records[0].get(key) for key in ("range", "input_channels")) if records else (None, 3)
-    rgb = plain_picture(path, shown, channels) if path else None
+    rgb = plain_picture(path, records[0].get("preprocessing") if records else None) if path else None
     if rgb is None:
         return None, [("overlay", overlay_picture(folder, record), None) for record in records]
     maps: list[Drawn] = []

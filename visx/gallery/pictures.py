@@ -122,15 +122,14 @@ def find_image(folder: Path, image: str) -> Path | None:
         return None
 
 
-def plain_picture(path: Path, shown: Any = None, channels: Any = 3) -> np.ndarray | None:
-    """The image as the user sees it, or None where it cannot be decoded. `shown` is the run's `--range`, `channels` what
-    its network takes."""
+def plain_picture(path: Path, preprocessing: Any = None) -> np.ndarray | None:
+    """The image as the user sees it, or None where it cannot be decoded. Numeric pictures and such of many channels are
+    shown as the run's `preprocessing` has it."""
+    known = preprocessing if isinstance(preprocessing, dict) else {}
+    shown, mean = known.get("range"), known.get("mean")
     try:
         asked = check_range(*shown) if isinstance(shown, list) and len(shown) == 2 else None
-    except VisxError:
-        asked = None
-    try:
-        return decode(read(path), asked, channels if isinstance(channels, int) else 3).rgb
+        return decode(read(path), asked, len(mean) if isinstance(mean, list) else 3).rgb
     except VisxError:
         return None
 

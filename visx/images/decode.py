@@ -15,7 +15,7 @@ from visx.errors import VisxError
 from visx.images.deep import PAGES, TIFF, deep_samples, tiff_samples
 from visx.images.dicom import dicom_samples, is_dicom
 from visx.images.heif import is_heif, open_heif
-from visx.images.numeric import Range, Samples, over_white, to_eight_bit, to_unit
+from visx.images.numeric import AS_THEY_ARE, Range, Samples, over_white, to_eight_bit, to_unit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,6 @@ _LARGE = 50_000_000
 _MOST_SAMPLES = 4 * 179_000_000
 _LARGEST_FILE = 2**31  # bytes; 179 million pixels of 16-bit RGBA have fewer
 
-_AS_THEY_ARE = "8 bits are shown as they are: the range is for numeric pictures"
 NPY = b"\x93NUMPY"
 KNOWN = ("JPEG", "PNG", "WebP", "TIFF", "BMP", "GIF", "NumPy arrays (.npy)", "DICOM and HEIC with their extras")
 
@@ -93,9 +92,7 @@ def decode(data: bytes, shown: Range | None = None, channels: int = 3) -> Pictur
     from PIL import Image, UnidentifiedImageError
 
     try:
-        picture = _decode(data, shown, channels)
-        eight_bit = shown is not None and picture.values is None
-        return replace(picture, remarks=(*picture.remarks, _AS_THEY_ARE)) if eight_bit else picture
+        return _decode(data, shown, channels)
     except VisxError:
         raise
     except UnidentifiedImageError:
@@ -116,7 +113,8 @@ def _decode(data: bytes, shown: Range | None, channels: int) -> Picture:
     digest = digest_of(data)
     samples: Samples | None = None
     if data.startswith(NPY):
-        samples = Samples(_array(np.load(io.BytesIO(data), allow_pickle=False), channels))
+        array = _array(np.load(io.BytesIO(data), allow_pickle=False), channels)
+        samples = Samples(array, alpha=array.shape[2] == 4 and channels in (1, 3))
     elif is_dicom(data):
         samples = dicom_samples(data, shown, _check_size)
     elif data.startswith(TIFF):
@@ -126,11 +124,12 @@ def _decode(data: bytes, shown: Range | None, channels: int) -> Picture:
     with open_heif(data) if is_heif(data) else Image.open(io.BytesIO(data)) as image:
         _check(image, len(data))
         image.load()
-        remarks = (PAGES,) if image.format != "MPO" and getattr(image, "is_animated", False) else ()
+        remarks: tuple[str, ...] = (PAGES,) if image.format != "MPO" and getattr(image, "is_animated", False) else ()
         samples = deep_samples(image, data)
         if samples is not None:
             return _from_samples(replace(samples, remarks=remarks), shown, channels, digest)
         ImageOps.exif_transpose(image, in_place=True)
+        remarks += (AS_THEY_ARE,) if shown is not None else ()
         return replace(_from_eight_bit(image, channels, digest), remarks=remarks)
 
 
@@ -141,7 +140,7 @@ def _from_samples(samples: Samples, shown: Range | None, channels: int, digest: 
     unit, remark = to_unit(samples, shown)
     seen = over_white(unit) if samples.alpha else unit
     values = unit if samples.alpha and unit.shape[2] == channels else seen
-    eight_bit = not remark and samples.values.dtype == "uint8" and values.shape[2] in (1, 3) and not samples.inverted
+    eight_bit = samples.values.dtype == "uint8" and values.shape[2] in (1, 3) and not samples.inverted
     remarks = ((remark,) if remark else ()) + samples.remarks
     return Picture(to_eight_bit(seen), digest, None if eight_bit else values, remarks)
 

@@ -19,6 +19,7 @@ Range = tuple[float, float]
 
 # A float picture whose maximum is below this would be black throughout as 0..1: its unit is another one.
 _ONE_LEVEL = 1 / 255
+AS_THEY_ARE = "8 bits are shown as they are: the range is for numeric pictures"
 _ROWS = 256  # at a time: doubles of a whole picture would take eight times its memory
 
 
@@ -75,6 +76,8 @@ def to_unit(samples: Samples, asked: Range | None = None) -> tuple[np.ndarray, s
     np.clip(unit, 0, 1, out=unit)
     if samples.inverted:
         unit[..., :depth] = 1 - unit[..., :depth]
+    if asked is not None and not why:
+        return unit, AS_THEY_ARE
     ends = "white..black" if samples.inverted else "black..white"
     return unit, samples.note or (f"values {low:g}..{high:g} are shown as {ends} ({why})" if why else "")
 
@@ -105,9 +108,10 @@ def _limits(samples: Samples, values: np.ndarray, asked: Range | None) -> tuple[
     full = float(np.iinfo(values.dtype).max) if kind == "u" else 0.0
     if kind == "u" and (highest > full / 2 or highest == 0):
         return 0.0, full, f"{8 * size} bits, used in full"
+    example = _example(lowest, highest)
     raise VisxError(
         f"the picture's values are {lowest:g}..{highest:g} ({_type(values.dtype)}), and nothing says which are black and white",
-        hint=f"say it: --range LOW,HIGH, for instance --range {_example(kind, lowest, highest)}",
+        hint=f"say it: --range {example} (LOW,HIGH), in Python range=({example})",
     )
 
 
@@ -116,9 +120,9 @@ def _type(dtype: np.dtype) -> str:
     return f"{8 * dtype.itemsize}-bit {names[dtype.kind]}"
 
 
-def _example(kind: str, lowest: float, highest: float) -> str:
+def _example(lowest: float, highest: float) -> str:
     """A range that fits these values: whole powers of two where they could be those of a sensor."""
-    if kind == "f" or lowest < 0:
+    if lowest < 0 or highest <= 1:
         return f"{lowest:g},{highest if highest > lowest else lowest + 1:g}"
     return f"0,{2 ** max(int(highest).bit_length(), 8) - 1}"
 

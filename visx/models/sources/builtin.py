@@ -55,5 +55,5 @@ class BuiltIn:
         weights = Weights("imagenet", checkpoint.digest_file(path))
         return Model(
             self.name, module, self.preprocess(), weights, self.labels(module), self.channels_last, self.folding,
-            as_default=self.preprocess(),
+            as_default=BuiltIn.preprocess(self),  # its own, whatever was asked for
         )  # fmt: skip
