@@ -281,7 +281,12 @@ def agree(plain: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
     return bool((other - plain).abs().max() <= _TOLERANCE[dtype] * (plain.max() - plain.min()))
 
 
+def observed(module: nn.Module) -> bool:
+    """Whether somebody watches or changes what goes into a part of a module or comes out of it."""
+    return bool(torch_module._has_any_global_hook()) or any(map(has_hooks, module.modules()))
+
+
 def has_hooks(module: nn.Module) -> bool:
-    """Whether somebody watches or changes what goes into a module or comes out of it."""
+    """Whether a module itself has hooks."""
     names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return any(getattr(module, name, None) for name in names)
