@@ -41,8 +41,8 @@ WORTHWHILE = 0.15  # the part of a pass that a cut must save
 TRIES = 3  # cuts that are tried before the plain way is taken for good
 ELEMENT = 32  # what writing an element costs, in multiplications
 PLANS = 16  # that are remembered
-SAME = 0.01  # the part of a patch's effect on the logits that crops may miss; what they do miss is rounding
-ROUNDING = 1e-4  # the part of the logits' range that it may be if it is more than that: then float64 decides
+ROUNDING = 1e-4  # the part of the logits' range that crops may miss
+SAME = 0.01  # the part of what two patches differ by that they may miss; if it is more, float64 decides
 
 _WINDOWED = {
     "conv2d": ("input", "weight", "bias", "stride", "padding", "dilation"),
@@ -205,10 +205,10 @@ def _copied(network: Network, dtype: torch.dtype) -> Network:
 
 
 def _holds(network: Network, plan: Plan, image: Tensor, boxes: Sequence[Box]) -> bool | None:
-    """Whether crops, in one batch, show what patches in the first box, a middle one and the last do to the logits of whole
-    copies, one by one; None where rounding is too large to tell."""
-    real = [box for box in boxes if box[0] < box[2] and box[1] < box[3]]
-    some = [(0, 0, 0, 0), *dict.fromkeys((real[0], real[len(real) // 2], real[-1]))] if real else []
+    """Whether crops around a patch in the middle and one at the end, in one batch, give the logits of whole copies, one by
+    one: as closely as it takes to tell those two patches apart. None where rounding is too large to say."""
+    middle = boxes[len(boxes) // 2]
+    some = [middle if middle != boxes[-1] else boxes[0], boxes[-1]]
     fill = torch.randn(image.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float32)
     wholes = image.expand(len(some), *image.shape).clone()
     for whole, (top, left, bottom, right) in zip(wholes, some, strict=True):
@@ -218,12 +218,12 @@ def _holds(network: Network, plan: Plan, image: Tensor, boxes: Sequence[Box]) ->
         want = torch.cat([network.scores_of(whole[None]) for whole in wholes])
     except Exception:  # what lies before the cut may take one size only
         return False
-    effects = (want[1:] - want[0]).abs().amax(1)
-    missed = ((got[1:] - got[0]) - (want[1:] - want[0])).abs().amax(1)
-    if bool((missed <= SAME * effects).all()):
-        return bool((got - want).abs().max() <= ROUNDING * (want.max() - want.min()))
-    close = bool((missed <= ROUNDING * (want.max() - want.min())).all())
-    return None if close and network.dtype != torch.float64 else False
+    missed = (got - want).abs().max()
+    if missed > ROUNDING * (want.max() - want.min()):
+        return False
+    if missed <= SAME * (want[0] - want[1]).abs().max():
+        return True
+    return None if network.dtype != torch.float64 else False
 
 
 class _Watch(TorchFunctionMode):
