@@ -21,7 +21,7 @@ from visx.errors import unsupported
 from visx.folding import Folded, fold
 from visx.network.fast.pending import Astray
 from visx.network.forms import eager, input_dtype, scripted, submodule, unwrapped, whereabouts
-from visx.network.grid import SPATIAL, Layer
+from visx.network.grid import SPATIAL, FeatureGrid, Layer
 from visx.network.isolation import hooked, undisturbed
 from visx.network.norms import align_norms
 from visx.network.outputs import LOGITS, Outputs, ScoreKind, in_full, require_graph
@@ -78,6 +78,7 @@ class Network:
         self._layers_as_written: set[str] = set()  # layers before whose output nothing may be folded
         self.local_plans: dict[Any, Any] = {}  # what visx.local has learnt
         self.recorded: dict[torch.Size, dict[str, Layer]] = {}  # by input shape: how every layer's output is read
+        self._pooled: dict[torch.Size, FeatureGrid | None] = {}  # and what is averaged before the classifier
         self.dtype, self.device = input_dtype(self.module), whereabouts(self.module)
         self._writes: bool | None = None  # whether the module works in place on its input; not known before a pass
 
@@ -194,6 +195,15 @@ class Network:
         if layer.grid is None:
             raise unsupported(f"layer {name} is not a feature map: {layer.reason}", SPATIAL)
         return layer
+
+    def pooled_grid(self, shape: torch.Size) -> FeatureGrid | None:
+        """How the features that CAM's head averages are read, where it averages over all axes but the first and last."""
+        if shape not in self._pooled:
+            from visx.network.anatomy import look, pooled
+
+            run = look(self, tuple(shape))
+            self._pooled[shape] = pooled(run.watcher, run.watcher.functions.head(self.outputs.tensor(run.output)))
+        return self._pooled[shape]
 
     def input_gradients(
         self, x: Tensor, targets: Targets, kind: ScoreKind, rule: Rule | None = None, *, one_of_many: bool = False

@@ -286,3 +286,54 @@ def test_default_layers_of_transformers() -> None:
     assert swin.default_layer == "permute"
     (pooled,) = (one.grid for one in swin.layers if one.name == "permute")
     assert pooled is not None and pooled.shape == (24, 4, 4)
+
+
+@pytest.mark.parametrize("x", [X, WIDE], ids=["square", "wide"])
+def test_cam_of_channels_last_and_of_tokens(x: Tensor) -> None:
+    """CAM is the Grad-CAM before its ReLU times the number of cells, where a mean and a linear layer follow."""
+    for build in (LastAxis, Patches, lambda: Patches(2, 1), lambda: Patches(by_columns=True)):
+        net = seeded(build)  # type: ignore[arg-type]
+        maps = ask("cam", net, x, (1, 3)).map
+        expected = ask("gradcam", net, x, (1, 3), layer="norm", relu=False).map * maps[0, 0].numel()
+        assert same(maps, expected)
+        assert model_of(net, x.shape[-1]).anatomy.gap_head
+
+
+def test_cam_where_other_tokens_are_averaged_too_is_refused() -> None:
+    class All(Patches):
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.cat([self.first.expand(len(x), -1, -1), self.patch(x).flatten(2).transpose(1, 2)], 1)
+            return self.fc(self.norm(x).mean(1))
+
+    assert not model_of(seeded(lambda: All(1)), 16).anatomy.gap_head
+    assert model_of(seeded(lambda: All(0)), 16).anatomy.gap_head
+
+
+def test_cam_of_one_logit() -> None:
+    """Class 1 is the logit, class 0 its opposite."""
+
+    class One(LastAxis):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(6, 1)
+
+    (image,) = answers(model_of(seeded(One), 16), "cam", X[:1], "top2")
+    by_target = {answer.target: answer.map for answer in image}  # type: ignore[union-attr]
+    assert same(torch.from_numpy(by_target[0]), -torch.from_numpy(by_target[1]), 1e-6)
+
+
+def test_cam_beside_an_auxiliary_head_that_pools_later() -> None:
+    class Auxiliary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc, self.aux = nn.Conv2d(3, 6, 3), nn.Linear(6, CLASSES), nn.Conv2d(6, 2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            logits = self.fc(x.mean((2, 3)))
+            self.kept = self.aux(x).mean((2, 3))
+            return logits
+
+    net = seeded(Auxiliary)
+    expected = torch.einsum("k,bkhw->bhw", net.fc.weight[1], net.conv(X))
+    assert same(ask("cam", net, X, (1,)).map[:, 0], expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 
 from visx.network.choice import Exit, choose
 from visx.network.forms import named_modules
-from visx.network.grid import Layer
-from visx.network.head import Trace
+from visx.network.grid import FeatureGrid, Layer, read
+from visx.network.head import Head, Trace
 from visx.network.outputs import Outputs, recognise
 from visx.network.probe import DryRun, dry_run
 from visx.network.trace import Recorder
@@ -114,17 +115,29 @@ def examine(
         headless = getattr(network.module, "num_classes", None) == 0  # timm's way to say so
         outputs = recognise(run.graphed, means=means, head=head, headless=headless, labels=labels)
         watch, logits = run.watcher, outputs.tensor(run.output)
+        cam = watch.functions.head(logits)
+        gap = cam is not None and (not cam.last_axis or pooled(watch, cam) is not None)
         default, why = choose(watch.exits, logits, watch.operations.node(logits))
     return Anatomy(
         tuple(network.recorded[torch.Size(shape)].values()),
         default,
         why,
-        watch.functions.head(logits) is not None,
+        gap,
         watch.functions.relus,
         tuple(watch.functions.others),
         outputs,
         run.no_input_gradient,
     )
+
+
+def pooled(watch: _Watch, head: Head | None) -> FeatureGrid | None:
+    """How the features of a head that averages over all axes but the first and last are read; None where something else
+    than the cells of a grid is averaged, too."""
+    node = watch.operations.node(head.features) if head is not None else None
+    found = read(node.shape, node.places, paired=node.paired) if node is not None else ""
+    if isinstance(found, str) or found.single:
+        return None
+    return found if found.cells is None or len(found.cells) == math.prod(found.places) else None
 
 
 def look(network: Network, shape: tuple[int, ...]) -> DryRun[_Watch]:

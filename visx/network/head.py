@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from visx.network.isolation import hooked
 from visx.network.rules import OTHER_ACTIVATIONS, Arithmetic, relu_call
 from visx.state import Network
 
 Key = tuple[int, int]  # identity and version of a tensor
 
-_ADAPTIVE = {F.adaptive_avg_pool2d, F.adaptive_max_pool2d, torch.adaptive_avg_pool1d}
 _AVERAGING = {F.adaptive_avg_pool2d, F.avg_pool2d, torch.mean, Tensor.mean}
 _REDUCING = {
     F.avg_pool2d,
@@ -33,6 +33,7 @@ _REDUCING = {
     torch.amax,
     Tensor.amax,
 }
+_MEANS = {torch.mean, Tensor.mean}
 _FLATTENING = {torch.flatten, Tensor.flatten, Tensor.view, Tensor.reshape, torch.reshape}
 _LINEAR = {F.linear, F.conv2d, torch.conv2d}
 _PASSING = {F.dropout, F.dropout2d, torch.squeeze, Tensor.squeeze, Tensor.contiguous, torch.dropout}
@@ -40,10 +41,14 @@ _PASSING = {F.dropout, F.dropout2d, torch.squeeze, Tensor.squeeze, Tensor.contig
 
 @dataclass
 class Head:
-    """A classification head of CAM: `features` (B, K, h, w), averaged over space, times `weight` (classes, K)."""
+    """A classification head of CAM: `features` (B, K, h, w), averaged over space, times `weight` (classes, K).
+
+    `last_axis`: the features are (B, h, w, K) or (B, N, K) instead, averaged over all between.
+    """
 
     features: Tensor
     weight: Tensor
+    last_axis: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,44 +92,33 @@ class Trace(TorchFunctionMode):
             self.calls[_key(output)] = _Call(func, _key(output), source, first, args, kwargs, tuple(output.shape))
         return output
 
-    def pooling(self) -> _Call | None:
-        """The last call that takes a feature map's space away on the way to the logits."""
-        last: _Call | None = None
-        for call in map(self._unfolded, self.calls.values()):  # in order of execution
-            x = call.input
-            if x.dim() != 4:
-                continue
-            spatial = x.shape[2] * x.shape[3] > 1
-            gone = len(call.output_shape) < 3 or all(n == 1 for n in call.output_shape[2:])
-            reduces = call.func in _REDUCING and spatial and gone and call.output_shape[:2] == tuple(x.shape[:2])
-            if call.func in _ADAPTIVE or reduces:
-                last = call
-            elif call.func in _FLATTENING and spatial and len(call.output_shape) == 2:
-                # flattening what was just pooled takes nothing away that the pooling had not
-                last = last if last is not None and self._made_by(call.source, last) else call
-        return last
-
     def head(self, logits: Tensor) -> Head | None:
         """The CAM head, if the logits are one linear map of a global average (bias aside), else None."""
-        pool = self.pooling()
-        if pool is None or pool.func not in _AVERAGING or any(n != 1 for n in pool.output_shape[2:]):
-            return None
         call = self._origin(_key(logits))
         if call is None:
             return None
-        if call.output == pool.output:  # class maps averaged: the classifier is a 1x1 convolution before the pooling
-            conv = self._convolution(pool.source)
+        if call.func not in _LINEAR:  # class maps averaged: the classifier is a 1x1 convolution before the pooling
+            pool = self._average(_key(logits))
+            conv = self._convolution(pool.source) if pool is not None else None
             return None if conv is None else Head(conv.input, conv.args[1][:, :, 0, 0])
-        if call.func not in _LINEAR or not self._made_by(call.source, pool):
-            return None
         weight = call.args[1] if len(call.args) > 1 else call.kwargs["weight"]
         weight = weight.flatten(1)  # a 1x1 convolution behind the pooling is a linear layer too
-        return Head(pool.input, weight) if weight.shape[1] == pool.input.shape[1] else None
+        pool = self._average(call.source)
+        if pool is not None and weight.shape[1] == pool.input.shape[1]:
+            return Head(pool.input, weight)
+        pool = self._origin(call.source)
+        if pool is not None and pool.func in _MEANS and _all_but_ends(pool):
+            return Head(pool.input, weight, last_axis=True)
+        return None
 
-    def _made_by(self, key: Key, pool: _Call) -> bool:
-        """Whether a tensor is a call's result, flattening and the like seen through."""
+    def _average(self, key: Key) -> _Call | None:
+        """The global average over the last two axes of (B, K, h, w) that a tensor is, flattening and the like seen through."""
         call = self._origin(key)
-        return call is not None and call.output == pool.output
+        call = None if call is None else self._unfolded(call)
+        if call is None or call.func not in _AVERAGING or call.input.dim() != 4:
+            return None
+        gone = all(length == 1 for length in call.output_shape[2:])
+        return call if gone and call.output_shape[:2] == tuple(call.input.shape[:2]) else None
 
     def _unfolded(self, call: _Call) -> _Call:
         """A reduction of (B, K, n) that was folded or half reduced from (B, K, h, w), as one of the latter."""
@@ -174,12 +168,30 @@ _PROPERTIES = {
 
 
 def run_with_head(network: Network, x: Tensor) -> tuple[Tensor, Head | None]:
-    """One forward pass without gradients: logits (B, K) and the CAM head with this batch's features."""
-    with torch.no_grad():
+    """One forward pass without gradients: logits (B, K) and the CAM head with this batch's features (B, K, h, w)."""
+    raw: list[Any] = []
+    with torch.no_grad(), hooked(network.module, lambda m, args, output: raw.append(output)):
         trace = Trace()
         with trace:
             logits = network.logits(x)
-    return logits, trace.head(logits)
+    head = trace.head(network.outputs.tensor(raw[-1])) if raw else None
+    if head is None:
+        return logits, None
+    grid = network.pooled_grid(x.shape[1:]) if head.last_axis else None
+    features = head.features if grid is None else grid.maps(head.features)
+    weight = torch.cat([-head.weight, head.weight]) if network.outputs.single else head.weight
+    return logits, None if head.last_axis and grid is None else Head(features, weight)
+
+
+def _all_but_ends(call: _Call) -> bool:
+    """Whether a mean goes over all axes but the first and the last."""
+    dims = call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else None)
+    dims = [dims] if isinstance(dims, int) else list(dims or ())
+    between = list(range(1, call.input.dim() - 1))
+    return sorted(d % call.input.dim() for d in dims) == between and call.output_shape == (
+        call.input.shape[0],
+        call.input.shape[-1],
+    )
 
 
 def _key(tensor: Tensor) -> Key:
