@@ -243,6 +243,8 @@ def pick_device(text: str) -> torch.device:
 
 def say_outputs(model: Model, say: Callable[[str], None], kinds: Iterable[ScoreKind] = ()) -> None:
     """Tell what a model's output was found to mean, where it is not the plain case, and what that makes of the scores."""
+    for text in model.remarks:
+        say(text)
     if not model.outputs.plain:
         say(f"{model.name} gives {model.outputs}: {model.outputs.seen}")
     for text in dict.fromkeys(filter(None, map(model.outputs.remark, kinds))):

@@ -191,15 +191,18 @@ def _random(source: sources.Source, spec: str) -> Model:
 
 
 def _from_checkpoint(source: sources.Source, spec: str, path: Path) -> Model:
-    state = checkpoint.read(path)
+    remarks: list[str] = []
+    state = checkpoint.read(path, remarks.append)
     digest = checkpoint.digest_file(path)
     module = seeded(lambda: source.build_for(state, digest=digest))
     classes = checkpoint.classes_in(module, state)
     if classes is not None and source.resizable:
         module = seeded(lambda: source.build_for(state, classes, digest))
-    checkpoint.fit(module, state, path)
+    remarks += checkpoint.fit(module, state, path)
     labels = source.labels(module) if classes is None else None
-    return _model(source, spec, module, Weights(path.name, digest), labels)
+    model = _model(source, spec, module, Weights(path.name, digest), labels)
+    model.remarks = tuple(remarks)
+    return model
 
 
 def _model(

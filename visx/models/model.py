@@ -46,6 +46,7 @@ class Model:
 
     `code` returns a digest of the sources of a model of one's own (empty where they are not known); None stands for a
     library's model. `as_default` is set on the model that needs no naming: the preprocessing that it comes with.
+    `remarks` are of loading, one line each: tensors of a checkpoint that are not the network's.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Model:
     head: str | int | None = None
     code: Callable[[], str] | None = None
     as_default: Preprocess | None = None
+    remarks: tuple[str, ...] = ()
     _networks: dict[tuple[str, str], Network] = field(default_factory=dict, repr=False)
     _anatomy: Anatomy | None = field(default=None, repr=False)
     _fingerprint: Fingerprint | None = field(default=None, init=False, repr=False, compare=False)

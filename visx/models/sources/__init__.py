@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from visx.errors import usage
+from visx.models.checkpoint.read import FOREIGN, WEIGHTS
 from visx.models.sources.builtin import BuiltIn
 from visx.models.sources.contract import Source
 from visx.models.sources.python import Factory
@@ -19,4 +23,12 @@ def find(spec: str) -> Source:
         return Timm(spec.removeprefix("timm/"))
     if ".py:" in spec or spec.endswith(".py"):
         return Factory(spec)
+    suffix = Path(spec).suffix.lower()
+    if suffix in FOREIGN:
+        raise usage(f"--model {spec}: no network that visx reads", FOREIGN[suffix])
+    if suffix in WEIGHTS:
+        raise usage(
+            f"--model {spec}: a file of weights",
+            f"--model takes the network, --weights the file: -M resnet50 -w {spec}",
+        )
     return Torchvision(spec)

@@ -1,0 +1,7 @@
+"""Checkpoints: files -> state dicts, without executing anything, and state dicts -> modules with errors that explain."""
+
+from visx.models.checkpoint.digest import digest_file, digest_state
+from visx.models.checkpoint.fit import classes_in, fit
+from visx.models.checkpoint.read import read
+
+__all__ = ["classes_in", "digest_file", "digest_state", "fit", "read"]
