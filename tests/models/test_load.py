@@ -21,7 +21,7 @@ from torchvision import models
 from visx.errors import VisxError
 from visx.images.decode import decode, read
 from visx.models import checkpoint, downloads, load_model, sources, wrap
-from visx.models.load import read_labels
+from visx.models.labels import read_labels
 
 State = dict[str, Tensor]
 

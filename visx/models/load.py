@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from visx.errors import VisxError, unsupported, usage
 from visx.images.geometry import Preprocess
 from visx.models import checkpoint, sources
+from visx.models.labels import labels_of
 from visx.models.model import Model, Weights
 from visx.models.preprocessing import Size, adapted, override, sides, taking_nhwc
 from visx.network.outputs import check_means
@@ -90,7 +90,7 @@ def wrap(
     interpolation: str = "bilinear",
     layout: str = "NCHW",
     range: Sequence[float] | None = None,
-    labels: list[str] | tuple[str, ...] | None = None,
+    labels: str | Path | Iterable[str] | Mapping[int, str] | None = None,
     name: str | None = None,
     means: str | None = None,
     head: str | int | None = None,
@@ -102,10 +102,18 @@ def wrap(
     and `std` are of pixels in 0..1, one number a channel: three, one where the module takes grey pictures (N, 1, H, W), or
     as many as it takes. `layout` is NHWC where it takes (N, H, W, C); `range` is (black, white) of numeric pictures. `means`
     says what the output means ("logits", "probabilities", "sigmoid" or "regression") and `head` which member of it is
-    explained (a key, an index, or a path such as "out.cls"), where running the module could not tell.
+    explained (a key, an index, or a path such as "out.cls"), where running the module could not tell. `labels` are the classes'
+    names: a list or array of them, {index: name}, or a file.
     """
     if not isinstance(module, nn.Module):
-        raise usage(f"wrap() takes a torch.nn.Module, not a {type(module).__name__}")
+        kind = "the class" if isinstance(module, type) else "the name" if isinstance(module, str) else "a"
+        said = f"{module!r:.60}" if isinstance(module, str) else getattr(module, "__name__", type(module).__name__)
+        raise usage(
+            f"wrap() takes a torch.nn.Module, not {kind} {said}",
+            "an instance: visx.wrap(Net()); of a model by its name: visx.load_model('resnet50')",
+        )
+    if name is not None and not isinstance(name, str):
+        raise usage(f"name is {name!r:.60}", "a text that maps and manifests show for the model")
     crop = sides("size", size)
     if resize is None and squash is None and crop[0] != crop[1]:
         squash = True
@@ -122,27 +130,11 @@ def wrap(
         module,
         preprocess,
         Weights("in-memory", checkpoint.digest_state(module)),
-        tuple(labels) if labels else None,
+        None if labels is None else labels_of(labels),
         means=check_means(means),
         head=head,
         code=str,  # its sources are not known; its outputs are
     )
-
-
-def labels_of(labels: Any) -> tuple[str, ...]:
-    """Class names from a file, a list or array of names, or a mapping as in `read_labels`."""
-    if isinstance(labels, (str, Path)):
-        return read_labels(Path(labels))
-    try:
-        content = dict(labels) if isinstance(labels, Mapping) else list(labels)
-        names = _json_labels(content)
-    except (ValueError, TypeError, KeyError) as error:
-        raise usage(
-            f"labels are {labels!r:.60}: {error}", "a file, a list of names, or {0: name, 1: name, ...}"
-        ) from None
-    if not names:
-        raise usage("labels hold no names")
-    return names
 
 
 def _device(device: Any) -> torch.device:
@@ -150,38 +142,6 @@ def _device(device: Any) -> torch.device:
         return torch.device(device)
     except (RuntimeError, TypeError):
         raise usage(f"unknown device {device!r:.60}", "cpu, cuda, cuda:N or mps, or a torch.device") from None
-
-
-def read_labels(path: Path) -> tuple[str, ...]:
-    """Class names from a file: one a line, a JSON list, or a JSON object from index to name (or [id, name], as Keras has it)."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise usage(f"cannot read the labels {path}: {getattr(error, 'strerror', None) or error}") from None
-    if text.lstrip()[:1] not in ("[", "{"):
-        names = tuple(line.strip() for line in text.splitlines() if line.strip())
-    else:
-        try:
-            names = _json_labels(json.loads(text))
-        except (ValueError, TypeError, KeyError) as error:
-            raise usage(f"{path} is not a JSON list or object of labels: {error}") from None
-    if not names:
-        raise usage(f"{path} holds no labels")
-    return names
-
-
-def _json_labels(content: Any) -> tuple[str, ...]:
-    def name(entry: Any) -> str:
-        return str(entry[-1]) if isinstance(entry, list) else str(entry)
-
-    if isinstance(content, dict):
-        if all(isinstance(v, int) for v in content.values()):  # name -> index
-            content = {index: key for key, index in content.items()}
-        by_index = {int(k): name(v) for k, v in content.items()}
-        if sorted(by_index) != list(range(len(by_index))):
-            raise ValueError("the indices are not 0, 1, 2, ...")
-        return tuple(by_index[i] for i in range(len(by_index)))
-    return tuple(name(entry) for entry in content)
 
 
 def _random(source: sources.Source, spec: str) -> Model:

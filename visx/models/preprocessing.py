@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -89,17 +90,18 @@ def _proportionate(preprocess: Preprocess, crop: tuple[int, int], whole: bool) -
 
 def sides(name: str, value: Any) -> tuple[int, int]:
     """(height, width) of a size: one whole number for both, or two; else a usage error."""
-    both = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, (tuple, list)) else ()
-    if len(both) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= 16384 for v in both):
+    both = (value, value) if isinstance(value, Integral) else tuple(value) if isinstance(value, (tuple, list)) else ()
+    whole = all(isinstance(v, Integral) and not isinstance(v, bool) for v in both)
+    if len(both) != 2 or not whole or not all(1 <= int(v) <= 16384 for v in both):
         raise usage(f"{name} {value!r} is no size", f"{name}=224, or (height, width), from 1 to 16384 pixels")
-    return both
+    return int(both[0]), int(both[1])
 
 
 def numbers(name: str, value: Any) -> tuple[float, ...]:
     """One number a channel as a tuple; else a usage error."""
     values = (
         tuple(value)
-        if isinstance(value, (tuple, list))
+        if isinstance(value, (tuple, list, Iterator))
         else tuple(value.tolist())
         if hasattr(value, "tolist")
         else (value,)

@@ -111,7 +111,9 @@ def _claimed(parts: dict[int, nn.Module | Tensor]) -> Iterator[None]:
 
 
 def _flag(part: nn.Module | Tensor) -> bool:
-    return part.training if isinstance(part, nn.Module) else part.requires_grad and part.is_leaf
+    if isinstance(part, nn.Module):
+        return part.training
+    return part.requires_grad and part.is_leaf and not part.is_inference()  # whose flag could not be set again
 
 
 def _parts(module: nn.Module) -> dict[int, nn.Module | Tensor]:
