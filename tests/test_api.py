@@ -237,7 +237,7 @@ def test_images_that_are_none(image: object) -> None:
 
 
 def test_wrap_checks_what_it_is_given() -> None:
-    with pytest.raises(VisxError, match="not a str"):
+    with pytest.raises(VisxError, match="not the name"):
         visx.wrap("resnet18")  # type: ignore[arg-type]
     with pytest.raises(VisxError, match="labels for a model of 5 classes"):
         visx.explain(visx.wrap(module(), size=16, labels=["a", "b"]), picture())

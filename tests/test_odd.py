@@ -171,7 +171,6 @@ def test_a_member_of_several_is_asked_for(picture: Path, tmp_path: Path) -> None
 
 
 # ---- layers
-@pytest.mark.xfail(strict=False, reason="layers")
 def test_channels_last_has_a_default_layer_and_an_eight_by_eight_map(picture: Path, tmp_path: Path) -> None:
     assert explain(picture, tmp_path, "channels_last", "gradcam")[0] == 0
     code, record, _ = explain(picture, tmp_path, "channels_last", "gradcam", "-l", "norm")
@@ -179,14 +178,12 @@ def test_channels_last_has_a_default_layer_and_an_eight_by_eight_map(picture: Pa
     assert np.load(tmp_path / record["files"]["native"]).shape == (8, 8)
 
 
-@pytest.mark.xfail(strict=False, reason="layers")
 def test_tokens_have_a_default_layer_and_attention_is_no_picture(picture: Path, tmp_path: Path) -> None:
     code, record, _ = explain(picture, tmp_path, "tokens", "gradcam")
     assert (code, record["layer"]) == (0, "norm")
     assert explain(picture, tmp_path, "tokens", "gradcam", "-l", "drop")[0] == ExitCode.UNSUPPORTED
 
 
-@pytest.mark.xfail(strict=False, reason="layers")
 def test_an_auxiliary_head_is_not_on_the_way(picture: Path, tmp_path: Path) -> None:
     code, record, _ = explain(picture, tmp_path, "auxiliary_head", "gradcam")
     assert code == 0
@@ -214,7 +211,6 @@ def test_a_map_is_the_same_alone_and_in_a_folder(factory: str, method: str, pict
     assert factory == "one_at_a_time" or runs["one"]["warnings"]
 
 
-@pytest.mark.xfail(strict=False, reason="isolation")
 def test_what_a_model_prints_stays_off_standard_output(picture: Path, tmp_path: Path) -> None:
     code, record, _ = explain(picture, tmp_path, "printing", "occlusion")
     assert (code, record["method"]) == (0, "occlusion")

@@ -107,12 +107,12 @@ def missing(model: Model, method: Method, params: Params, layers: Sequence[str] 
         return reason
     if "relu" in needs and (inside := scripted(model.module)):
         return f"a ReLU rule does not reach into its scripted module {inside}"
-    if "layer" in needs and not layers and anatomy.default_layer is None:
-        return anatomy.no_layer
     if "grad" in needs and anatomy.no_input_gradient and "gap_head" not in needs:  # CAM differentiates nothing
-        looked_at = layers or [str(anatomy.default_layer)]
+        looked_at = layers or [anatomy.default_layer or ""]
         if needs != {"grad", "layer"} or not all(reaches(model.network(), model.input_shape, n) for n in looked_at):
             return anatomy.no_input_gradient
+    if "layer" in needs and not layers and anatomy.default_layer is None:
+        return anatomy.no_layer
     if "gap_head" in needs and not anatomy.gap_head:
         return f"it has no {NEEDS['gap_head']}"
     if "relu" in needs and anatomy.relus == 0:
