@@ -297,3 +297,10 @@ def test_bands_of_eight_bits_say_that_a_range_does_not_count() -> None:
             values.shape == (9, 9, 3)
             and np.abs((values / 255 if values.dtype == np.uint8 else values) - wanted).max() < 0.51 / 255
         )
+
+
+def test_resizing_does_not_leave_the_range() -> None:
+    edge = np.zeros((64, 64, 1), np.float32)
+    edge[:, 32:] = 1  # bicubic overshoots here; 8 bits are cut, and so are these
+    x, _ = Preprocess(40, (40, 40), "bicubic", mean=(0,), std=(1,))(edge)
+    assert x.min() == 0 and x.max() == 1

@@ -116,13 +116,11 @@ class Preprocess:
             raise _other_channels(given, self.channels)
         if (given, self.channels) == (3, 1):
             values = (values @ np.array(_LUMA, np.float32))[..., None]
-        fill = (
-            [colour / 255 for colour in self.fill] if values.shape[2] == 3 else [sum(self.fill) / 765] * values.shape[2]
-        )
-        planes = [fitted(Image.fromarray(values[..., c]), (fill[c],)) for c in range(values.shape[2])]
-        x = np.stack([np.asarray(plane, np.float32) for plane in planes]).clip(
-            0, 1
-        )  # bicubic overshoots, 8 bits do not
+        bands = values.shape[2]
+        fill = [colour / 255 for colour in self.fill] if bands == 3 else [sum(self.fill) / 765] * bands
+        planes = [fitted(Image.fromarray(values[..., c]), (fill[c],)) for c in range(bands)]
+        x = np.stack([np.asarray(plane, np.float32) for plane in planes])
+        np.clip(x, 0, 1, out=x)  # bicubic overshoots, 8 bits do not
         mean, std = (np.asarray(numbers, dtype=np.float32)[:, None, None] for numbers in (self.mean, self.std))
         return np.ascontiguousarray((x - mean) / std)
 
