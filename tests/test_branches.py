@@ -81,7 +81,7 @@ class NormReadBehind(Branching):
 class OtherCeiling(Branching):
     def middle(self, x: Tensor, bright: bool) -> Tensor:
         x = self.bn2(self.conv2(x))
-        return F.relu6(x) if bright else F.relu(x)
+        return F.hardtanh(x, 0.0, 0.1) if bright else F.relu(x)
 
 
 class NoRelu(Branching):
