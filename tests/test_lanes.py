@@ -132,14 +132,19 @@ def test_scores_do_not_depend_on_what_else_is_left_to_do(model: Model, items: li
 
 def test_the_process_and_the_model_are_left_as_they_were(model: Model, items: list[Item], tmp_path: Path) -> None:
     model.module.train()
-    state = {name: (value, value._version) for name, value in model.module.state_dict(keep_vars=True).items()}
+    state = {
+        name: (value, value._version, value.detach().clone())
+        for name, value in model.module.state_dict(keep_vars=True).items()
+    }
     wanted = [p.requires_grad for p in model.module.parameters()]
     run_of(model, tmp_path / "out")(items)
     assert all(m.training for m in model.module.modules())
     assert not any(m._forward_hooks for m in model.module.modules())
     assert [p.requires_grad for p in model.module.parameters()] == wanted
-    for name, value in model.module.state_dict(keep_vars=True).items():
-        assert (value, value._version) == (state[name][0], state[name][1]) or value is state[name][0]
+    after = model.module.state_dict(keep_vars=True)
+    assert after.keys() == state.keys()
+    for name, (tensor, version, values) in state.items():
+        assert after[name] is tensor and tensor._version == version and torch.equal(tensor, values)
     threads = [torch.get_num_threads()]
     fresh = threading.Thread(target=lambda: threads.append(torch.get_num_threads()))
     fresh.start()

@@ -17,9 +17,11 @@ def test_every_module_is_listed_and_declares_its_name() -> None:
     helpers = {"__init__", "contract", "scaling", "regions", "masking", "removal", "imputing", "cascade"}
     modules = {p.stem for p in Path(visx.metrics.__file__).parent.glob("*.py")} - helpers
     assert modules == set(NAMES)
+    assert {m.name: m.run.__module__ for m in all_metrics()} == {name: f"visx.metrics.{name}" for name in NAMES}
     for metric in all_metrics():
-        assert metric.name in NAMES and metric.title and metric.source
+        assert metric.title and metric.source
         assert metric.better in ("higher", "lower")
+        assert metric.low is None or metric.high is None or metric.low < metric.high
 
 
 def test_defaults_are_those_that_the_sources_name() -> None:
