@@ -141,8 +141,10 @@ def pooled(watch: _Watch, head: Head | None) -> FeatureGrid | None:
 
 
 def look(network: Network, shape: tuple[int, ...]) -> DryRun[_Watch]:
-    """Run the network once on a picture of this shape, so that it knows how its layers' outputs are read."""
-    with network.session():
-        run = dry_run(network, shape, _Watch)
+    """Run the network once on a picture of this shape, so that it knows how its layers' outputs are read.
+
+    Inside a session: a lane has none of its own, and would wait for the run's.
+    """
+    run = dry_run(network, shape, _Watch)
     network.recorded[torch.Size(shape)] = {layer.name: layer for layer in run.watcher.layers()}
     return run
