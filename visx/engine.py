@@ -147,8 +147,36 @@ def explain_batch(
     `targets` may be shared between jobs on the same batch, so that the classes are found once; `count` is how many
     images from the first are wanted (the others pad the batch; None: all), and as many answers come back; `copies` is
     how many perturbed copies go through the network at a time; `progress` is told how many of how many passes are done. Call inside `network.session()`.
+
+    Where an output depends on more than its picture (`network.behaviour`), pictures go through alone, and maps say so.
     """
-    targets = targets if targets is not None else Targets(specs)
+    if network.behaviour.one_row:
+        warnings, found = network.behaviour.warnings(), []
+        for b in range(len(x) if count is None else count):
+            alone = targets if targets is not None and len(x) == 1 else Targets(specs[b : b + 1])
+            with network.of_picture(seeds[b]):
+                found += _explain(model, network, job, x[b : b + 1], alone, seeds[b : b + 1], 1, copies, said, progress)
+        for answers in found:
+            for answer in () if isinstance(answers, VisxError) else answers:
+                answer.warnings.extend(warnings)
+        return found
+    count = len(x) if count is None else count
+    return _explain(model, network, job, x, targets or Targets(specs), seeds, count, copies, said, progress)
+
+
+def _explain(
+    model: Model,
+    network: Network,
+    job: Job,
+    x: Tensor,
+    targets: Targets,
+    seeds: Sequence[int],
+    count: int,
+    copies: int,
+    said: Callable[[str], None],
+    progress: Callable[[int, int], None],
+) -> list[list[Answer] | VisxError]:
+    """One batch in the passes that the method makes."""
     scorer = Scorer(
         network.scores_of,
         copies,
@@ -159,7 +187,6 @@ def explain_batch(
         network.outputs,
     )
     x = x.to(network.device, torch.float64 if network.dtype == torch.float64 else torch.float32)
-    count = len(x) if count is None else count
     if not job.method.needs_with(job.params):
         scorer.resolve(x, targets)  # padded, as for any other job; behind it images go their way one by one
         x, targets, seeds = x[:count], targets.first(count), seeds[:count]

@@ -33,7 +33,13 @@ def count_lanes(network: Network, jobs: Iterable[Job], inputs: int) -> int:
     One, which has all cores, where an interrupt would have to wait for long passes, where the module is somebody else's
     (it may keep things from pass to pass), and off the CPU.
     """
-    if network.device.type != "cpu" or network.folding == "none" or inputs < LANES_FROM:
+    if (
+        network.device.type != "cpu"
+        or network.folding == "none"
+        or network.behaviour.changing
+        or network.behaviour.one_row
+        or inputs < LANES_FROM
+    ):
         return 1
     if any(job.method.passes == "many" for job in jobs):
         return 1

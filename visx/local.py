@@ -164,7 +164,7 @@ class Local:
 
 def local(network: Network, image: Tensor, boxes: Sequence[Box]) -> Local | None:
     """The local way to score an image (C, H, W) with one of `boxes` filled; None where there is none worth its while."""
-    if network.folding == "none":
+    if network.folding == "none" or network.behaviour.one_row:
         return None
     key, plans = (image.shape, tuple(boxes)), network.local_plans
     if key not in plans:

@@ -7,8 +7,8 @@ Nothing is patched and nothing replaced. Everything happens inside `undisturbed`
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Literal, TypeVar
@@ -19,13 +19,16 @@ from torch import Tensor, nn
 from visx.as_written import AsWritten
 from visx.errors import unsupported
 from visx.folding import Folded, fold
+from visx.network.behaviour import PLAIN, Behaviour, drawing
 from visx.network.fast.pending import Astray
 from visx.network.forms import eager, input_dtype, scripted, submodule, unwrapped, whereabouts
 from visx.network.grid import SPATIAL, FeatureGrid, Layer
 from visx.network.isolation import hooked, undisturbed
 from visx.network.norms import align_norms
 from visx.network.outputs import LOGITS, Outputs, ScoreKind, in_full, require_graph
+from visx.network.restoring import Kept
 from visx.network.rules import Met, Rule, Rules, complete, guide, strangers
+from visx.network.settings import seed_all
 from visx.targets import Targets
 
 # What runs with batch norms folded into convolutions: nothing; all but single gradients, which depend on rounding; or all.
@@ -67,11 +70,16 @@ class Network:
         channels_last: bool = False,
         folding: Folding = "none",
         outputs: Callable[[], Outputs] = lambda: LOGITS,
+        behaviour: Callable[[], Behaviour] = lambda: PLAIN,
     ) -> None:
         self.module: nn.Module = unwrapped(module)
         self.channels_last = channels_last
         self.folding = folding
         self._outputs = outputs  # found by running the network, so not before it is asked for
+        self._behaviour = behaviour  # likewise
+        self._seed = 0  # of the picture at work, from which a random forward draws
+        self._surrounded = False  # whether the caller has a default device that is not the CPU
+        self._initial: Kept | None = None  # what a module that changes itself held when the session began
         self._known: Folded | None = None
         self._as_written: AsWritten | None = None
         self._as_written_for = torch.Size()
@@ -88,6 +96,11 @@ class Network:
         return self._outputs()
 
     @property
+    def behaviour(self) -> Behaviour:
+        """What the module's output for a picture depends on besides the picture."""
+        return self._behaviour()
+
+    @property
     def layout(self) -> torch.memory_format:
         """The memory format of the module's input. A module handed in may call `.view`, which needs the plain one."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
@@ -95,8 +108,28 @@ class Network:
     @contextmanager
     def session(self) -> Iterator[Network]:
         """Everything that computes happens inside one; sessions may nest."""
+        surrounded, before = torch.get_default_device().type != "cpu", (self._surrounded, self._initial)
         with eager(), undisturbed(self.module):
-            yield self
+            self._surrounded = self._surrounded or surrounded
+            self._initial = None
+            if self.behaviour.changing:
+                self._initial = Kept(self.module, parameters=self.behaviour.parameters)
+            try:
+                yield self
+            finally:
+                if self._initial is not None:
+                    self._initial.restore()
+                self._surrounded, self._initial = before
+
+    @contextmanager
+    def of_picture(self, seed: int) -> Iterator[None]:
+        """Inside, passes are over one picture and its copies, with this seed. It counts only where forward draws random
+        numbers."""
+        before, self._seed = self._seed, seed
+        try:
+            yield
+        finally:
+            self._seed = before
 
     def prepare(self, x: Tensor) -> Tensor:
         """`x` on the module's device, in its precision and layout: a copy where the module would write to it."""
@@ -106,17 +139,41 @@ class Network:
 
     def logits(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> class columns (B, K): one forward pass, checked. Gradients flow if the caller enabled them."""
+        if len(x) > 1 and self.behaviour.one_row:
+            return torch.cat([self.logits(row) for row in x.split(1)])
         if x.requires_grad:
-            return self.outputs.columns(self.module(x), x.shape[0])
+            return self.outputs.columns(self.run(x), x.shape[0])
         given = self.prepare(x)
-        output = self.module(given)
+        output = self.run(given)
         if self._writes is None:
             self._writes = not torch.equal(given, x.detach().to(given))
         return self.outputs.columns(output, x.shape[0])
 
+    def run(self, x: Tensor) -> Any:
+        """The module's raw output for prepared pictures (B, C, H, W), in one pass."""
+        behaviour = self.behaviour
+        if not behaviour.one_row and not self._surrounded:
+            return self.module(x)
+        with ExitStack() as stack:
+            if self._surrounded:
+                stack.enter_context(self.device)  # where the tensors that forward makes are wanted
+            if behaviour.random:
+                stack.enter_context(drawing)
+                seed_all(self._seed)
+            if behaviour.stateful and self._initial is not None:
+                self._initial.restore()
+            return self.module(x)
+
     @torch.no_grad()
-    def scores_of(self, x: Tensor) -> Tensor:
-        """Class columns (B, K) in float32, without gradients, folded where it may be."""
+    def scores_of(self, x: Tensor, seeds: Sequence[int] = ()) -> Tensor:
+        """Class columns (B, K) in float32, without gradients, folded where it may be. `seeds`: one a row, where rows are
+        pictures of their own."""
+        if seeds and self.behaviour.one_row:
+            rows = []
+            for row, seed in zip(x.split(1), seeds, strict=True):
+                with self.of_picture(seed):
+                    rows.append(self.scores_of(row))
+            return torch.cat(rows)
         logits = self.run_folded(x.shape[1:], lambda _: self.logits(x))
         return logits.float() if self.dtype != torch.float64 else logits
 
@@ -130,7 +187,7 @@ class Network:
             raise _StopForward
 
         with suppress(_StopForward), hooked(layer, stop):
-            self.module(self.prepare(x))
+            self.run(self.prepare(x))
         return outputs[0]
 
     def run_folded(self, shape: torch.Size, run: Callable[[Folded | None], R]) -> R:
@@ -238,6 +295,12 @@ class Network:
         What lies before runs folded if behind the layer no convolution follows that could be: there, ReLUs by the
         thousand would pass what they pass by their forward values, which rounding moves. Else all runs as written.
         """
+        if len(x) > 1 and self.behaviour.one_row:
+            assert targets.ids is not None, "copies have the targets of their picture"
+            fixed = [Targets.fixed(ids) for ids in targets.ids.split(1)]
+            rows = [self.layer_gradients(row, name, of, kind) for row, of in zip(x.split(1), fixed, strict=True)]
+            parts = zip(*((row.activation, row.grads, row.scores) for row in rows), strict=True)
+            return LayerGradients(*map(torch.cat, parts), rows[0].calls)
         layer = self.feature_layer(name, x.shape[1:])
         found: LayerGradients | None = None
         if name not in self._layers_as_written:
@@ -303,7 +366,7 @@ class Network:
                     raise _StopForward
 
             with suppress(_StopForward), hooked(self.layer(name), stop):
-                self.module(x)
+                self.run(x)
                 raise unsupported(f"layer {name} ran in one forward pass and not in the next")
             return outputs[-1]
 

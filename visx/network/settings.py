@@ -51,6 +51,16 @@ def random_states() -> dict[str, Any]:
     return states
 
 
+def seed_all(seed: int) -> None:
+    """Seed them all. CUDA's are left alone where nothing uses them yet: they would remember."""
+    random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed % 2**32)
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+
+
 def set_random_states(states: dict[str, Any]) -> None:
     """Put back what `random_states` returned."""
     random.setstate(states["python"])

@@ -1,0 +1,186 @@
+"""What a network's output for a picture depends on besides the picture: random numbers, the other pictures of a batch,
+the passes before. It is found once a network, by running it on noise.
+
+Where it does, pictures and perturbed copies go through one at a time. Before each pass the process's generators are seeded
+from the picture's seed and what the module holds is as it was at the start of the session. All copies of a picture so see
+the same draw (common random numbers): scores differ by what was perturbed, not by luck.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from visx.network.fast.pending import tensors
+from visx.network.restoring import Kept, same_values
+from visx.network.settings import random_states, seed_all
+from visx.scoring import out_of_memory
+
+if TYPE_CHECKING:
+    from visx.state import Network
+
+# What rounding alone may move outputs by, as a part of their range, where equal passes are not equal to the last bit.
+_ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.15}
+
+drawing = threading.RLock()  # held by a pass that draws from the process's generators: they are all threads' alike
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """`random`: the forward draws random numbers; `coupled`: an output depends on the others of its batch; `stateful`: on
+    the passes before; `unrepeatable`: two passes differ whatever is seeded; `single`: forward takes one picture at a time;
+    `changing`: it changes buffers or attributes, `parameters` too."""
+
+    random: bool = False
+    coupled: bool = False
+    stateful: bool = False
+    unrepeatable: bool = False
+    single: bool = False
+    changing: bool = False
+    parameters: bool = False
+    one_row: bool = False  # whether pictures go through one at a time: any of the first five
+
+    def warnings(self) -> list[str]:
+        """What a user must know of every map."""
+        found = []
+        if self.random:
+            found.append(
+                "the model's forward draws random numbers: pictures and copies went through it one at a time, under one draw "
+                "that follows from --seed and the picture; another seed gives another map"
+            )
+        if self.coupled:
+            found.append(
+                "the model's output for a picture depends on the others of its batch (batch statistics?): pictures and "
+                "copies went through it one at a time"
+            )
+        if self.stateful:
+            found.append(
+                "the model's output depends on the passes before: each pass began with what the model held at first"
+            )
+        if self.unrepeatable:
+            found.append("two passes of the model over one picture differ, whatever is seeded: so will two maps")
+        return found
+
+
+PLAIN = Behaviour()
+
+
+def observe(network: Network, shape: tuple[int, ...]) -> Behaviour:
+    """Run the network on a picture of noise beside a second and beside a third one: its output may not change by a bit,
+    nor the state of a generator, nor what the module holds. Only where it does more passes tell why. Call inside
+    `network.session()`; the module is left as it was but for the content of parameters.
+
+    Outputs of equal passes are compared to the last bit, so that small couplings are seen and rounding is not."""
+    signature = _signature(network.module), shape
+    with suppress(TypeError):  # a module of one's own may not be hashable
+        known = _known.get(network.module)
+        if known and known[0] == signature:
+            return known[1]
+    with torch.no_grad(), drawing:
+        found = _Look(network, shape).behaviour()
+    with suppress(TypeError):
+        _known[network.module] = signature, found
+    return found
+
+
+# by module, so that one handed in bare is not looked at for each of its pictures
+_known: weakref.WeakKeyDictionary[nn.Module, tuple[Any, Behaviour]] = weakref.WeakKeyDictionary()
+
+
+def _signature(module: nn.Module) -> list[Any]:
+    """What a module is made of: parts by identity, settings by value. Parameters' values do not count."""
+    parts: list[Any] = []
+    for child in module.modules():
+        for table in (vars(child), vars(child).get("_buffers"), vars(child).get("_parameters")):
+            values = table.values() if isinstance(table, dict) else ()
+            parts.append((id(child), [v if isinstance(v, (bool, int, float, str)) else id(v) for v in values]))
+    return parts
+
+
+class _Look:
+    """Passes over noise. The picture that is watched comes last: in a batch taken for a sequence (a recurrent layer with
+    its axes mixed up) only what comes before has an influence."""
+
+    def __init__(self, network: Network, shape: tuple[int, ...]) -> None:
+        self.network = network
+        noise = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+        self.picture, self.others = noise[:1], (noise[1:2] * 0.5, noise[2:] * 3)
+        self.before = Kept(network.module)
+        self.drew = False
+
+    def behaviour(self) -> Behaviour:
+        try:
+            return self._behaviour()
+        except Exception:  # whatever a user's own forward raises on noise: nothing is known
+            return PLAIN
+        finally:
+            self.before.restore()
+
+    def _behaviour(self) -> Behaviour:
+        beside = [torch.cat([other, self.picture]) for other in self.others]
+        try:
+            first, single = self._run(beside[0]), False
+            single = not first
+        except Exception as error:  # a fixed batch shows in many ways
+            if out_of_memory(error):
+                raise
+            self.before.restore()
+            single = True
+        if single:
+            beside = [self.picture] * 2
+            first = self._run(beside[0])
+        second = self._run(beside[1])
+        drew, changing = self.drew, not self.before.unchanged()
+        parameters = self.before.parameters_written()
+        if _equal(first, second) and not drew and not changing:
+            return Behaviour(single=single, one_row=single, parameters=parameters, changing=parameters)
+        one, after_it = self._run(beside[1], anew=True), self._run(beside[1])
+        two = self._run(beside[1], anew=True)
+        exact = _equal(one, two)
+        repeatable = exact or _agree(one, two)
+        alike = _equal if exact else _agree
+        stateful = repeatable and not alike(one, after_it)
+        coupled = not single and repeatable and not alike(self._run(beside[0], anew=True), one)
+        drew = drew and self.drew  # seen twice: another thread may have drawn meanwhile
+        apart = drew or coupled or stateful or not repeatable
+        return Behaviour(
+            drew, coupled, stateful, not repeatable, single, changing or parameters, parameters, single or apart
+        )
+
+    def _run(self, x: Tensor, *, anew: bool = False) -> list[Tensor]:
+        """The last picture's part of all outputs that have one for every picture; `drew` is set if a generator moved."""
+        if anew:
+            self.before.restore()
+        seed_all(0)
+        states = random_states()
+        output = self.network.module(self.network.prepare(x))
+        self.drew = not _same_states(states, random_states())
+        found = list(tensors(output)) or list(tensors(dict(getattr(output, "__dict__", {}))))
+        return [t[-1].clone() for t in found if t.dim() and len(t) == len(x)]
+
+
+def _equal(one: list[Tensor], two: list[Tensor]) -> bool:
+    return len(one) == len(two) and all(map(same_values, one, two))
+
+
+def _agree(one: list[Tensor], two: list[Tensor]) -> bool:
+    if len(one) != len(two) or any(a.shape != b.shape for a, b in zip(one, two, strict=True)):
+        return False
+    pairs = [(a, b) for a, b in zip(one, two, strict=True) if a.is_floating_point() and a.numel()]
+    return all(bool((a - b).abs().max() <= _ROUNDING[a.dtype] * (a.max() - a.min())) for a, b in pairs)
+
+
+def _same_states(one: dict[str, Any], two: dict[str, Any]) -> bool:
+    cuda = zip(one.get("cuda", ()), two.get("cuda", ()), strict=False)
+    same = one["python"] == two["python"] and torch.equal(one["torch"], two["torch"])
+    same = same and all(torch.equal(a, b) for a, b in cuda)
+    if "numpy" in one and "numpy" in two:
+        a, b = one["numpy"], two["numpy"]
+        same = same and bool((a[1] == b[1]).all()) and a[2:] == b[2:]
+    return same
