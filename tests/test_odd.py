@@ -191,7 +191,6 @@ def test_an_auxiliary_head_is_not_on_the_way(picture: Path, tmp_path: Path) -> N
 
 
 # ---- random and batch-coupled forward passes
-@pytest.mark.xfail(strict=False, reason="isolation")
 @pytest.mark.parametrize("factory", ["random_dropout", "batch_statistics", "one_at_a_time"])
 @pytest.mark.parametrize("method", ["backprop", "rise"])
 def test_a_map_is_the_same_alone_and_in_a_folder(factory: str, method: str, picture: Path, tmp_path: Path) -> None:

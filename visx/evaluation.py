@@ -186,7 +186,12 @@ class _Trials(Sequence[Trial]):
 
 def _randomized(bench: Bench, samples: Sequence[Sample], count: int) -> Iterator[tuple[str, Iterable[np.ndarray]]]:
     for stage, module in cascade(bench.network.module, count, bench.seed):
-        network = Network(module, channels_last=bench.network.channels_last, outputs=lambda: bench.network.outputs)
+        network = Network(
+            module,
+            channels_last=bench.network.channels_last,
+            outputs=lambda: bench.network.outputs,
+            behaviour=lambda: bench.network.behaviour,
+        )
         with network.session():
 
             def maps(network: Network = network) -> Iterator[np.ndarray]:

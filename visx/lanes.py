@@ -31,17 +31,11 @@ def count_lanes(network: Network, jobs: Iterable[Job], inputs: int) -> int:
     from what is left to do, because the number of threads can move the last bits of a map.
 
     One, which has all cores, where an interrupt would have to wait for long passes, where the module is somebody else's
-    (it may keep things from pass to pass), and off the CPU.
+    (it may keep things from pass to pass), or does keep things, and off the CPU.
     """
-    if (
-        network.device.type != "cpu"
-        or network.folding == "none"
-        or network.behaviour.changing
-        or network.behaviour.one_row
-        or inputs < LANES_FROM
-    ):
+    if network.device.type != "cpu" or network.folding == "none" or inputs < LANES_FROM:
         return 1
-    if any(job.method.passes == "many" for job in jobs):
+    if network.behaviour.one_row or network.behaviour.changing or any(job.method.passes == "many" for job in jobs):
         return 1
     return min(torch.get_num_threads(), MOST)
 

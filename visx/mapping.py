@@ -154,9 +154,9 @@ class Bench:
         values = sample.map()
         if values.shape != tuple(x.shape[-2:]):
             raise VisxError(f"the map {sample.path} is not of the model's input size {tuple(x.shape[-2:])}")
-        net = self.network
+        net, drawn = self.network, image_seed(sample.record["seed"], digest)
         score = Scorer(
-            net.scores_of,
+            lambda copies: net.scores_of(copies, [drawn] * len(copies)),
             self.batch_size or AUTO_BATCH,
             self.said,
             layout=net.layout,

@@ -12,6 +12,7 @@ from visx.artifacts import SCHEMA_VERSION
 from visx.errors import VisxError
 from visx.images.find import Item
 from visx.models import Model
+from visx.seeds import image_seed
 
 
 def predictions(
@@ -28,11 +29,13 @@ def predictions(
 def _batch(model: Model, items: Sequence[Item], top: int, precision: str) -> Iterator[dict[str, Any]]:
     loaded: list[np.ndarray | VisxError] = []
     remarks: dict[Item, list[str]] = {}
+    seeds: list[int] = []  # those that `explain` has by default
     for item in items:
         try:
             picture = model.preprocess.decode(item.read())
             remarks[item] = list(picture.remarks)
             loaded.append(model.preprocess(picture.pixels)[0])
+            seeds.append(image_seed(0, picture.digest))
         except VisxError as broken:
             loaded.append(broken)
     arrays = [x for x in loaded if isinstance(x, np.ndarray)]
@@ -40,10 +43,10 @@ def _batch(model: Model, items: Sequence[Item], top: int, precision: str) -> Ite
     rows: Iterator[torch.Tensor] = iter(())
     if arrays:
         with network.session():
-            rows = iter(network.scores_of(torch.from_numpy(np.stack(arrays))).float().cpu())
+            rows = iter(network.scores_of(torch.from_numpy(np.stack(arrays)), seeds).float().cpu())
     for item, x in zip(items, loaded, strict=True):
         record: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "image": str(item.path), "model": model.name}
-        record |= {"outputs": outputs.identity, "remarks": remarks.get(item, [])}
+        record |= {"outputs": outputs.identity, "remarks": remarks.get(item, []) + network.behaviour.warnings()}
         error = x if isinstance(x, VisxError) else None
         if error is None:
             logits = next(rows)

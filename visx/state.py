@@ -299,8 +299,8 @@ class Network:
             assert targets.ids is not None, "copies have the targets of their picture"
             fixed = [Targets.fixed(ids) for ids in targets.ids.split(1)]
             rows = [self.layer_gradients(row, name, of, kind) for row, of in zip(x.split(1), fixed, strict=True)]
-            parts = zip(*((row.activation, row.grads, row.scores) for row in rows), strict=True)
-            return LayerGradients(*map(torch.cat, parts), rows[0].calls)
+            activation, grads = torch.cat([r.activation for r in rows]), torch.cat([r.grads for r in rows])
+            return LayerGradients(activation, grads, torch.cat([r.scores for r in rows]), rows[0].layer)
         layer = self.feature_layer(name, x.shape[1:])
         found: LayerGradients | None = None
         if name not in self._layers_as_written:

@@ -15,10 +15,12 @@ from visx.images.geometry import Preprocess
 from visx.models import fingerprinting
 from visx.models.checkpoint import digest_state
 from visx.network.anatomy import Anatomy, examine
+from visx.network.behaviour import PLAIN, Behaviour, observe
 from visx.network.forms import copied, half, unwrapped, whereabouts
 from visx.network.grid import Layer
 from visx.network.outputs import Outputs
 from visx.network.probe import failure, try_out
+from visx.network.restoring import Kept
 from visx.network.snapshot import Snapshot
 from visx.state import Folding, Network
 from visx.targets import TargetSpec, parse_targets
@@ -64,6 +66,7 @@ class Model:
     _networks: dict[tuple[str, str], Network] = field(default_factory=dict, repr=False)
     _anatomy: Anatomy | None = field(default=None, repr=False)
     _fingerprint: Fingerprint | None = field(default=None, init=False, repr=False, compare=False)
+    _behaviour: Behaviour = field(default=PLAIN, repr=False)
     _snapshot: Snapshot | None = field(default=None, init=False, repr=False, compare=False)
     _rest: Any = field(default=None, init=False, repr=False, compare=False)
     _recorded: dict[torch.Size, dict[str, Layer]] = field(default_factory=dict, repr=False)
@@ -85,8 +88,14 @@ class Model:
         Raises `VisxError` where the output is nothing that can be explained (exit 4) or the labels are not as many as the classes (exit 2).
         """
         if self._anatomy is None:
-            with self.network().session():  # one thread looks, the others wait and find it done
-                self._anatomy = self._anatomy or self._examine()
+            with self.network().session() as network:  # one thread looks, the others wait and find it done
+                if self._anatomy is None:
+                    kept = Kept(network.module)
+                    try:
+                        self._anatomy = self._examine()
+                    finally:
+                        kept.restore()
+                    self._behaviour = observe(network, (len(self.preprocess.mean), *self.input_size))
         return self._anatomy
 
     def _examine(self) -> Anatomy:
@@ -171,9 +180,9 @@ class Model:
         )
         labels = tuple(self.labels or ())
         rest = (self.module, labels, self.preprocess, self.channels_last, self.folding, self.means, self.head)
-        if rest == self._rest and self._snapshot is not None and self._snapshot.holds(matrices=copies):
-            return
-        with self._around(self.module).session():  # nobody's hooks are on the module while it is looked at
+        with self._around(self.module).session():  # no other thread's hooks are on the module while it is looked at
+            if rest == self._rest and self._snapshot is not None and self._snapshot.holds(matrices=copies):
+                return
             if self._snapshot is not None and not self._snapshot.values_hold():
                 self.weights = Weights("in-memory", digest_state(self.module))
             self._snapshot, self._rest = Snapshot(unwrapped(self.module)), rest
@@ -206,6 +215,12 @@ class Model:
 
     def _around(self, module: nn.Module) -> Network:
         folding, layout = self.folding, self.channels_last
-        network = Network(module, channels_last=layout, folding=folding, outputs=lambda: self.outputs)
+        network = Network(
+            module,
+            channels_last=layout,
+            folding=folding,
+            outputs=lambda: self.outputs,
+            behaviour=lambda: self._behaviour,
+        )
         network.recorded = self._recorded  # layers are read the same in every copy
         return network
