@@ -25,8 +25,10 @@ from visx.scoring import out_of_memory
 if TYPE_CHECKING:
     from visx.state import Network
 
-# What rounding alone may move outputs by, as a part of their range, where equal passes are not equal to the last bit.
+# What rounding alone may move outputs by, as a part of the largest one, where equal passes are not equal to the last bit;
+# and what more than so many times of it must have another reason, where an output is computed in a batch of another size.
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.15}
+_APART = 10
 
 drawing = threading.RLock()  # held by a pass that draws from the process's generators: they are all threads' alike
 
@@ -68,15 +70,14 @@ class Behaviour:
         return found
 
 
-PLAIN = Behaviour()
+PLAIN, _SINGLE = Behaviour(), Behaviour(single=True, one_row=True)
 
 
 def observe(network: Network, shape: tuple[int, ...]) -> Behaviour:
-    """Run the network on a picture of noise beside a second and beside a third one: its output may not change by a bit,
-    nor the state of a generator, nor what the module holds. Only where it does more passes tell why. Call inside
-    `network.session()`; the module is left as it was but for the content of parameters.
-
-    Outputs of equal passes are compared to the last bit, so that small couplings are seen and rounding is not."""
+    """Run the network on a picture of noise, beside another one and alone: its output may not change, nor the state of a
+    generator, nor what the module holds. Where it differs as rounding does, a pass beside a third picture decides: in
+    batches of one size all bits are equal, so that small couplings are seen and rounding is not. Where something is odd,
+    more passes tell why. Call inside `network.session()`; the module is left as it was but for parameters written to."""
     signature = _signature(network.module), shape
     with suppress(TypeError):  # a module of one's own may not be hashable
         known = _known.get(network.module)
@@ -123,31 +124,41 @@ class _Look:
             self.before.restore()
 
     def _behaviour(self) -> Behaviour:
-        beside = [torch.cat([other, self.picture]) for other in self.others]
+        first, second = (torch.cat([other, self.picture]) for other in self.others)
         try:
-            first, single = self._run(beside[0]), False
-            single = not first
+            in_batch, drew = self._run(first), self.drew
         except Exception as error:  # a fixed batch shows in many ways
             if out_of_memory(error):
                 raise
-            self.before.restore()
-            single = True
-        if single:
-            beside = [self.picture] * 2
-            first = self._run(beside[0])
-        second = self._run(beside[1])
-        drew, changing = self.drew, not self.before.unchanged()
-        parameters = self.before.parameters_written()
-        if _equal(first, second) and not drew and not changing:
-            return Behaviour(single=single, one_row=single, parameters=parameters, changing=parameters)
-        one, after_it = self._run(beside[1], anew=True), self._run(beside[1])
-        two = self._run(beside[1], anew=True)
+            in_batch, drew = [], False
+        single = not in_batch
+        alone = self._run(self.picture)
+        odd = drew or self.drew or not self.before.unchanged() or self.before.parameters_written()
+        if not odd and single:
+            odd = not _equal(alone, self._run(self.picture))
+        elif not odd:
+            # equal bits need no second look; what is no rounding is something else; between, it may be a small coupling
+            odd = not _equal(in_batch, alone) and (
+                not _agree(in_batch, alone, _APART) or not _equal(in_batch, self._run(second))
+            )
+        if not odd:
+            return _SINGLE if single else PLAIN
+        return self._reasons(*((self.picture, self.others[0]) if single else (first, second)), single)
+
+    def _reasons(self, first: Tensor, second: Tensor, single: bool) -> Behaviour:
+        """Why outputs are not what they should be."""
+        one, drew = self._run(first, anew=True), self.drew
+        changing, parameters = not self.before.unchanged(), self.before.parameters_written()
+        self._run(second)  # what is kept of another picture may matter, of the same one not
+        after_it, two = self._run(first), self._run(first, anew=True)
+        drew = drew and self.drew  # seen twice: another thread may have drawn meanwhile
         exact = _equal(one, two)
         repeatable = exact or _agree(one, two)
         alike = _equal if exact else _agree
         stateful = repeatable and not alike(one, after_it)
-        coupled = not single and repeatable and not alike(self._run(beside[0], anew=True), one)
-        drew = drew and self.drew  # seen twice: another thread may have drawn meanwhile
+        coupled = not single and repeatable and not alike(one, self._run(second, anew=True))
+        if not single and repeatable and not drew:
+            coupled = coupled or not _agree(one, self._run(self.picture, anew=True), _APART)
         apart = drew or coupled or stateful or not repeatable
         return Behaviour(
             drew, coupled, stateful, not repeatable, single, changing or parameters, parameters, single or apart
@@ -169,11 +180,18 @@ def _equal(one: list[Tensor], two: list[Tensor]) -> bool:
     return len(one) == len(two) and all(map(same_values, one, two))
 
 
-def _agree(one: list[Tensor], two: list[Tensor]) -> bool:
+def _agree(one: list[Tensor], two: list[Tensor], times: float = 1) -> bool:
+    """Whether outputs differ by rounding alone, or by so many times of it."""
     if len(one) != len(two) or any(a.shape != b.shape for a, b in zip(one, two, strict=True)):
         return False
-    pairs = [(a, b) for a, b in zip(one, two, strict=True) if a.is_floating_point() and a.numel()]
-    return all(bool((a - b).abs().max() <= _ROUNDING[a.dtype] * (a.max() - a.min())) for a, b in pairs)
+    for a, b in zip(one, two, strict=True):
+        finite = a.isfinite()
+        if not torch.equal(finite, b.isfinite()):
+            return False
+        a, b = a[finite], b[finite]
+        if a.numel() and float((a - b).abs().max()) > times * _ROUNDING.get(a.dtype, 0) * float(a.abs().max()):
+            return False
+    return True
 
 
 def _same_states(one: dict[str, Any], two: dict[str, Any]) -> bool:

@@ -185,6 +185,8 @@ _NO_TENSOR = (
 )
 # What an error's text points to, and what helps; the first that matches counts.
 _HINTS = (
+    (r"more than 1 value per channel",
+     "it normalises over the batch, so one picture alone has no output: give its BatchNorm running statistics"),
     (r"Input type .* and (weight|bias) type .*cuda|same device|on device|is on cpu|on cuda",
      "the module and its inputs lie on different devices: move it as a whole, or let forward move x to its first part"),
     (r"Input type .* and (weight|bias) type|(same|expected|scalar) (d?type|scalar)|not implemented for '|dtype",
