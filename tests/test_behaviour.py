@@ -20,9 +20,10 @@ from in_process import visx as command
 from oracles import fingerprint
 from visx.contract import Method
 from visx.images.decode import as_picture
-from visx.network.behaviour import Behaviour
+from visx.network.behaviour import Behaviour, observe
 from visx.network.settings import seed_all
 from visx.seeds import image_seed
+from visx.state import Network
 
 SIZE = 16
 CHEAP: dict[str, dict[str, Any]] = {
@@ -259,17 +260,17 @@ def test_what_is_kept_and_not_used_is_put_back_and_costs_nothing() -> None:
 
 
 def test_parameters_that_forward_writes_to_are_put_back() -> None:
-    def normalised(net: Any, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            net.head.weight.mul_(0.5)
+    def halved(net: Any, x: Tensor) -> Tensor:
+        net.head.weight.data.mul_(0.5)
         return x
 
-    net = Net(normalised)
-    model = wrapped(net)
-    _ = model.anatomy
-    assert model.network().behaviour.parameters
+    net = Net(halved).eval()
+    with (network := Network(net)).session():
+        found = observe(network, (3, SIZE, SIZE))
+    assert found.parameters and found.changing and found.stateful
     before = net.head.weight.clone()
-    explained(model, pictures(1), "backprop")
+    with (network := Network(net, behaviour=lambda: found)).session():
+        network.scores_of(torch.zeros(3, 3, SIZE, SIZE))
     torch.testing.assert_close(net.head.weight, before, rtol=0, atol=0)
 
 

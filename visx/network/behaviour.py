@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from visx.network.fast.pending import tensors
 from visx.network.restoring import Kept, same_values
 from visx.network.settings import random_states, seed_all
+from visx.network.snapshot import Values
 from visx.scoring import out_of_memory
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ class _Look:
         noise = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
         self.picture, self.others = noise[:1], (noise[1:2] * 0.5, noise[2:] * 3)
         self.before = Kept(network.module)
+        self.values = Values(list(network.module.parameters()))
         self.drew = False
 
     def behaviour(self) -> Behaviour:
@@ -133,7 +135,7 @@ class _Look:
             in_batch, drew = [], False
         single = not in_batch
         alone = self._run(self.picture)
-        odd = drew or self.drew or not self.before.unchanged() or self.before.parameters_written()
+        odd = drew or self.drew or not self.before.unchanged() or not self.values.hold()
         if not odd and single:
             odd = not _equal(alone, self._run(self.picture))
         elif not odd:
@@ -147,8 +149,12 @@ class _Look:
 
     def _reasons(self, first: Tensor, second: Tensor, single: bool) -> Behaviour:
         """Why outputs are not what they should be."""
+        parameters = not self.values.hold()
+        if parameters:  # what they held is lost: what they hold now has to be copied
+            self.before.restore()
+            self.before = Kept(self.network.module, parameters=True)
         one, drew = self._run(first, anew=True), self.drew
-        changing, parameters = not self.before.unchanged(), self.before.parameters_written()
+        changing = parameters or not self.before.unchanged()
         self._run(second)  # what is kept of another picture may matter, of the same one not
         after_it, two = self._run(first), self._run(first, anew=True)
         drew = drew and self.drew  # seen twice: another thread may have drawn meanwhile
@@ -160,9 +166,7 @@ class _Look:
         if not single and repeatable and not drew:
             coupled = coupled or not _agree(one, self._run(self.picture, anew=True), _APART)
         apart = drew or coupled or stateful or not repeatable
-        return Behaviour(
-            drew, coupled, stateful, not repeatable, single, changing or parameters, parameters, single or apart
-        )
+        return Behaviour(drew, coupled, stateful, not repeatable, single, changing, parameters, single or apart)
 
     def _run(self, x: Tensor, *, anew: bool = False) -> list[Tensor]:
         """The last picture's part of all outputs that have one for every picture; `drew` is set if a generator moved."""

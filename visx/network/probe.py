@@ -46,7 +46,7 @@ def dry_run(network: Network, shape: tuple[int, ...], watcher: Callable[[], T]) 
     """Run the network once on noise (1, C, H, W), always the same, with gradients recorded. It is watched in a second run without gradients
     where forward fails with them (it may call `.numpy()`), or has backward hooks, which put nodes of their own between
     modules. Call inside `network.session()`. Raises whatever forward raises."""
-    picture = network.prepare(torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)))
+    picture = network.prepare(torch.randn(1, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32))
     watching, graphed = watcher(), None
     try:
         if not any(m._backward_hooks or m._backward_pre_hooks for m in network.module.modules()):

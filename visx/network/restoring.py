@@ -22,9 +22,7 @@ class Kept:
 
     def __init__(self, module: nn.Module, *, parameters: bool = False) -> None:
         self._tables: list[tuple[dict[str, Any], frozenset[str], dict[str, tuple[Any, Any]]]] = []
-        self._parameters = [
-            (p, p.detach(), _version(p), _content(p) if parameters else None) for p in module.parameters()
-        ]
+        self._parameters = [(p, p.detach(), _content(p) if parameters else None) for p in module.parameters()]
         for child in module.modules():
             own = vars(child)
             for table, ignored in ((own, _OWN), *((own.get(name), frozenset()) for name in _TABLES)):
@@ -35,16 +33,12 @@ class Kept:
                     self._tables.append((table, ignored, kept))
 
     def unchanged(self) -> bool:
-        """Whether every object is in its place with the content that it had; of parameters' content see below."""
+        """Whether every object is in its place with the content that it had; parameters' content does not count."""
         return all(
             table.keys() - ignored == kept.keys()
             and all(table[k] is value and _is(value, content) for k, (value, content) in kept.items())
             for table, ignored, kept in self._tables
         )
-
-    def parameters_written(self) -> bool:
-        """Whether a parameter was written to, or given other memory."""
-        return any(_version(p) != version or p.data_ptr() != old.data_ptr() for p, old, version, _ in self._parameters)
 
     def restore(self) -> None:
         for table, ignored, kept in self._tables:
@@ -54,10 +48,10 @@ class Kept:
                 table[name] = value
                 if not _is(value, content):
                     _put(value, content)
-        for parameter, old, version, content in self._parameters:
-            if parameter.data_ptr() != old.data_ptr():
+        for parameter, old, content in self._parameters:
+            if not parameter.is_set_to(old):
                 parameter.data = old
-            if content is not None and _version(parameter) != version:
+            if not _is(parameter, content):
                 _put(parameter, content)
 
 
@@ -143,7 +137,3 @@ def _put(value: Any, content: Any) -> None:
         value.bit_generator.state = content
     elif isinstance(value, np.random.RandomState):
         value.set_state(content)
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version

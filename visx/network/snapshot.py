@@ -40,10 +40,10 @@ class Snapshot:
         for name in _GLOBAL_HOOKS:
             self._look(getattr(torch_module, name, None))
         self._forms = self._formed()
-        self._values: _Values | None = None
-        self._matrices: _Values | None = None
+        self._values: Values | None = None
+        self._matrices: Values | None = None
         try:
-            self._values = _Values([t for t in self._tensors if t.dim() > 2 or t.numel() <= _EXACT])
+            self._values = Values([t for t in self._tensors if t.dim() > 2 or t.numel() <= _EXACT])
         except (RuntimeError, NotImplementedError, TypeError):  # a tensor of a kind whose values cannot be read
             self._values = None
 
@@ -68,7 +68,7 @@ class Snapshot:
         if self._formed() != self._forms or self._values is None or not self._values.hold():
             return False
         if matrices and self._matrices is None:
-            self._matrices = _Values([t for t in self._tensors if t.dim() <= 2 and t.numel() > _EXACT])
+            self._matrices = Values([t for t in self._tensors if t.dim() <= 2 and t.numel() > _EXACT])
         return self._matrices is None or self._matrices.hold()
 
     def _look(self, value: Any, depth: int = 0) -> None:
@@ -124,7 +124,7 @@ class _Class:
     __hash__ = None  # type: ignore[assignment]
 
 
-class _Values:
+class Values:
     """Values of tensors that stay where they are: small ones, and sums of large ones."""
 
     def __init__(self, tensors: list[Tensor]) -> None:
