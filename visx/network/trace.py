@@ -164,7 +164,11 @@ class Recorder(TorchDispatchMode):
                 places = self._places(value)
                 if places is not None:
                     return places
-                return torch.full((), NOWHERE).expand(value.shape) if value.is_floating_point() else value
+                return (
+                    torch.full((), NOWHERE, dtype=torch.complex64).expand(value.shape)
+                    if value.is_floating_point()
+                    else value
+                )
             if isinstance(value, (tuple, list)):
                 return type(value)(replace(v) for v in value)
             return value
