@@ -27,8 +27,8 @@ class Rasters:
         height, width = shape[-2:]
         if (height, width, extent) not in self._made:
             top, bottom, left, right = extent
-            y = top + (torch.arange(height) + 0.5) * ((bottom - top) / height)
-            x = left + (torch.arange(width) + 0.5) * ((right - left) / width)
+            y = top + (torch.arange(height, dtype=torch.float32) + 0.5) * ((bottom - top) / height)
+            x = left + (torch.arange(width, dtype=torch.float32) + 0.5) * ((right - left) / width)
             made = torch.complex(x.expand(height, width), y[:, None].expand(height, width))
             self._made[height, width, extent] = made
             self._known[made.data_ptr()] = made.shape, extent
