@@ -7,7 +7,8 @@
 Everything in float64, random weights, one picture of noise alone (a batch of one is where PyTorch's own backward pass of
 batch normalisation errs). Along two directions, the gradient's own and one at random, the slope of a logit by central
 differences is compared with what the gradient promises: `error` is the larger deviation, as a part of the gradient's norm
-times the direction's. Steps from 1e-4 to 1e-7 are tried, since a step may meet a kink; a wrong gradient fails at all.
+times the direction's. Steps from 1e-4 to 1e-9 are tried, since a step may meet a kink; a wrong gradient fails at all.
+Measured with torch 2.14 on a CPU. Before `visx/network/norms.py`, efficientformer_l1, xcit and efficientvit were wrong.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from visx.targets import Targets
 HERE = Path(__file__).parent
 DONE = HERE / "finite_differences.jsonl"
 ENOUGH = 1e-5  # an error below this needs no other step
-STEPS = (1e-6, 1e-5, 1e-4, 1e-7)
+STEPS = (1e-6, 1e-5, 1e-4, 1e-7, 1e-8, 1e-9)
 
 
 def slope(module: nn.Module, x: Tensor, direction: Tensor, step: float) -> float:
