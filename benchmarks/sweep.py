@@ -101,7 +101,7 @@ def smallest(family: str, names: list[str]) -> tuple[str, float]:
 
 
 def load(spec: str) -> visx.Model:
-    """A network with random weights, a head, and no head of zeros."""
+    """A network with random weights, a head, and no layer whose weights are all zero."""
     model = visx.load_model(spec, "random")
     if spec.startswith("timm/") and not getattr(model.module, "num_classes", 1):
         torch.manual_seed(0)
@@ -110,8 +110,10 @@ def load(spec: str) -> visx.Model:
         model = visx.wrap(module, size=p.crop, resize=p.resize, mean=p.mean, std=p.std, name=spec)
     generator = torch.Generator().manual_seed(1)
     for module in model.module.modules():
-        if isinstance(module, nn.Linear) and not module.weight.any():
-            module.weight.data = torch.randn(module.weight.shape, generator=generator) * 0.02
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, nn.Parameter) and not weight.any():
+            noise = torch.randn(weight.shape, generator=generator)
+            weight.data = 1 + noise * 0.1 if weight.dim() == 1 else noise * 0.02
     return model
 
 
@@ -154,9 +156,9 @@ def corners(module: nn.Module, layer: str, x: Tensor, grid: tuple[int, int]) -> 
         base, middles = as_map(kept[-1], grid).clone(), []
         for y0, x0 in ((0, 0), (0, x.shape[-1] - width), (x.shape[-2] - height, 0)):
             changed = x.clone()
-            changed[..., y0 : y0 + height, x0 : x0 + width] *= -1
+            changed[..., y0 : y0 + height, x0 : x0 + width] *= 0.9
             module(changed)
-            change = (as_map(kept[-1], grid) - base).abs().sum(0).double()
+            change = (as_map(kept[-1], grid) - base).double().square().sum(0)
             change = change / change.sum()
             y, z = (torch.arange(n, dtype=torch.float64) for n in grid)
             middles.append((float((change.sum(1) * y).sum()), float((change.sum(0) * z).sum())))

@@ -132,6 +132,20 @@ class ClassToken(nn.Module):
         return self.fc(x[:, 1:].mean(1) if self.pooled else x[:, 0])
 
 
+def test_a_single_cell_with_a_gradient_is_no_map() -> None:
+    """VOLO adds the largest of each class's scores over the patches: of one class, one patch receives a gradient."""
+
+    class Largest(ClassToken):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.patch(x).flatten(2).transpose(1, 2)
+            x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+            q, k, v = self.qkv_a(self.norm_a(x)).chunk(3, 2)
+            x = self.end(x + F.scaled_dot_product_attention(q, k, v))
+            return self.fc(x[:, 0]) + 0.5 * self.fc(x[:, 1:]).max(1)[0]
+
+    assert model_of(seeded(Largest), 16).anatomy.default_layer == "norm_a"
+
+
 @pytest.mark.parametrize("zero_head", [False, True])
 def test_of_a_class_token_it_is_the_input_of_the_last_attention(zero_head: bool) -> None:
     """Not the last block, whose patches nobody reads, nor queries, keys, values and their norms."""

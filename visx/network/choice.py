@@ -141,8 +141,7 @@ def _last_with_gradient(exits: Sequence[Exit], score: Tensor) -> Exit | None:
     if not score.requires_grad or not any(e.edge for e in distinct):  # recorded without gradients
         return next((e for e in distinct if e.grid is not None), None)
     distinct = [e for e in distinct if e.edge is not None]
-    weights = torch.randn(score.shape, generator=torch.Generator().manual_seed(1)).to(score)
-    scalar = (score * weights).sum()
+    scalar = score.flatten()[score.detach().flatten().argmax()]  # one class, as it is explained
     waiting = (e for e in distinct if e.grid is not None)
     first, silent, size = None, None, 1
     while chunk := list(islice(waiting, size)):
