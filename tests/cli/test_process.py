@@ -20,10 +20,9 @@ from torch import nn
 class Slow(nn.Module):
     def __init__(self):
         super().__init__()
-        self.conv, self.head, self.calls = nn.Conv2d(3, 4, 3), nn.Linear(4, 3), 0
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
     def forward(self, x):
-        self.calls += 1
-        if self.calls > 6:
+        if x[:, 0].std() < 1e-6 and -1.3 < x.mean() < -1:  # at 1.png, when 0.png is done
             time.sleep(60)
         return self.head(self.conv(x).mean((2, 3)))
 def slow(): return visx.wrap(Slow(), size=16)
