@@ -173,6 +173,13 @@ def test_a_probability_of_zero_is_said() -> None:
     assert len(cut) == CLASSES - 1 and all(r.probability == 0 for r in cut)
 
 
+def test_half_precision_and_nan_do_not_hide_a_meaning() -> None:
+    net = seeded(lambda: Wrapped(lambda z: (z.softmax(1) + (2 * z).softmax(1)) / 2), dtype=torch.bfloat16)
+    assert visx.wrap(net, size=SIZE).outputs.kind == "probabilities"
+    assert wrapped(lambda z: (z * float("nan")).softmax(1)).outputs.kind == "probabilities"
+    assert wrapped(lambda z: (z * float("nan")).sigmoid()).outputs.probable
+
+
 def test_stated_meanings_are_checked() -> None:
     for means, code in (("logit", 2), ("embedding", 4), ("boxes", 4), ("masks", 4), ("features", 2)):
         with pytest.raises(VisxError) as caught:
@@ -199,22 +206,76 @@ def test_of_several_members_one_is_chosen() -> None:
     with pytest.raises(VisxError, match="one tensor") as caught:
         _ = wrapped(lambda z: z, head=0).outputs
     assert caught.value.code == 2
+    with pytest.raises(VisxError, match=r"logits \(N, 5\), aux \(N, 5\)"):  # as Inception and GoogLeNet in training
+        _ = wrapped(lambda z: Named(z, 2 * z)).outputs
+    with pytest.raises(VisxError, match=r"0 \(N, 4\), 1 \(N, 1\)"):  # a class and an age, say
+        _ = wrapped(lambda z: (z[:, :4], z[:, 4:])).outputs
+    assert wrapped(lambda z: (z, torch.ones(1, 7), z.detach())).outputs.member == "0", "what the picture has no part in"
+    assert wrapped(lambda z: Named(z, 2 * z), head="logits").classes == CLASSES
     result = visx.explain(wrapped(two, head="b.c"), images_as_picture(), "backprop", target="top3")
     assert sorted(r.target for r in result) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("squeezed", [False, True])
+def test_cam_of_one_logit(squeezed: bool) -> None:
+    """Class 1 has the weights of the logit, class 0 their opposites."""
+
+    class One(GapHead):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logit = super().forward(x)
+            return logit.squeeze(1) if squeezed else logit
+
+    module = seeded(One)
+    model = visx.wrap(module, size=SIZE)
+    yes, no = (visx.explain(model, images_as_picture(), "cam", target=t) for t in (1, 0))
+    with torch.no_grad():
+        x = torch.from_numpy(model.preprocess(images_as_picture())[0])[None].double()
+        want = torch.einsum("k,khw->hw", module.fc.weight[0], module.features(x)[0])
+    torch.testing.assert_close(torch.from_numpy(yes.native), want.float())
+    assert (no.native == -yes.native).all() and yes.native.any()
 
 
 class Residual(nn.Module):
     """conv, then conv + its input, a norm before pooling: a network whose `head` may be an Identity."""
 
-    def __init__(self, head: nn.Module, norm: nn.Module | None = None) -> None:
+    def __init__(self, head: nn.Module, norm: nn.Module | None = None, stem: nn.Module | None = None) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU())
+        self.stem = stem or nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU())
         self.block = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 1, 1))
         self.norm, self.head = norm or nn.Identity(), head
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         return self.head(self.norm(x + self.block(x)).mean((2, 3)))
+
+
+class Gated(nn.Module):
+    """Squeeze and excitation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.gate = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.conv(x)))
+        return x * F.hardsigmoid(self.gate(x.mean((2, 3), keepdim=True)))
+
+
+class GatedMaps(nn.Module):
+    """Class maps weighted by a gate that is made with a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.maps = nn.Conv2d(3, 8, 3), nn.Conv2d(8, CLASSES, 1)
+        self.gate = nn.Sequential(nn.Conv2d(8, CLASSES, 1), nn.BatchNorm2d(CLASSES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv(x))
+        return (self.maps(x) * torch.sigmoid(self.gate(x))).mean((2, 3))
 
 
 class Prototypes(nn.Module):
@@ -284,6 +345,11 @@ FEATURES: dict[str, Callable[[], nn.Module]] = {
     "batch norm, ReLU, mean": lambda: without_head(GapHead(), "fc"),
     "a residual sum": lambda: Residual(nn.Identity()),
     "a residual sum, normalised": lambda: Residual(nn.Identity(), nn.BatchNorm2d(8)),
+    "features behind a gate": lambda: nn.Sequential(Gated(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    "1x1 convolution, norm, pooling": lambda: nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    ),
+    "a residual sum of linear maps": lambda: Residual(nn.Identity(), stem=nn.Conv2d(3, 8, 3, 2, 1)),
     "pooled features normalised": lambda: Residual(nn.BatchNorm1d(8)),
     "pooled features of length one": lambda: Residual(nn.Softmax(1)),
     "maps laid out": lambda: without_head(VGGLike(SIZE), "fc"),
@@ -304,6 +370,7 @@ HEADS: dict[str, Callable[[], nn.Module]] = {
     "1x1 convolution behind pooling": lambda: nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, CLASSES, 1), nn.Flatten()
     ),
+    "gated class maps": GatedMaps,
     "cosine": lambda: Residual(Cosine()),
     "bilinear": lambda: Residual(Bilinear()),
     "prototypes": lambda: Residual(Prototypes(False)),

@@ -96,7 +96,7 @@ def _classifies(node: Any, bent: str = "", depth: int = 0) -> bool:
     if name in _CONVOLUTIONS or name in _LINEAR:
         return len(inputs) > 1 or _is_classifier(node, inputs[0], bent, wide)
     if name not in _PASSING or (
-        name not in _JOINING and any(_numel(_shape(n)) < _numel(shape) for n in inputs if _shape(n))
+        name not in _JOINING and all(_numel(_shape(n)) < _numel(shape) for n in inputs if _shape(n))
     ):
         return True  # unknown, or the classes were made here: a distance to prototypes, a sum over them
     if wide and (name in _NORMS or name in _MAX_POOLING):

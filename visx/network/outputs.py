@@ -32,7 +32,7 @@ ScoreKind = Literal["logit", "prob", "logprob"]
 Kind = Literal["logits", "probabilities", "sigmoid", "regression", "features"]
 MEANS = ("logits", "probabilities", "sigmoid", "regression")  # what --means takes
 LATER = ("embedding", "boxes", "masks")
-SUMS_TO_ONE = 1e-4  # rounding of a row of probabilities
+SUMS_TO_ONE, HALF_SUMS_TO_ONE = 1e-4, 2e-2  # rounding of a row of probabilities, in half precision
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,8 @@ class Outputs:
         """A warning where a score of this column would be infinite and is cut off; empty elsewhere."""
         if not (self.kind == "probabilities" or self.probable) or kind == "prob":
             return ""
-        ends = (0.0, 1.0) if self.kind == "sigmoid" and kind == "logit" else (0.0,)
-        if not (column <= 0 or (column >= 1 and 1.0 in ends)):
+        both_ends = self.kind == "sigmoid" and kind == "logit"
+        if column >= torch.finfo(dtype).tiny and not (both_ends and column > 1 - torch.finfo(dtype).eps / 2):
             return ""
         return (
             f"the probability is {column:g} to the model's precision: its {kind} is cut off where it would be infinite"
@@ -202,7 +202,7 @@ def _found(values: Tensor, end: Ending) -> Outputs:
     """The meaning of rows (1, K), by the graph and the values."""
     count, inside = values.shape[1], _within(values)
     total = float(values.detach().double().sum())
-    sums = count > 1 and inside and abs(total - 1) < SUMS_TO_ONE
+    sums = count > 1 and inside and abs(total - 1) < _rounding(values)
     if sums or (end.squash == "softmax" and not end.mixed and count > 1):
         why = "a softmax is inside" if end.squash == "softmax" else "they are not negative and sum to one"
         return Outputs("probabilities", classes=count, seen=why)
@@ -235,8 +235,13 @@ def _meant(values: Tensor, end: Ending, means: str) -> Outputs:
 
 
 def _within(values: Tensor) -> bool:
-    """Whether every value is a probability, rounding apart."""
-    return bool(((values >= -SUMS_TO_ONE) & (values <= 1 + SUMS_TO_ONE)).all())
+    """Whether no value is outside of what probabilities are, rounding apart."""
+    return not bool(((values < -_rounding(values)) | (values > 1 + _rounding(values))).any())
+
+
+def _rounding(values: Tensor) -> float:
+    """How far a row of probabilities may be off one."""
+    return SUMS_TO_ONE if torch.finfo(values.dtype).eps < SUMS_TO_ONE else HALF_SUMS_TO_ONE
 
 
 def _pick(raw: Any, head: str | int | None) -> tuple[str | None, Tensor]:
@@ -258,8 +263,7 @@ def _pick(raw: Any, head: str | int | None) -> tuple[str | None, Tensor]:
             raise unsupported(f"--head {path}: it is {_described(parts[path])}, not {LOGITS.expected}", _choose(parts))
         return path, found
     fitting = {path: found for path, part in parts.items() if (found := _fits(part)) is not None}
-    several = {path: found for path, found in fitting.items() if found.shape[1] > 1} or fitting
-    graphs = {path: found for path, found in several.items() if found.requires_grad} or several
+    graphs = {path: found for path, found in fitting.items() if found.requires_grad} or fitting
     heads = {path: found for path, found in graphs.items() if ending(found).classifier} or graphs
     if len(heads) != 1:
         if not heads:

@@ -172,7 +172,8 @@ def _first(row: Row, picture: Picture, look: Look) -> Cell:
     answer = next((a for a in answers if a.probability is not None), answers[0])
     shown = render.cut(picture.rgb, row.place) if look.cut else picture.rgb
     chance = "" if answer.probability is None else f"{percent(answer.probability)} · "
-    return Cell(shown, answer.label, (f"{chance}class {answer.target}", row.model.name))
+    what = "value" if row.model.outputs.kind == "regression" else "class"
+    return Cell(shown, answer.label, (f"{chance}{what} {answer.target}", row.model.name))
 
 
 def _cell(found: Found, picture: Picture, look: Look, scale: render.Limits | None) -> Cell:
