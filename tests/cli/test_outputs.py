@@ -222,10 +222,32 @@ def test_metrics_of_probabilities_are_those_of_the_logits(work: Path, method: st
     assert len(inside) == 2 * len(METRICS.split(","))
 
 
+def test_an_explainer_in_another_lane_knows_the_meaning(work: Path) -> None:
+    import torch
+
+    import visx
+    from visx.explaining import Explainer
+    from visx.lanes import beside
+    from visx.results import Settings
+
+    model = visx.load_model("f.py:one")
+    explainer = Explainer(model, Settings(work, model.targets([])), torch.device("cpu"))
+    assert beside(explainer).network.outputs == model.outputs != visx.load_model("f.py:logits").outputs
+
+
 def test_metrics_follow_the_meaning(work: Path) -> None:
     """Of one logit the clean end of the insertion curve is its sigmoid."""
     run = command(
-        "evaluate", "in", "-M", "f.py:one", "-m", "occlusion", "--metrics", "insertion,completeness", "-t", "0"
+        "evaluate",
+        "in",
+        "-M",
+        "f.py:one",
+        "-m",
+        "occlusion",
+        "--metrics",
+        "insertion,completeness,randomization",
+        "-t",
+        "0",
     )
     assert run.code == 0
     values = json.loads(Path("visx-out/evaluation.json").read_text())["values"]
