@@ -20,6 +20,7 @@ from in_process import visx as command
 from oracles import fingerprint
 from visx.contract import Method
 from visx.images.decode import as_picture
+from visx.network import behaviour as behaviours
 from visx.network.behaviour import Behaviour, observe
 from visx.network.settings import seed_all
 from visx.seeds import image_seed
@@ -450,3 +451,40 @@ def test_a_network_that_needs_a_batch_is_refused_in_words() -> None:
     net = extended(lambda net, x: net.norm(x), norm=nn.BatchNorm1d(8, track_running_stats=False))
     with pytest.raises(visx.VisxError, match="running statistics"):
         explained(wrapped(net), pictures(2), "backprop")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "vgg11_bn", "swin_t", "vit_b_32"])
+def test_torchvision_s_networks_are_plain_as_is_taken_for_granted(name: str) -> None:
+    from torchvision import models
+
+    module = models.get_model(name, weights=None, **({"image_size": 64} if name.startswith("vit") else {})).eval()
+    network = visx.wrap(module, size=64).network()
+    with network.session():
+        assert observe(network, (3, 64, 64)) == Behaviour()
+
+
+def _noisy_hook(module: nn.Module, args: object, output: torch.Tensor) -> torch.Tensor:
+    return output + torch.randn_like(output)
+
+
+@pytest.mark.parametrize(
+    ("edit", "looked_at"),
+    [
+        (lambda m: None, False),
+        (lambda m: m.fc.weight.data.mul_(2), False),
+        (lambda m: m.train(), False),
+        (lambda m: m.fc.register_forward_hook(_noisy_hook), True),
+        (lambda m: setattr(m, "fc", nn.Sequential(nn.Dropout(), m.fc)), True),
+        (lambda m: setattr(m.layer4[0], "bn1", nn.BatchNorm2d(512, track_running_stats=False)), True),
+        (lambda m: setattr(m, "forward", lambda x: type(m).forward(m, x) + torch.rand(1)), True),
+    ],
+)
+def test_a_library_s_network_is_looked_at_once_it_is_edited(
+    edit: Callable[[nn.Module], object], looked_at: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = visx.load_model("resnet18", "random", size=32)
+    edit(model.module)
+    looks: list[int] = []
+    monkeypatch.setattr(behaviours._Look, "behaviour", lambda self: looks.append(1) or Behaviour())
+    assert model.anatomy.classes == 1000
+    assert bool(looks) == looked_at

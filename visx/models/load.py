@@ -16,6 +16,7 @@ from visx.models import checkpoint, sources
 from visx.models.labels import labels_of
 from visx.models.model import Model, Weights
 from visx.models.preprocessing import Size, adapted, override, sides, taking_nhwc
+from visx.network.behaviour import take_as_plain
 from visx.network.outputs import check_means
 from visx.network.probe import complete
 
@@ -76,7 +77,10 @@ def load_model(
     wrapped = made if isinstance(made, Model) else model  # a factory may say itself what its outputs mean
     model.means = means or wrapped.means
     model.head = wrapped.head if head is None else head
-    return _settle(model, place)
+    _settle(model, place)
+    if source.plain:
+        take_as_plain(model.module)
+    return model
 
 
 def wrap(
@@ -180,7 +184,7 @@ def seeded(build: Any) -> Any:
         return build()
 
 
-def _settle(model: Model, device: torch.device) -> Model:
+def _settle(model: Model, device: torch.device) -> None:
     """Freeze a model that visx loaded, in its fastest layout, on its device."""
     if not isinstance(model.module, nn.Module):
         raise unsupported(f"{model.name} is not a torch.nn.Module")
@@ -195,7 +199,6 @@ def _settle(model: Model, device: torch.device) -> Model:
         raise VisxError(f"cannot use device {device}: {str(error).splitlines()[0]}") from None
     if model.channels_last:
         model.module._apply(_channels_last)
-    return model
 
 
 def _channels_last(tensor: Tensor) -> Tensor:

@@ -79,29 +79,48 @@ def observe(network: Network, shape: tuple[int, ...]) -> Behaviour:
     generator, nor what the module holds. Where it differs as rounding does, a pass beside a third picture decides: in
     batches of one size all bits are equal, so that small couplings are seen and rounding is not. Where something is odd,
     more passes tell why. Call inside `network.session()`; the module is left as it was but for parameters written to."""
-    signature = _signature(network.module), shape
+    signature = _signature(network.module)
     with suppress(TypeError):  # a module of one's own may not be hashable
         known = _known.get(network.module)
-        if known and known[0] == signature:
-            return known[1]
+        if known and known.signature == signature and known.shape in (shape, None):
+            return known.behaviour
     with torch.no_grad(), drawing:
         found = _Look(network, shape).behaviour()
     with suppress(TypeError):
-        _known[network.module] = signature, found
+        _known[network.module] = _Known(signature, shape, found)
     return found
 
 
+def take_as_plain(module: nn.Module) -> None:
+    """Spare a network that a library made, and whose behaviour is known to be plain, the passes that would show it, for
+    as long as nothing of its structure is changed."""
+    _known[module] = _Known(_signature(module), None, PLAIN)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What was found of a module for inputs of this shape (None: of any)."""
+
+    signature: list[Any]
+    shape: tuple[int, ...] | None
+    behaviour: Behaviour
+
+
 # by module, so that one handed in bare is not looked at for each of its pictures
-_known: weakref.WeakKeyDictionary[nn.Module, tuple[Any, Behaviour]] = weakref.WeakKeyDictionary()
+_known: weakref.WeakKeyDictionary[nn.Module, _Known] = weakref.WeakKeyDictionary()
 
 
 def _signature(module: nn.Module) -> list[Any]:
-    """What a module is made of: parts by identity, settings by value. Parameters' values do not count."""
-    parts: list[Any] = []
+    """What a module is made of: parts, hooks and arrays by identity, settings by value. Values of parameters and buffers
+    do not count."""
+    parts: list[Any] = [type(module)]
     for child in module.modules():
-        for table in (vars(child), vars(child).get("_buffers"), vars(child).get("_parameters")):
-            values = table.values() if isinstance(table, dict) else ()
-            parts.append((id(child), [v if isinstance(v, (bool, int, float, str)) else id(v) for v in values]))
+        for name, value in vars(child).items():
+            if isinstance(value, dict):  # parameters, buffers, parts, hooks
+                parts += [(id(child), name, key, id(held)) for key, held in value.items()]
+            else:
+                simple = isinstance(value, (bool, int, float, str))
+                parts.append((id(child), name, value if simple else id(value)))
     return parts
 
 

@@ -25,6 +25,7 @@ class BuiltIn:
     channels_last = True
     folding: Folding = "all"  # with these weights it moved no map of 48 photographs below r = 0.99997
     resizable = True
+    plain = True
     code = None
 
     def build(self, classes: int = 1000) -> nn.Module:

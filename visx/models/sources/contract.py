@@ -18,6 +18,7 @@ class Source(Protocol):
     channels_last: bool
     folding: Folding
     resizable: bool
+    plain: bool  # whether its networks are known to give each picture its own output, the same in every pass
 
     @property
     def code(self) -> Callable[[], str] | None: ...  # a digest of a user's own sources; None for a library's

@@ -31,6 +31,7 @@ class Factory:
     channels_last = False  # a forward of one's own may call .view, which another memory layout breaks
     folding: Folding = "none"
     resizable = False
+    plain = False
 
     def __init__(self, spec: str) -> None:
         file, _, attribute = spec.rpartition(":")

@@ -22,6 +22,7 @@ class Timm:
     channels_last = True
     folding: Folding = "scores"
     resizable = True
+    plain = False
     code = None
 
     def __init__(self, name: str) -> None:

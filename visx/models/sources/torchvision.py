@@ -24,6 +24,7 @@ class Torchvision:
     channels_last = True
     folding: Folding = "scores"
     resizable = True
+    plain = True
     code = None
 
     def __init__(self, name: str) -> None:
