@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -210,12 +211,20 @@ class _Tap(torch.autograd.Function):
 
 
 class Probe(nn.Module):
-    """Passes its input on and counts: images a forward pass, images a backward pass, in order."""
+    """Passes its input on and counts: images a forward pass, images a backward pass, in order. It keeps the counts outside of
+    itself: what a module holds is put back after a session."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.forwards: list[int] = []
-        self.backwards: list[int] = []
+        self.counts = SimpleNamespace(forwards=[], backwards=[])
+
+    @property
+    def forwards(self) -> list[int]:
+        return self.counts.forwards  # type: ignore[no-any-return]
+
+    @property
+    def backwards(self) -> list[int]:
+        return self.counts.backwards  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
         self.forwards.append(len(x))

@@ -348,7 +348,7 @@ def test_images_that_pad_a_batch_cost_no_copies():
         full = explain_batch(model, network, job, x, specs[:3], (1, 2, 3))
         padded, model.module.seen = x[[0, 1, 2, 2, 2]], 0
         answers = explain_batch(model, network, job, padded, specs, (1, 2, 3, 3, 3), count=3)
-    assert model.module.seen == 5 + 3 * 5 and len(answers) == 3
+        assert model.module.seen == 5 + 3 * 5 and len(answers) == 3
     for one, other in zip(answers, full, strict=True):
         np.testing.assert_allclose(one[0].map, other[0].map, rtol=0, atol=1e-6)
         assert one[0].target == other[0].target
