@@ -475,7 +475,7 @@ def _noisy_hook(module: nn.Module, args: object, output: torch.Tensor) -> torch.
         (lambda m: m.train(), False),
         (lambda m: m.fc.register_forward_hook(_noisy_hook), True),
         (lambda m: setattr(m, "fc", nn.Sequential(nn.Dropout(), m.fc)), True),
-        (lambda m: setattr(m.layer4[0], "bn1", nn.BatchNorm2d(512, track_running_stats=False)), True),
+        (lambda m: setattr(m.layer1[0], "bn1", nn.BatchNorm2d(64, track_running_stats=False)), True),
         (lambda m: setattr(m, "forward", lambda x: type(m).forward(m, x) + torch.rand(1)), True),
     ],
 )
