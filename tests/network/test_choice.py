@@ -101,7 +101,19 @@ class Drawn(Trunk):
         return self.fc(x.mean((2, 3))), self.mask(x)
 
 
-@pytest.mark.parametrize("net", [Trunk, AuxiliaryHead, Context, PositionBias, Gate, Weighted, Drawn])
+class Scrambled(Trunk):
+    """An attention whose values come from where places cannot be followed (a Fourier transform), added to the trunk."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.low(x)
+        tokens = x.flatten(2).transpose(1, 2)
+        values = torch.fft.fft(tokens, dim=1).real
+        mixed = (tokens @ tokens.transpose(1, 2)).softmax(-1) @ values
+        x = x + mixed.transpose(1, 2).reshape(x.shape)
+        return self.fc(self.high(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("net", [Scrambled, Trunk, AuxiliaryHead, Context, PositionBias, Gate, Weighted, Drawn])
 def test_it_lies_on_the_way_to_the_score(net: type[nn.Module]) -> None:
     assert model_of(seeded(net), 16).anatomy.default_layer == "high"
 

@@ -136,9 +136,11 @@ class Recorder(TorchDispatchMode):
             return [(self._convolved(self._places(args[0]), shape), None)]
         if name in _REDUCTIONS:
             return [(self._reduced(args, kwargs, shape), None)]
-        fitting = [places.expand(shape) for places in where if expands(places.shape, shape)]
-        if fitting:
-            return [(self._rasters.merged(fitting), None)]
+        fitting = [node for node in inputs if node.places is not None and expands(node.places.shape, shape)]
+        if fitting:  # beside a map of the same size, pairs of places are what is added to it
+            single = [node for node in fitting if not node.paired and node.shape == tuple(shape)]
+            every = [node.places.expand(shape) for node in single or fitting if node.places is not None]
+            return [(self._rasters.merged(every), False if single else None)]
         if len(shape) == 4 and first.dim() == 4 and first.shape[:2] == shape[:2]:  # pooling, interpolation
             return [(self._rasters.resized(average(first, (1,)), shape), None)]
         return []
@@ -193,7 +195,7 @@ class Recorder(TorchDispatchMode):
         rows = None if a is None else average(a, (-1,))
         if rows is not None and several(rows):
             columns = None if b is None or paired else average(b, (-2,))
-            both = (columns is not None and several(columns)) or (paired and b is None)
+            both = (columns is not None and several(columns)) or (paired and self.node(right) is None)
             return (rows if right.dim() > 1 else rows.squeeze(-1)).expand(shape), both
         return None if b is None or paired else spread(average(b, (-2,)), shape), False
 
