@@ -122,3 +122,19 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert done.stderr.startswith("visx: no such file")
         assert ("Traceback" in done.stderr) is bool(debug)
+
+
+def test_garbage_is_looked_for_seldom_until_there_is_something_to_compute() -> None:
+    import gc
+
+    from visx.cli.common import pick_device
+
+    usual = gc.get_threshold()
+    try:
+        gc.set_threshold(200_000)
+        pick_device("cpu")
+        assert gc.get_threshold()[0] == 700
+        assert gc.get_freeze_count() > 100_000
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*usual)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -13,6 +14,9 @@ from typing import NoReturn
 from visx.errors import ExitCode, VisxError, said_by
 
 SPIN_COUNT = "1000"  # turns of a loop, some microseconds
+# New objects between two looks for garbage, until there is something to compute (`common.pick_device`). Importing torch makes
+# a million objects and no garbage: with Python's usual 700 a sixth of the import goes into looking for it.
+SELDOM = 200_000
 _OPENMP_WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
 _INTERRUPTED = "interrupted; what was finished is kept"
 
@@ -39,6 +43,7 @@ def _on_terminate(signum: int, frame: FrameType | None) -> NoReturn:
 def main() -> NoReturn:
     """Entry point of the `visx` script."""
     let_waiting_threads_sleep()
+    gc.set_threshold(SELDOM)
     try:
         signal.signal(signal.SIGTERM, _on_terminate)
         if os.environ.get("VISX_DEBUG") != "1" and not sys.warnoptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -151,6 +152,9 @@ Verbose = Annotated[
 ]
 
 
+_OFTEN = 700  # new objects between two looks for garbage, as Python has it
+
+
 class Talk:
     """Remarks on standard error, for people; silent with --quiet."""
 
@@ -221,6 +225,8 @@ def pick_device(text: str) -> torch.device:
     from visx.memory import keep_freed_memory
 
     keep_freed_memory()
+    gc.freeze()  # what was imported stays
+    gc.set_threshold(_OFTEN)
 
     mps = torch.backends.mps.is_available()
     if text == "auto":
