@@ -111,7 +111,7 @@ class Explainer:
         for remark in image.picture.remarks:
             if remark not in self._remarked:
                 self._remarked.add(remark)
-                self.said(f"{printable(str(image.item.path))}: {remark} (said once)")
+                self.said(f"{printable(str(image.item.path))}: {remark} (shown for the first such picture only)")
 
     def explain(self, batch: list[Loaded], size: int) -> Iterator[Explained]:
         """A batch of decoded images with the same jobs, padded to `size`, through these. Call inside

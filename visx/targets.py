@@ -75,7 +75,9 @@ def parse_target(text: str, labels: Sequence[str] | None, classes: int, *, value
     top = re.fullmatch(r"top(\d+)", text)
     if top and values:
         if classes > 1 or int(top[1]) != 1:
-            raise usage(f"target {text!r}: a regression's values have no order", f"out:0 to out:{classes - 1}")
+            raise usage(
+                f"target {text!r}: a regression has no likeliest value", f"name one, out:0 to out:{classes - 1}"
+            )
         return TargetSpec("out:0", index=0, values=True)
     if top:
         count = int(top[1])
@@ -93,7 +95,10 @@ def find_class(text: str, labels: Sequence[str] | None, classes: int, values: bo
     text = text.strip()
     if re.fullmatch(r"out:\d+", text):
         if not values:
-            raise usage(f"target {text!r} is of a regression", "a class index or a label; --means regression")
+            raise usage(
+                f"target {text!r} is for a regression, and this model's outputs are classes",
+                "give a class index or a label, or say --means regression",
+            )
         text = text.removeprefix("out:")
     if re.fullmatch(r"[+-]?\d+", text):
         index = int(text)

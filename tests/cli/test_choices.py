@@ -12,7 +12,7 @@ def test_verbose_says_what_was_chosen(visx: Any) -> None:
     )
     assert done.code == 0
     for words in (
-        "model: nets.py:good, weights", "cropped to 32 x 32, bilinear, mean 0.485", "outputs: logits, one a class",
+        "model: nets.py:good, weights", "cropped to 32 x 32, bilinear, mean 0.485", "logits, one a class",
         "layers: relu", "gradcam: explains the logit", "rise: explains the prob; masks=8", "cpu, fp32, batches of 2",
         " s an image",
     ):  # fmt: skip

@@ -108,8 +108,8 @@ def test_it_is_said(work: Path) -> None:
     for factory, says in (
         ("softmax", "probabilities that sum to one: a softmax is inside"),
         ("sigmoid", "independent labels (probabilities): a sigmoid is inside"),
-        ("one", "one logit of class 1"),
-        ("dict_", "--head logits"),
+        ("one", "one logit, that of class 1 (class 0 is its opposite)\n"),
+        ("dict_", "(--head logits)\n"),
     ):
         for name, args in (
             ("predict", ("in", "-M")), ("layers", ()), ("explain", ("in", "-m", "backprop", "-M")),
@@ -120,7 +120,7 @@ def test_it_is_said(work: Path) -> None:
             assert run.code == 0, run.err
             assert run.err.count(says) == 1, (name, factory, run.err)
     assert "gives" not in command("explain", "in", "-M", "f.py:logits", "-m", "backprop").err
-    assert "logits, one a class (6 in all)" in command("layers", "f.py:logits").err
+    assert "output: 6 logits, one a class\n" in command("layers", "f.py:logits").err
     run = command("explain", "in", "-M", "f.py:softmax", "-m", "backprop", "-o", "o")
     assert run.err.count("log p is explained as the logit") == 1
     assert "log p is" not in command("explain", "in", "-M", "f.py:softmax", "-m", "occlusion", "-o", "o").err

@@ -58,7 +58,7 @@ def test_a_range_is_the_float_picture_and_part_of_the_recipe(pictures: Any) -> N
     record = explained("ct.png", "--range", "0,4095")
     assert record["score"] == pytest.approx(wanted["score"], rel=1e-6)
     assert record["preprocessing"]["range"] == [0, 4095] and wanted["preprocessing"]["range"] is None
-    assert record["remarks"] == ["values 0..4095 are shown as black..white (as asked for)"]
+    assert record["remarks"] == ["values 0..4095 are shown as black..white (as --range says)"]
     assert "floats of 0..1" in wanted["remarks"][0]
     assert record["recipe"] != narrow["recipe"] and record["files"]["npy"] != narrow["files"]["npy"]
     assert abs(record["score"] - narrow["score"]) > 1e-5

@@ -79,7 +79,9 @@ def test_nothing_to_do_is_a_usage_error(root: str) -> None:
 
 
 def test_other_formats_are_remarked_once_with_how_to_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("f/a.heic", "f/b.HEIC", "f/s/c.dcm", "f/d.CR2", "f/e.svg", "f/x.npy", "f/y.txt", "f/z.jp2", "f/k.png"):
+    for (
+        name
+    ) in "f/a.heic f/b.HEIC f/s/c.dcm f/d.CR2 f/e.svg f/x.npy f/y.txt f/z.jp2 f/v.nii.gz f/w.tar.gz f/k.png".split():
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
     monkeypatch.setattr(
@@ -90,8 +92,14 @@ def test_other_formats_are_remarked_once_with_how_to_have_them(monkeypatch: pyte
     names = [item.name for item in find(["f"], said=said.append)]
     assert names == ["k.png", "z.jp2"] if features.check("jpg_2000") else ["k.png"]
     (remark,) = said
-    assert "passing over 6 files" in remark or not features.check("jpg_2000")
-    for text in ("1 .dcm, 2 .heic (pip install x)", "1 .cr2 (raw", "1 .svg (drawings", "1 .npy (arrays"):
+    assert "passing over 7 files" in remark or not features.check("jpg_2000")
+    for text in (
+        "1 .dcm, 2 .heic (pip install x)",
+        "1 .cr2 (raw",
+        "1 .svg (drawings",
+        "1 .npy (arrays",
+        "1 .nii.gz (volumes",
+    ):
         assert text in remark
     Path("f/k.png").unlink()
     Path("f/z.jp2").unlink()

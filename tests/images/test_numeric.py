@@ -75,7 +75,7 @@ def test_a_range_gives_the_input_of_the_float_array(name: str) -> None:
     found, _ = PREPROCESS(picture.pixels)
     assert np.abs(found - wanted).max() < 1e-6
     assert np.array_equal(picture.rgb[..., 1], np.rint(UNIT * 255).astype(np.uint8))
-    assert picture.remarks == ("values 0..4095 are shown as black..white (as asked for)",)
+    assert picture.remarks == ("values 0..4095 are shown as black..white (as --range says)",)
 
 
 @pytest.mark.parametrize("name", GREY)

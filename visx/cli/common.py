@@ -252,7 +252,8 @@ def say_outputs(model: Model, say: Callable[[str], None], kinds: Iterable[ScoreK
     for text in model.remarks:
         say(text)
     if not model.outputs.plain:
-        say(f"{model.name} gives {model.outputs}: {model.outputs.seen}")
+        reason = f": {model.outputs.seen}" if model.outputs.seen else ""
+        say(f"{model.name} gives {model.outputs}{reason}")
     for text in dict.fromkeys(filter(None, map(model.outputs.remark, kinds))):
         say(text)
 

@@ -76,6 +76,6 @@ def layers(
             layout = "" if row.grid is None or row.grid.layout == "channels first" else f"  ({row.grid.layout})"
             put(f"{'*' if default else ' '} {row.name:<{width}}  {row.type:<22} {shape}{layout}")
     about = f": {found.outputs.seen}" if found.outputs.seen else ""
-    common.Talk(quiet).say(f"output: {found.outputs}{about} ({found.classes} in all)")
+    common.Talk(quiet).say(f"output: {found.outputs}{about}")
     if found.default_layer is None and not json:
         common.Talk(quiet).say(f"{model} has no default layer: {found.no_layer}")

@@ -73,7 +73,7 @@ def predict(
         done += 1
         for remark in set(row["remarks"]) - remarked:
             remarked.add(remark)
-            talk.say(f"{printable(row['image'])}: {remark} (said once)")
+            talk.say(f"{printable(row['image'])}: {remark} (shown for the first such picture only)")
         if not json:
             put(printable(row["image"]))
             for guess in row["predictions"]:

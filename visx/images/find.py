@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from visx.errors import VisxError, printable, usage
 from visx.images.decode import read, stat_of
-from visx.images.formats import SUFFIXES, is_other, passed_over, taken
+from visx.images.formats import SUFFIXES, ending, is_other, passed_over, taken
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _walk(root: Path, out: Path | None, said: Callable[[str], None], others: lis
             continue
         subfolders.sort()
         for name in sorted(files):
-            suffix = os.path.splitext(name)[1].lower()
+            suffix = ending(name)
             if name.startswith("."):
                 continue
             if taken(suffix):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -38,10 +39,17 @@ _OTHERS: tuple[tuple[str, Callable[[], bool], str], ...] = (
     (".svg .pdf .eps .ps .ai", _never, "drawings: render them first"),
     (".cr2 .cr3 .nef .arw .dng .orf .rw2 .raf .pef .srw", _never, "raw files of cameras: develop them first"),
     (".psd .exr .hdr .tga .ico .dds .fits .fit", _never, "convert them, or name them as INPUT where Pillow reads them"),
-    (".nii .nrrd .mha .mhd", _never, "volumes: save slices as .npy or .tiff"),
+    (".nii .nii.gz .nrrd .mha .mhd", _never, "volumes: save slices as .npy or .tiff"),
     (".npy", _never, "arrays are pictures where they are named as INPUT themselves"),
 )
 _OF = {suffix: (there, how) for suffixes, there, how in _OTHERS for suffix in suffixes.split()}
+
+
+def ending(name: str) -> str:
+    """A file name's ending in lower case, with its dot; of a compressed volume (`.nii.gz`) both."""
+    stem, last = os.path.splitext(name.lower())
+    both = os.path.splitext(stem)[1] + last
+    return both if both in _OF else last
 
 
 @cache

@@ -98,7 +98,7 @@ def _limits(samples: Samples, values: np.ndarray, asked: Range | None) -> tuple[
             f"{odd} of the picture's values are no numbers (NaN or infinity)", hint="replace them in the file first"
         )
     if asked is not None:
-        return *asked, "as asked for"
+        return *asked, "as --range says"
     if samples.note:
         return 0.0, 1.0, samples.note
     if samples.own is not None:

@@ -154,12 +154,12 @@ class Outputs:
             "logits": "logits, one a class",
             "probabilities": "probabilities that sum to one",
             "sigmoid": f"independent labels ({'probabilities' if self.probable else 'logits'})",
-            "regression": "values of a regression",
+            "regression": f"value{'s' * (self.classes != 1)} of a regression",
             "features": "features, without a classifier",
         }
-        text = names[self.kind]
+        text = f"{self.classes} {names[self.kind]}" if self.classes else names[self.kind]
         if self.single:
-            text = f"one {'probability' if self.probable else 'logit'} of class 1; class 0 is its opposite"
+            text = f"one {'probability' if self.probable else 'logit'}, that of class 1 (class 0 is its opposite)"
         return text + ("" if self.member is None else f" (--head {self.member})")
 
 
@@ -208,7 +208,7 @@ def _found(values: Tensor, end: Ending) -> Outputs:
         return Outputs("probabilities", classes=count, seen=why)
     probable = inside and (end.squash == "sigmoid" or (end.squash == "softmax" and not end.mixed))
     if count == 1:
-        why = f"a {end.squash} is inside" if probable else "there is one"
+        why = f"a {end.squash} is inside" if probable else ""
         return Outputs("sigmoid", single=True, probable=probable, classes=2, seen=why)
     if probable:
         return Outputs("sigmoid", probable=True, classes=count, seen="a sigmoid is inside")
@@ -220,18 +220,18 @@ def _meant(values: Tensor, end: Ending, means: str) -> Outputs:
     count, inside = values.shape[1], _within(values)
     probable = inside and (bool(end.squash) or not end.known or _found(values, end).kind == "probabilities")
     if means == "regression":
-        return Outputs("regression", classes=count, seen="--means")
+        return Outputs("regression", classes=count, seen="as --means says")
     if means == "logits" and count < 2:
         raise usage("--means logits: the model returns one value", "--means sigmoid, or --means regression")
     if means == "probabilities" and not inside:
         low, high = float(values.detach().min()), float(values.detach().max())
         raise usage(f"--means probabilities: the model returns values from {low:.4g} to {high:.4g}", "0 to 1")
     if means == "probabilities" and count > 1:
-        return Outputs("probabilities", classes=count, seen="--means")
+        return Outputs("probabilities", classes=count, seen="as --means says")
     if means == "logits":
-        return Outputs("logits", classes=count, seen="--means")
+        return Outputs("logits", classes=count, seen="as --means says")
     probable = probable or means == "probabilities"
-    return Outputs("sigmoid", single=count == 1, probable=probable, classes=max(count, 2), seen="--means")
+    return Outputs("sigmoid", single=count == 1, probable=probable, classes=max(count, 2), seen="as --means says")
 
 
 def _within(values: Tensor) -> bool:
@@ -270,8 +270,8 @@ def _pick(raw: Any, head: str | int | None) -> tuple[str | None, Tensor]:
             raise unsupported(f"the model returns {_described(raw)}, and nothing in it is {LOGITS.expected}", WAY_ON)
         shown = ", ".join(f"{path} (N, {found.shape[1]})" for path, found in heads.items())
         raise unsupported(
-            f"the model returns {_described(raw)}: {len(heads)} of its members could be what it says: {shown}",
-            f"choose one: --head {next(iter(heads))}",
+            f"the model returns {_described(raw)}: {len(heads)} of its members could be the scores: {shown}",
+            f"choose one, for instance --head {next(iter(heads))}",
         )
     return next(iter(heads.items()))
 

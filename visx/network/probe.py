@@ -193,7 +193,7 @@ _HINTS = (
      "numbers of different types meet: module.float() makes all of them float32"),
     (r"^NotImplementedError.*forward", "the module has no forward"),
     (r"to have \d+ channels, but got \d+ channels",
-     "a network of other channels takes as many numbers in mean and std: --mean, --std, or visx.wrap(module, mean=..., std=...)"),
+     "give --mean, --std (or visx.wrap(module, mean=..., std=...)) one number for each channel of the network"),
     (r"shape|size|dimension|channels|kernel|multiple|divisible|must match|broadcast|(height|width|input|image).*(\d|match)",
      "another size, or grey (one mean and std): visx.wrap(module, size=..., mean=..., std=...)"),
 )  # fmt: skip
