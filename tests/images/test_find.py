@@ -79,9 +79,20 @@ def test_nothing_to_do_is_a_usage_error(root: str) -> None:
 
 
 def test_other_formats_are_remarked_once_with_how_to_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    for (
-        name
-    ) in "f/a.heic f/b.HEIC f/s/c.dcm f/d.CR2 f/e.svg f/x.npy f/y.txt f/z.jp2 f/v.nii.gz f/w.tar.gz f/k.png".split():
+    images = [
+        "a.heic",
+        "b.HEIC",
+        "s/c.dcm",
+        "d.CR2",
+        "e.svg",
+        "x.npy",
+        "y.txt",
+        "z.jp2",
+        "v.nii.gz",
+        "w.tar.gz",
+        "k.png",
+    ]
+    for name in (f"f/{image}" for image in images):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
     monkeypatch.setattr(

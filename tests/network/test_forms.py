@@ -482,7 +482,7 @@ def test_signatures_that_take_one_tensor_work() -> None:
     ("forward", "hint"),
     [
         (lambda self, x: self.head(self.features(x).flatten(1)), "another size"),
-        (lambda self, x: self.features(x[:, :1]), "mean and std"),
+        (lambda self, x: self.features(x[:, :1]), "one number for each channel"),
         (lambda self, x: self.features(x.float()), "float32"),
         (lambda self, x: x.nonsense(), "forward(self, x)"),
         (lambda self, x: {"a": x}["b"], "visx calls forward(x)"),
