@@ -275,3 +275,45 @@ def test_names_that_the_file_system_takes_for_one(
 def test_layers_whose_names_look_alike_in_a_file_name_do_not_meet() -> None:
     assert len({_slug(name) for name in ("a.b", "a-b", "a/b", "a b", "a:b")}) == 5
     assert _slug("layer4.1.conv2") == "layer4.1.conv2"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "target"),
+    [
+        ("cat dog bird", "dog cat bird", "cat"),  # the label is another class now
+        ("cat dog bird", "cat bird dog", "bi"),  # so is the one that a part of a label fits
+        ("cat dog bird", "lynx wolf crow", "top2"),  # the classes are called otherwise
+    ],
+)
+def test_labels_that_were_edited(before: str, after: str, target: str, work: Path) -> None:
+    labels = work / "labels.txt"
+    labels.write_text(before.replace(" ", "\n"))
+    asked = ("--labels", labels, "-t", target)
+    explain(*asked)
+    assert explain(*asked).reused
+    labels.write_text(after.replace(" ", "\n"))
+    again = explain(*asked)
+    assert not again.reused
+    assert explain(*asked).reused
+    fresh = explain(*asked, "-o", "fresh")
+    keys = ("target", "label", "score", "files")
+    assert [[r[k] for k in keys] for r in again.records] == [[r[k] for k in keys] for r in fresh.records]
+    standing = [[s.record[k] for k in keys] for s in read_results(work / "out")]  # what it was called is withdrawn
+    assert standing == [[r[k] for k in keys] for r in again.records]
+
+
+def test_an_edited_picture_whose_likeliest_class_is_another_is_one_result(work: Path) -> None:
+    Path("blocks.py").write_text(BLOCKS.replace("return ", "return x.mean((2, 3)) + 0 * "))  # a class a colour
+    for target, colour in enumerate(("red", "lime", "blue")):
+        Image.new("RGB", (30, 30), colour).save("photos/a.png")
+        (record,) = explain().records
+        (result,) = read_results(work / "out")
+        assert result.record["files"] == record["files"] and record["target"] == target
+
+
+def test_a_shard_after_a_whole_run_of_a_picture_that_was_edited_since(work: Path) -> None:
+    explain()
+    Image.new("RGB", (30, 30), (1, 200, 3)).save("photos/a.png")
+    assert not explain("--shard", "1/1").reused
+    assert explain("--shard", "1/1").reused
+    assert explain().reused

@@ -55,6 +55,7 @@ class Journal:
         self.out, self.shard = out, shard
         self.path = out / ("manifest.jsonl" if shard is None else f"manifest.{shard[0]}-of-{shard[1]}.jsonl")
         self._index: dict[int, int] = {}  # hash of what names a result -> which journal, and where in it
+        self._others: dict[int, list[int]] = {}  # the same of a result that other journals have, too
         self._claims: dict[int, tuple[Path, int]] | None = (
             None  # hash of a map's name -> where the record is that claims it
         )
@@ -102,13 +103,17 @@ class Journal:
         return lines
 
     def read(self) -> None:
-        """Index the results of every journal in the folder; later lines win."""
+        """Index the results of every journal in the folder; of one journal's lines the later ones win."""
         self._journals = sorted(self.out.glob("manifest*.jsonl"))
+        count = len(self._journals)
         for number, path in enumerate(self._journals):
             for offset, line in _lines(path):
                 names = _names(line)
                 if names is not None:
-                    self._index[hash(names)] = offset * len(self._journals) + number
+                    key = hash(names)
+                    if key in self._index and self._index[key] % count != number:
+                        self._others.setdefault(key, []).append(self._index[key])
+                    self._index[key] = offset * count + number
 
     def find(self, name: str, settings: str) -> list[dict[str, Any]]:
         """The records of one job (by the digest of its settings) on one image, all of its targets; empty unless all are
@@ -116,17 +121,20 @@ class Journal:
         records: list[dict[str, Any]] = []
         while not records or len(records) < records[0]["targets"]:
             names = (name, settings, len(records))
-            place = self._index.get(hash(names))
-            if place is None:
+            key = hash(names)
+            places = [*self._others.get(key, ()), *([self._index[key]] if key in self._index else ())]
+            read = [record for record in map(self._at, places) if record is not None and _sound(record)]
+            same = [record for record in read if (record["name"], record["settings"], record["rank"]) == names]
+            if not same:
                 return []
-            offset, number = divmod(place, len(self._journals))
-            with self._journals[number].open("rb") as file:
-                file.seek(offset)
-                record = _parse(file.readline())
-            if record is None or not _sound(record) or (record["name"], record["settings"], record["rank"]) != names:
-                return []
-            records.append(record)
+            records.append(max(reversed(same), key=_modified))
         return records
+
+    def _at(self, place: int) -> dict[str, Any] | None:
+        offset, number = divmod(place, len(self._journals))
+        with self._journals[number].open("rb") as file:
+            file.seek(offset)
+            return _parse(file.readline())
 
     def claimant(self, npy: str) -> dict[str, Any] | None:
         """The record that claims a map's file, as the journals stood when this was first asked; None if there is none."""
@@ -192,13 +200,22 @@ def records(out: Path) -> Iterator[dict[str, Any]]:
 
 
 def standing(out: Path, results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of several records that claim one file the one that wrote it last, in order; the others are withdrawn.
+    """Of several records that claim one file, or that answer one question of one image, the one that was written last, in
+    order; the others are withdrawn.
 
     Journals of shards are read one after the other, so the time of the file's modification decides, and where that is not
-    recorded the order. Two names may be one file (`Cat.png` and `cat.png` on some file systems).
+    recorded the order. Two names may be one file (`Cat.png` and `cat.png` on some file systems); and one question has another
+    file where the image or the labels have been edited, so that the likeliest class is another, or is called otherwise.
     """
+    answers: dict[object, dict[str, Any]] = {}
+    for number, record in enumerate(results):
+        asked = [record.get(key) for key in ("image", "name", "settings", "rank")]
+        question = number if None in asked else str(asked)
+        if question not in answers or _modified(record) >= _modified(answers[question]):
+            answers.pop(question, None)
+            answers[question] = record
     kept: dict[object, dict[str, Any]] = {}
-    for record in results:
+    for record in answers.values():
         name = str(_map_of(record))
         try:
             status = (out / name).stat()

@@ -11,6 +11,7 @@ from visx import fingerprint, recipe
 from visx.artifacts import SCHEMA_VERSION, Written, digest, make_folder, npy_bytes, still_there, write_whole
 from visx.png import encode_png
 from visx.render import gradient_picture, overlay
+from visx.stored import target_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,9 +126,16 @@ class Recorder:
             drawn = not s.overlay or record["rendering"] == s.rendering
             same = fingerprint.same(record.get("fingerprint"), self._fingerprint)
             complete = (record["raw_channels"] or not s.raw_channels) and self._whole(record)
-            if not (unchanged and drawn and same and complete):
+            if not (unchanged and drawn and same and complete and self._named_alike(record, job, spec)):
                 return []
         return found
+
+    def _named_alike(self, record: dict[str, Any], job: Job, spec: TargetSpec) -> bool:
+        """Whether a record's class is still the one that is asked for, under the name it has: labels may have been edited."""
+        target = target_of(record)
+        if not job.of_a_class or target is None:
+            return True
+        return spec.index in (None, target) and record["label"] == self.model.label(target)
 
     def _whole(self, record: dict[str, Any]) -> bool:
         """Whether every file of a record is there, as it was written for this record."""

@@ -233,6 +233,15 @@ def test_grey_and_opacity_of_sixteen_bits() -> None:
     assert picture.values is not None and np.abs(picture.values - wanted[..., None]).max() < 1e-6
 
 
+def test_a_grey_of_sixteen_bits_that_is_transparent() -> None:
+    """PNG's tRNS names one sample value."""
+    file = io.BytesIO()
+    Image.fromarray(u16(RAMP)).save(file, "PNG", transparency=int(RAMP[3, 3]))
+    picture = decode(file.getvalue(), TWELVE)
+    assert picture.values is not None
+    assert np.abs(picture.values[..., 0] - np.where(RAMP == RAMP[3, 3], 1, UNIT)).max() < 1e-6
+
+
 def test_pages_after_the_first_are_remarked() -> None:
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
     for kind in ("GIF", "PNG", "WEBP", "TIFF"):

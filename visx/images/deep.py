@@ -129,6 +129,8 @@ def deep_samples(image: Image.Image, data: bytes) -> Samples | None:
     values: np.ndarray | None = np.asarray(image) if mode == "F" or mode.startswith("I") else None
     if image.format == "PNG" and data[24:25] == b"\x10":
         values = values.astype(np.uint16) if values is not None else _opencv(data)
+        if values.ndim == 2 and isinstance(clear := image.info.get("transparency"), int):  # that grey is transparent
+            values = np.stack([values, np.where(values == clear, 0, 65535).astype(np.uint16)], axis=2)
     elif image.format == "PPM" and (found := _NETPBM.match(data)) and 255 < int(found[1]) <= 65535:
         most = float(found[1])
         values = np.rint(values * (most / 65535)).astype(np.uint16) if values is not None else _opencv(data)
@@ -140,7 +142,7 @@ def deep_samples(image: Image.Image, data: bytes) -> Samples | None:
     if values is None:
         return None
     values = values[..., None] if values.ndim == 2 else values
-    return Samples(_upright(values, image.getexif().get(274, 1)), own, source, alpha=values.shape[2] == 4)
+    return Samples(_upright(values, image.getexif().get(274, 1)), own, source, alpha=values.shape[2] in (2, 4))
 
 
 def _opencv(data: bytes) -> np.ndarray:
