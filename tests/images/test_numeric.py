@@ -239,7 +239,7 @@ def test_a_grey_of_sixteen_bits_that_is_transparent() -> None:
     Image.fromarray(u16(RAMP)).save(file, "PNG", transparency=int(RAMP[3, 3]))
     picture = decode(file.getvalue(), TWELVE)
     assert picture.values is not None
-    assert np.abs(picture.values[..., 0] - np.where(RAMP == RAMP[3, 3], 1, UNIT)).max() < 1e-6
+    assert np.abs(picture.values[..., 0] - np.where(RAMP[3, 3] == RAMP, 1, UNIT)).max() < 1e-6
 
 
 def test_pages_after_the_first_are_remarked() -> None:
