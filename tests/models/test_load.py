@@ -286,3 +286,10 @@ def test_labels(tmp_path: Path) -> None:
             read_labels(tmp_path / "l")
     with pytest.raises(VisxError, match="takes a torch"):
         wrap(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "deeplabv3_resnet50", "quantized_resnet18"])
+def test_torchvisions_other_models_are_known_and_refused(name: str) -> None:
+    with pytest.raises(VisxError, match=f"{name}: of torchvision's models") as error:
+        load_model(name, "random")
+    assert error.value.code == 4

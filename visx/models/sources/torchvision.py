@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visx.errors import unknown
+from visx.errors import unknown, unsupported
 from visx.images.geometry import Preprocess
 from visx.models import checkpoint, downloads
 from visx.models.model import Model, Weights
@@ -31,6 +31,12 @@ class Torchvision:
         from torchvision import models
 
         known = models.list_models(module=models)
+        if name not in known and name in models.list_models():
+            raise unsupported(
+                f"{name}: of torchvision's models visx takes those for classification by name, "
+                "not those for detection, segmentation, video or optical flow, nor quantised ones",
+                "a module of your own that gives scores of classes: -M FILE.py:FACTORY",
+            )
         if name not in known:
             raise unknown("model", name, [BuiltIn.name, *known], "`visx models` lists them")
         self.name = name
