@@ -228,6 +228,15 @@ def test_score_that_ignores_the_input_is_warned_about() -> None:
     assert not result.map.any() and "zero everywhere" in result.warnings[0]
 
 
+def test_a_map_that_is_the_same_everywhere_is_warned_about() -> None:
+    class Shifted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean((1, 2, 3))[:, None] * torch.arange(1.0, 4.0)
+
+    result = visx.explain(visx.wrap(Shifted(), size=16), picture(), "backprop")
+    assert result.map.std() < 1e-6 < result.map.max() and "same everywhere" in result.warnings[0]
+
+
 @pytest.mark.parametrize(
     "image", [picture().astype(np.float32), picture()[None], "missing.png", np.zeros((0, 5, 3), np.uint8)]
 )

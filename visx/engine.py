@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from visx.models import Model
     from visx.network.outputs import Outputs
 
+FLAT = 1e-6  # the part of its largest value within which a map is the same everywhere
+
 
 @dataclass(frozen=True)
 class Job:
@@ -234,6 +236,7 @@ class _Answers:
         low, high = flat.amin(2), flat.amax(2)  # NaN and infinity show in these, and upsampling adds none
         self.finite = (low.isfinite() & high.isfinite()).tolist()
         self.empty = ((low == 0) & (high == 0)).tolist()
+        self.flat = (high - low <= FLAT * torch.maximum(high.abs(), low.abs())).tolist()
         native = found.native if found.native is not None else found.map if found.map.shape != maps.shape else None
         self.native = native.float().cpu().numpy() if native is not None else None
         self.channels = found.channels.float().cpu().numpy() if found.channels is not None else None
@@ -256,6 +259,8 @@ class _Answers:
         warnings += [cut] if cut and not self.found.subjects else []
         if self.empty[b][t] and not warnings:
             warnings.append("the map is zero everywhere: the score does not depend on the input here")
+        elif self.flat[b][t] and not warnings:
+            warnings.append("the map is the same everywhere: it tells no place from another")
         outputs, subject = self.outputs, self.found.subjects[b][t] if self.found.subjects else None
         target = subject.target if subject else self.ids[b][t]
         label = subject.label if subject else self.model.label(target)

@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import wraps
 from itertools import count
-from typing import Any, Literal, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 
 from visx.as_written import AsWritten
 from visx.errors import unsupported
@@ -34,6 +36,7 @@ from visx.targets import Targets
 # What runs with batch norms folded into convolutions: nothing; all but single gradients, which depend on rounding; or all.
 Folding = Literal["none", "scores", "all"]
 R = TypeVar("R")
+P = ParamSpec("P")
 
 
 class _StopForward(Exception):  # noqa: N818 (a signal, no error)
@@ -60,6 +63,30 @@ class LayerGradients:
     layer: Layer
 
 
+def _recomputed(
+    gradients: Callable[Concatenate[Network, P], R],
+) -> Callable[Concatenate[Network, P], R]:
+    """`gradients`, and once more where non-reentrant checkpointing has run parts of forward again in the backward pass:
+    neither folding nor a rule on calls is in force there, so both are done without from then on."""
+
+    @wraps(gradients)
+    def run(network: Network, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with suppress(CheckpointError):
+            return gradients(network, *args, **kwargs)
+        network.recomputing, network.folding = True, "none"
+        with suppress(CheckpointError):
+            return gradients(network, *args, **kwargs)
+        raise unsupported(*_CHECKPOINTED)
+
+    return run
+
+
+_CHECKPOINTED = (
+    "its forward uses checkpointing, and what that runs again for the backward pass is not what ran before",
+    "switch checkpointing off: it saves memory in training, which explaining does not need",
+)
+
+
 class Network:
     """A module seen from outside: logits, gradients and layers of batches of normalised images (B, C, H, W)."""
 
@@ -84,6 +111,7 @@ class Network:
         self._as_written: AsWritten | None = None
         self._as_written_for = torch.Size()
         self._layers_as_written: set[str] = set()  # layers before whose output nothing may be folded
+        self.recomputing = False  # whether checkpointing was seen to run parts of forward again in the backward pass
         self.local_plans: dict[Any, Any] = {}  # what visx.local has learnt
         self.recorded: dict[torch.Size, dict[str, Layer]] = {}  # by input shape: how every layer's output is read
         self._pooled: dict[torch.Size, FeatureGrid | None] = {}  # and what is averaged before the classifier
@@ -262,6 +290,7 @@ class Network:
             self._pooled[shape] = pooled(run.watcher, run.watcher.functions.head(self.outputs.tensor(run.output)))
         return self._pooled[shape]
 
+    @_recomputed
     def input_gradients(
         self, x: Tensor, targets: Targets, kind: ScoreKind, rule: Rule | None = None, *, one_of_many: bool = False
     ) -> InputGradients:
@@ -289,6 +318,7 @@ class Network:
             grads = _gradients(scores, leaf)
         return InputGradients(grads, scores.detach(), met.others)
 
+    @_recomputed
     def layer_gradients(self, x: Tensor, name: str, targets: Targets, kind: ScoreKind) -> LayerGradients:
         """Gradients with respect to a layer's output. Only what lies behind the layer is differentiated.
 
@@ -349,6 +379,7 @@ class Network:
         maps = torch.stack([layer.grid.maps(g) for g in grads.unbind(1)], 1)
         return LayerGradients(layer.grid.maps(in_full(leaf.detach())), maps, scores.detach(), layer)
 
+    @_recomputed
     def project(self, x: Tensor, name: str, seed: Callable[[Tensor], Tensor], rule: Rule) -> tuple[Tensor, Tensor]:
         """The projection of a layer's output back to the input: `seed` maps the activation (B, K, h, w) to what is sent
         back. Returns (gradient (B, C, H, W), activation). Nothing behind the layer is computed."""
@@ -387,10 +418,10 @@ class Network:
                 "use the eager module, or backprop",
             )
         leaf = self.prepare(x).requires_grad_()
-        if rule != "deconv":
+        if rule != "deconv" or self.recomputing:
             output = run(leaf.clone())  # a network may work in place on its input
             require_graph(output, what)
-            met = guide(output) if rule else Met()
+            met = guide(output, rule) if rule else Met()
             if met is not None:
                 return leaf, output, met
         with Rules(rule or "guided") as rules:

@@ -352,3 +352,15 @@ def test_images_that_pad_a_batch_cost_no_copies():
     for one, other in zip(answers, full, strict=True):
         np.testing.assert_allclose(one[0].map, other[0].map, rtol=0, atol=1e-6)
         assert one[0].target == other[0].target
+
+
+@pytest.mark.parametrize("score", ["prob", "logit"])
+def test_scores_that_only_rounding_moves_are_said_so(score: str):
+    class Saturated(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean((1, 2, 3))[:, None] * torch.tensor([1e-9, 0.0]) + torch.tensor([12.0, 0.0])
+
+    picture = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    result = visx.explain(visx.wrap(Saturated(), size=16), picture, "occlusion", score=score, target=0)
+    (warning,) = result.warnings
+    assert "rounding" in warning and ("--score logit" in warning) == (score == "prob")

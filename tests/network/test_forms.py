@@ -118,7 +118,7 @@ def test_detaching_beside_the_way_is_no_cut() -> None:
     same(net(Beside))
 
 
-@pytest.mark.parametrize("method", ["backprop", "guided_backprop", "gradcam", "smoothgrad", "occlusion"])
+@pytest.mark.parametrize("method", ["backprop", "guided_backprop", "deconvnet", "gradcam", "smoothgrad", "occlusion"])
 def test_checkpointing_that_is_not_reentrant_changes_nothing(method: str) -> None:
     class Checkpointed(Base):
         def forward(self, x: Tensor) -> Tensor:
@@ -128,6 +128,31 @@ def test_checkpointing_that_is_not_reentrant_changes_nothing(method: str) -> Non
     same(net(Checkpointed), method, **options)
     if method == "gradcam":
         same(net(Checkpointed), method, layer="features.1")
+    if method == "deconvnet":
+        same(net(Checkpointed), method, layer="features.4", unit="max")
+
+
+@pytest.mark.parametrize("method", ["backprop", "deconvnet", "smoothgrad", "gradcam"])
+def test_checkpointing_that_a_loaded_model_is_switched_to(method: str) -> None:
+    model = visx.load_model("timm/test_resnet", "random")
+    options: dict[str, Any] = {"target": 1, "layer": "layer2.0" if method == "gradcam" else None}
+    options |= {"relu": False} if method == "gradcam" else {"samples": 2} if method == "smoothgrad" else {}
+    want = visx.explain(model, PICTURE, method, **options).map
+    model.module.set_grad_checkpointing(True)
+    got = visx.explain(model, PICTURE, method, **options).map
+    assert np.ptp(want) > 0 and np.abs(got - want).max() < 1e-3 * np.abs(want).max()
+
+
+def test_a_relu_that_checkpointing_hides_is_refused_in_words() -> None:
+    class Hidden(Base):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(checkpoint(self.written, x, use_reentrant=False).mean((2, 3)))
+
+        def written(self, x: Tensor) -> Tensor:
+            x = self.features[:2](x)
+            return self.features[3:](torch.maximum(x, torch.zeros_like(x)))
+
+    refused(net(Hidden), "deconvnet", "checkpointing")
 
 
 def test_reentrant_checkpointing_before_the_layer() -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PATCH_PART = 2 / 7  # of the input's shorter side
+ROUNDING = 8  # units in the last place of the score: what two passes over one picture may differ by
 SAME = 1e-4  # a hundredth of a grey level, normalised: a mean is not exact to the last bit
 
 
@@ -85,7 +86,11 @@ def occlusion(req: Request, p: OcclusionParams) -> Attribution:
         maps.append((rows @ grid @ columns.T / share).masked_fill(nothing[:, None, None], torch.nan))
         grids.append(grid)
         extras.append([{"patch": patch, "stride": stride, "passes": passes} for _ in nothing])
-        warnings.append([_remarks(n, passes - 1, same) for n in (~finite).flatten(1).sum(1).tolist()])
+        least = ROUNDING * torch.finfo(scores.dtype).eps * scores[0].abs().double().cpu()
+        moved = grid.abs().amax((1, 2)) > least
+        lost = (~finite).flatten(1).sum(1).tolist()
+        still = ["" if m else _STILL if req.kind == "logit" else f"{_STILL}: try --score logit" for m in moved.tolist()]
+        warnings.append([_remarks(n, passes - 1, same, s) for n, s in zip(lost, still, strict=True)])
     return Attribution(
         torch.stack(maps).to(req.x), native=torch.stack(grids).to(req.x), extras=extras, warnings=warnings
     )
@@ -152,7 +157,12 @@ def _scores(
         raise unsupported(f"the model does not take the framed image of {size}: {error}", "leave out -p pad") from None
 
 
-def _remarks(lost: int, patches: int, same: bool) -> list[str]:
+_STILL = "no patch changes the score by more than rounding does"
+
+
+def _remarks(lost: int, patches: int, same: bool, still: str) -> list[str]:
     if same:
         return ["the image is the fill everywhere, so hiding changes nothing: choose another -p fill"]
-    return [f"the score of {lost} of {patches} occluded copies is not finite: they are left out"] if lost else []
+    if lost:
+        return [f"the score of {lost} of {patches} occluded copies is not finite: they are left out"]
+    return [still] if still else []

@@ -29,8 +29,8 @@ _SUSPECTS = {
 }  # fmt: skip
 
 
-def guide(output: Tensor) -> Met | None:
-    """Let every ReLU in the graph behind `output` differentiate by the guided rule, which ends with the graph.
+def guide(output: Tensor, rule: Rule = "guided") -> Met | None:
+    """Let every ReLU in the graph behind `output` differentiate by a rule, which ends with the graph.
 
     None where the graph does not tell: work in place on slices may hide a ReLU, and arithmetic may be one.
     """
@@ -41,7 +41,7 @@ def guide(output: Tensor) -> Met | None:
             if name.startswith("Clamp") and _clamp_passes_its_bounds():
                 return None
             found.met += 1
-            node.register_hook(_guided)
+            node.register_hook(_HOOKS[rule])
         elif name in _OTHER_NODES:
             found.others[_OTHER_NODES[name]] += 1
         elif name in _SUSPECTS or name.endswith("CopySlices") or _masks(node, name) or _cuts_at_zero(node, name):
@@ -55,7 +55,7 @@ def complete(output: Tensor, rule: Rule) -> int:
     count = 0
     for node in nodes(output):
         if _is_relu(node, node.name()):
-            node.register_hook(_guided if rule == "guided" else _deconv)
+            node.register_hook(_HOOKS[rule])
             count += 1
     return count
 
@@ -132,3 +132,6 @@ def _guided(grads: tuple[Tensor | None, ...], incoming: tuple[Tensor | None, ...
 def _deconv(grads: tuple[Tensor | None, ...], incoming: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
     """The incoming gradient where it is positive, whatever the input was."""
     return (None if incoming[0] is None else incoming[0].relu(), *grads[1:])
+
+
+_HOOKS = {"guided": _guided, "deconv": _deconv}
