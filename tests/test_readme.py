@@ -41,6 +41,35 @@ def test_commands_and_options_exist() -> None:
 
 def test_every_dependency_has_its_line() -> None:
     pyproject = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
-    block = pyproject.split("dependencies = [")[1].split("]")[0]
-    for name in re.findall(r'"([a-z0-9-]+)', block):
-        assert name in README.split("## Dependencies")[1], name
+    section = README.split("\n## Dependencies\n")[1].split("\n## ")[0]
+    rows = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| ")][2:]
+    listed = {name.strip(): "" for row in rows if "(extra" not in row for name in row.split(",")}
+    for row in rows:
+        if found := re.fullmatch(r"(\S+) \(extra(?: `(\w+)`)?\)", row):
+            listed[found[1]] = found[2] or found[1]
+    needed = dict.fromkeys(names_in(pyproject.split("\ndependencies = [")[1].split("\n]")[0]), "")
+    extras = pyproject.split("[project.optional-dependencies]")[1].split("\n[")[0]
+    for extra, packages in re.findall(r"^(\w+) = \[(.*)\]$", extras, re.MULTILINE):
+        if extra != "test":
+            needed |= dict.fromkeys(names_in(packages), extra)
+    assert len(needed) > 16
+    assert listed == needed
+
+
+def names_in(requirements: str) -> list[str]:
+    """The packages of a list of requirements."""
+    return re.findall(r'"([A-Za-z0-9-]+)', requirements)
+
+
+def test_what_is_taken_is_one_table() -> None:
+    from visx.images.formats import _OTHERS
+    from visx.network.outputs import MEANS
+
+    section = README.split("\n## What is taken\n")[1].split("\n## ")[0]
+    table, said = section.strip().split("\n\n", 1)
+    groups = re.findall(r"^\| \*\*(\w+)\*\*", table, re.MULTILINE)
+    assert groups == ["Models", "Outputs", "Pictures"]
+    assert all(line.startswith("|") and line.count(" | ") == 1 for line in table.splitlines()[2:])
+    assert all(f"`{means}`" in said for means in MEANS)
+    for extra in re.findall(r"visx\[(\w+)\]", " ".join(how for *_, how in _OTHERS)):
+        assert f"`visx[{extra}]`" in table
