@@ -23,7 +23,7 @@ import torch
 from sweep import families, load, smallest
 from torch import Tensor, nn
 
-from visx.state import Network
+from visx.network.network import Network
 from visx.targets import Targets
 
 HERE = Path(__file__).parent

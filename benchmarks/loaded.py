@@ -34,7 +34,7 @@ def work(name: str, batch: int, lanes: int) -> None:
     import torch
 
     import visx
-    from visx.state import Network
+    from visx.network.network import Network
 
     torch.manual_seed(0)
     model = visx.load_model(name, "random")

@@ -18,9 +18,9 @@ from visx.contract import Attribution, Request
 from visx.engine import Answer, explain_batch, plan
 from visx.methods import get_method
 from visx.models import wrap
+from visx.network.network import Network
 from visx.options import parse
 from visx.scoring import Scorer
-from visx.state import Network
 from visx.targets import Targets, parse_target
 
 # Parameters that make a method quick in the tests that run every registered method; the others run with their defaults.

@@ -22,9 +22,9 @@ from visx.contract import Method
 from visx.images.decode import as_picture
 from visx.network import behaviour as behaviours
 from visx.network.behaviour import Behaviour, observe
+from visx.network.network import Network
 from visx.network.settings import seed_all
 from visx.seeds import image_seed
-from visx.state import Network
 
 SIZE = 16
 CHEAP: dict[str, dict[str, Any]] = {

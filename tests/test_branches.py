@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normed import settled
-from visx.folding import fold
-from visx.state import Network
+from visx.network.fast.fold import fold
+from visx.network.network import Network
 from visx.targets import Targets
 
 

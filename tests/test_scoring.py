@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from visx.errors import VisxError
+from visx.network.network import Network
 from visx.scoring import Scorer, out_of_memory
-from visx.state import Network
 
 
 class Linear:

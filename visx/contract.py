@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from visx.images.geometry import Placement
+    from visx.network.network import InputGradients, Network
     from visx.network.rules import Rule
     from visx.scoring import Scorer
-    from visx.state import InputGradients, Network
     from visx.targets import Targets
 
 Need = Literal["grad", "layer", "gap_head", "relu"]

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from visx.contract import NEEDS, Attachment, Attribution, Method, Request, ScoreKind
 from visx.errors import VisxError, unknown, unsupported
-from visx.local import local
 from visx.maps import upsample
+from visx.network.fast.crops import local
 from visx.network.forms import closed, scripted
+from visx.network.network import Network
 from visx.network.paths import layer_path
 from visx.network.probe import reaches
 from visx.options import Params, parse
 from visx.scoring import Scorer
-from visx.state import Network
 from visx.targets import Targets, TargetSpec
 
 if TYPE_CHECKING:

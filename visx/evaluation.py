@@ -19,11 +19,11 @@ from visx.mapping import Bench, Maps, Sample, explain_all
 from visx.metrics.contract import Measured, Metric, Survey, Trial
 from visx.metrics.regions import Annotations
 from visx.models import Model
+from visx.network.network import Network
 from visx.options import Params
 from visx.progress import SILENT, Progress
 from visx.randomizing import cascade
 from visx.runner import Settings
-from visx.state import Network
 
 RESAMPLES = 2000
 LEVEL = 0.95

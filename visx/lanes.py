@@ -18,7 +18,7 @@ import torch
 
 from visx.engine import Job
 from visx.explaining import Explainer, Loaded
-from visx.state import Network
+from visx.network.network import Network
 
 MOST = 4  # each lane holds the activations of a batch
 LANES_FROM = 64  # inputs; below, lanes would idle while the last batches are explained

@@ -22,13 +22,13 @@ from visx.ledger import Ledger
 from visx.metrics.contract import Measured, Metric, Trial
 from visx.metrics.regions import Annotations, to_input
 from visx.models import Model
+from visx.network.network import Network
 from visx.options import Params
 from visx.progress import SILENT, Progress
 from visx.results import Settings
 from visx.runner import Run
 from visx.scoring import Scorer
 from visx.seeds import image_seed
-from visx.state import Network
 from visx.stored import read_map, target_of
 from visx.targets import TargetSpec
 

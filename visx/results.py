@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from visx.images.geometry import Placement
     from visx.journal import Journal
     from visx.models import Model
-    from visx.state import Network
+    from visx.network.network import Network
     from visx.targets import TargetSpec
 
 

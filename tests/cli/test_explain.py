@@ -14,7 +14,7 @@ from PIL import Image
 
 from visx import artifacts
 from visx.errors import VisxError
-from visx.state import Network
+from visx.network.network import Network
 
 
 def files(root: str = "visx-out") -> dict[str, bytes]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nets import GapHead, VGGLike, images, seeded
 from oracles import answers, ask, model_of, same
 from visx import VisxError
-from visx.state import Network
+from visx.network.network import Network
 
 X = images(2, 16)
 UNITS = ["max", "3", "2,1,3"]

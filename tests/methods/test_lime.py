@@ -16,7 +16,7 @@ from visx.errors import ExitCode, VisxError
 from visx.images.geometry import Placement
 from visx.methods import get_method
 from visx.methods.lime import LimeParams, fit, on_off, superpixels
-from visx.state import Network
+from visx.network.network import Network
 from visx.targets import TargetSpec
 
 SIZE = 32

@@ -18,8 +18,8 @@ from visx.engine import explain_batch, plan
 from visx.errors import ExitCode, VisxError
 from visx.images.geometry import Placement
 from visx.methods import get_method
+from visx.network.network import Network
 from visx.seeds import generator
-from visx.state import Network
 from visx.targets import TargetSpec
 
 SIZE = 32

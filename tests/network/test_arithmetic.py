@@ -13,8 +13,8 @@ import visx
 from nets import Activation, TwoConvs, images, seeded, two_convs
 from oracles import ask, model_of, same
 from visx import VisxError
+from visx.network.network import Network
 from visx.network.rules import Rules
-from visx.state import Network
 from visx.targets import Targets
 
 

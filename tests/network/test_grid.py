@@ -14,7 +14,7 @@ from oracles import answers, ask, model_of, same
 from visx import VisxError
 from visx.network.anatomy import look
 from visx.network.grid import FeatureGrid
-from visx.state import Network
+from visx.network.network import Network
 
 X = images(2, 16)
 WIDE = torch.randn(2, 3, 8, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

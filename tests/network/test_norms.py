@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from nets import CLASSES, images, seeded
 from oracles import answers, ask, maps_of, model_of, same
+from visx.network.network import Network
 from visx.network.norms import align_norms
-from visx.state import Network
 from visx.targets import Targets
 
 

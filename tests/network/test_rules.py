@@ -13,7 +13,7 @@ from nets import RELU6S, RELUS, Activation, TwoConvs, images, seeded, two_convs
 from oracles import Rule, ask, backward_by_hand, deconv, guided, plain, same
 from visx import VisxError
 from visx.network import rules
-from visx.state import Network
+from visx.network.network import Network
 from visx.targets import Targets
 
 METHODS = {"backprop": plain, "deconvnet": deconv, "guided_backprop": guided}

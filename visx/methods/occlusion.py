@@ -16,7 +16,7 @@ interpolated linearly between the centres where the stride is above 1. There the
 and every row begins one stride late.
 
 Copies of a convolutional network that visx loads compute its early layers only around the patch, exact but for rounding
-(`visx.local`). The clean image is the first copy of the stream, so that its score is computed just as the others' are. A copy whose score
+(visx/network/fast/crops.py). The clean image is the first copy of the stream, so that its score is computed just as the others' are. A copy whose score
 is not finite is left out of the mean, with a warning; its place in the grid is 0.
 """
 

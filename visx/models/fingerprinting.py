@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from visx.fingerprint import Fingerprint, close
-from visx.state import Network
+from visx.network.network import Network
 
 _NUMBERS = 8
 

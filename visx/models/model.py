@@ -18,11 +18,11 @@ from visx.network.anatomy import Anatomy, examine
 from visx.network.behaviour import PLAIN, Behaviour, observe
 from visx.network.forms import copied, half, unwrapped, whereabouts
 from visx.network.grid import Layer
+from visx.network.network import Folding, Network
 from visx.network.outputs import Outputs
 from visx.network.probe import failure, try_out
 from visx.network.restoring import Kept
 from visx.network.snapshot import Snapshot
-from visx.state import Folding, Network
 from visx.targets import TargetSpec, parse_targets
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -42,7 +42,7 @@ class Model:
 
     `module` is never changed by explaining: it is set to eval mode and its flags are restored around every use.
     Models loaded by visx are frozen, mostly `channels_last`, and run with batch norms folded into convolutions (`folding`:
-    see visx/state.py); a module handed in keeps its memory layout and its operations. `means` and `head` overrule what the
+    see visx/network/network.py); a module handed in keeps its memory layout and its operations. `means` and `head` overrule what the
     output is found to mean.
 
 

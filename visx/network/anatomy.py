@@ -15,10 +15,10 @@ from visx.network.choice import Exit, choose
 from visx.network.forms import named_modules
 from visx.network.grid import FeatureGrid, Layer, read
 from visx.network.head import Head, Trace
+from visx.network.network import Network
 from visx.network.outputs import Outputs, recognise
 from visx.network.probe import DryRun, dry_run
 from visx.network.trace import Recorder
-from visx.state import Network
 
 
 @dataclass(frozen=True)

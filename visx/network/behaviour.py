@@ -24,7 +24,7 @@ from visx.network.snapshot import Values
 from visx.scoring import out_of_memory
 
 if TYPE_CHECKING:
-    from visx.state import Network
+    from visx.network.network import Network
 
 # What rounding alone may move outputs by, as a part of the largest one, where equal passes are not equal to the last bit;
 # and what more than so many times of it must have another reason, where an output is computed in a batch of another size.

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from visx.network.isolation import hooked
+from visx.network.network import Network
 from visx.network.rules import OTHER_ACTIVATIONS, Arithmetic, relu_call
-from visx.state import Network
 
 Key = tuple[int, int]  # identity and version of a tensor
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from visx.errors import VisxError, said_by, unsupported
-from visx.folding import tensors
+from visx.network.fast.fold import tensors
 from visx.network.forms import check_values, input_dtype, lazy, quantised, whereabouts
+from visx.network.network import Network
 from visx.network.rules import strangers
 from visx.scoring import out_of_memory
-from visx.state import Network
 from visx.targets import Targets
 
 

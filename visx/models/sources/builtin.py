@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from visx.images.geometry import Preprocess
 from visx.models import checkpoint
 from visx.models.model import Model, Weights
-from visx.state import Folding
+from visx.network.network import Folding
 
 
 def imagenet_labels() -> tuple[str, ...]:

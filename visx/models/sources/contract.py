@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from visx.images.geometry import Preprocess
 from visx.models.model import Model
-from visx.state import Folding
+from visx.network.network import Folding
 
 
 class Source(Protocol):

@@ -16,8 +16,8 @@ from visx.images.geometry import Preprocess
 from visx.models import checkpoint
 from visx.models.model import Model, Weights
 from visx.models.sources.neighbours import Neighbours
+from visx.network.network import Folding
 from visx.network.probe import complete
-from visx.state import Folding
 
 _EXAMPLE = "def make(): return Net()"
 

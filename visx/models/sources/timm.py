@@ -13,7 +13,7 @@ from visx.images.geometry import Preprocess
 from visx.models import checkpoint, downloads
 from visx.models.model import Model, Weights
 from visx.models.sources.builtin import imagenet_labels
-from visx.state import Folding
+from visx.network.network import Folding
 
 
 class Timm:

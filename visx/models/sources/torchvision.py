@@ -15,7 +15,7 @@ from visx.images.geometry import Preprocess
 from visx.models import checkpoint, downloads
 from visx.models.model import Model, Weights
 from visx.models.sources.builtin import BuiltIn
-from visx.state import Folding
+from visx.network.network import Folding
 
 
 class Torchvision:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.overrides import TorchFunctionMode
 
-from visx.convolutions import CONVOLUTIONS, Convolution, packed, pointwise
+from visx.network.fast.onednn import CONVOLUTIONS, Convolution, packed, pointwise
 from visx.network.fast.pending import ASKING, Astray, Pending, tensors
 from visx.network.isolation import hooked
 from visx.network.rules import ReluCall, relu_call

@@ -27,8 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from visx.convolutions import CONVOLUTIONS, Convolution, packed, pointwise
-from visx.folding import Chain, Folded
+from visx.network.fast.fold import Chain, Folded
+from visx.network.fast.onednn import CONVOLUTIONS, Convolution, packed, pointwise
 from visx.network.fast.pending import Astray, Pending
 
 _BLOCK = 16  # input channels that are summed at a time in the plain layout

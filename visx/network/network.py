@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
-from visx.as_written import AsWritten
 from visx.errors import unsupported
-from visx.folding import Folded, fold
 from visx.network.behaviour import PLAIN, Behaviour, drawing
+from visx.network.fast.exact import AsWritten
+from visx.network.fast.fold import Folded, fold
 from visx.network.fast.pending import Astray
 from visx.network.forms import eager, input_dtype, scripted, submodule, unwrapped, whereabouts
 from visx.network.grid import SPATIAL, FeatureGrid, Layer
@@ -112,7 +112,7 @@ class Network:
         self._as_written_for = torch.Size()
         self._layers_as_written: set[str] = set()  # layers before whose output nothing may be folded
         self.recomputing = False  # whether checkpointing was seen to run parts of forward again in the backward pass
-        self.local_plans: dict[Any, Any] = {}  # what visx.local has learnt
+        self.local_plans: dict[Any, Any] = {}  # what visx.network.fast.crops has learnt
         self.recorded: dict[torch.Size, dict[str, Layer]] = {}  # by input shape: how every layer's output is read
         self._pooled: dict[torch.Size, FeatureGrid | None] = {}  # and what is averaged before the classifier
         self.dtype, self.device = input_dtype(self.module), whereabouts(self.module)

@@ -15,7 +15,7 @@ from oracles import CHEAP, answers, assert_unchanged, fingerprint, model_of
 from visx import Model, VisxError
 from visx.contract import Method
 from visx.network.isolation import undisturbed
-from visx.state import Network
+from visx.network.network import Network
 from visx.targets import Targets
 
 SIZE = 12

@@ -31,11 +31,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from visx.folding import Folded, observed
+from visx.network.fast.fold import Folded, observed
 from visx.network.fast.pending import ASKING, tensors
 from visx.network.isolation import hooked
+from visx.network.network import Network
 from visx.scoring import Box
-from visx.state import Network
 
 WORTHWHILE = 0.15  # the part of a pass that a cut must save
 TRIES = 3  # cuts that are tried before the plain way is taken for good

@@ -15,7 +15,7 @@ from torchvision import models
 from nets import images
 from normed import Blocks, Mixed, Oddities, Plain, Rectified, pictures, settled
 from oracles import pearson
-from visx.state import Network
+from visx.network.network import Network
 from visx.targets import Targets
 
 

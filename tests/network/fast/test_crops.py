@@ -11,17 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import visx.local
+from normed import settled
 from oracles import fingerprint
-from test_folding import settled
 from visx.engine import explain_batch, plan
 from visx.errors import VisxError
-from visx.local import Local, Side, local
 from visx.methods import get_method
 from visx.models import load_model
 from visx.models.efficientnet_lite0 import MBConv, SameConv2d
+from visx.network.fast import crops
+from visx.network.fast.crops import Local, Side, local
+from visx.network.network import Network
 from visx.scoring import Scorer
-from visx.state import Network
 from visx.targets import TargetSpec
 
 
@@ -97,13 +97,13 @@ def repeatable():
 @pytest.fixture
 def every_cut(monkeypatch):
     """Cuts count as worth their while whatever they save."""
-    monkeypatch.setattr(visx.local, "WORTHWHILE", -math.inf)
+    monkeypatch.setattr(crops, "WORTHWHILE", -math.inf)
 
 
-def cuts(net: Network, shape: tuple[int, ...], boxes: Sequence[tuple[int, ...]]) -> list[visx.local.Plan]:
+def cuts(net: Network, shape: tuple[int, ...], boxes: Sequence[tuple[int, ...]]) -> list[crops.Plan]:
     x = torch.zeros(1, *shape).double()
     with net.session(), torch.no_grad():
-        return net.run_folded(torch.Size(shape), lambda folded: visx.local._Watch(folded).plans(net.module, x, boxes))
+        return net.run_folded(torch.Size(shape), lambda folded: crops._Watch(folded).plans(net.module, x, boxes))
 
 
 def everywhere(height: int, width: int, patch: tuple[int, int]) -> list[tuple[int, int, int, int]]:
@@ -386,7 +386,7 @@ def test_few_plans_are_remembered():
     with net.session():
         for size in range(40, 60):
             local(net, pictures(size, size)[0], [(0, 0, 5, 5)])
-    assert len(net.local_plans) == visx.local.PLANS and (torch.Size((3, 59, 59)), ((0, 0, 5, 5),)) in net.local_plans
+    assert len(net.local_plans) == crops.PLANS and (torch.Size((3, 59, 59)), ((0, 0, 5, 5),)) in net.local_plans
 
 
 class Around(nn.Module):
@@ -456,7 +456,7 @@ def test_it_is_learnt_once_and_holds_when_values_change(monkeypatch):
     net, (image, fill), boxes = network(strided()), pictures(64, 64), everywhere(64, 64, (9, 9))
     with net.session():
         before = local(net, image, boxes)
-        monkeypatch.setattr(visx.local, "_learn", None)
+        monkeypatch.setattr(crops, "_learn", None)
         with torch.no_grad():
             net.module[0].weight.mul_(-2.0)
         near = local(net, image, boxes)
@@ -483,7 +483,7 @@ def test_less_is_computed_and_the_module_is_what_it_was():
         raise KeyboardInterrupt
 
     with net.session(), pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(visx.local.Plan, "pasted", broken)
+        patch.setattr(crops.Plan, "pasted", broken)
         near.logits(fill, boxes)
     assert fingerprint(net.module) == was
 

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import visx.folding
+import visx.network.fast.fold as folding
 from normed import Blocks, Mixed, Oddities, Plain, Rectified, Shared, pictures, settled
-from visx.folding import fold
+from visx.network.fast.fold import fold
+from visx.network.network import Network
 from visx.network.rules import relu_call
-from visx.state import Network
 from visx.targets import Targets
 
 
@@ -101,7 +101,7 @@ def test_where_memory_does_not_hold_the_watched_pass_nothing_is_folded(monkeypat
     def full(*args: object) -> bool:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(visx.folding, "relu_call", full)
+    monkeypatch.setattr(folding, "relu_call", full)
     assert not fold(settled(Passes(nn.BatchNorm2d(4))), pictures())
 
 
@@ -208,7 +208,7 @@ def test_without_the_fused_convolution_only_normalisations_are_folded(monkeypatc
     def missing(*args: object) -> Tensor:
         raise RuntimeError("not on this processor")
 
-    monkeypatch.setattr(visx.folding, name, missing)
+    monkeypatch.setattr(folding, name, missing)
     net, x = settled(Rectified()).float(), pictures().float()
     folded = fold(net, x[:1])
     with torch.no_grad():
@@ -258,9 +258,9 @@ def test_projections_of_a_layer_see_the_layer_itself(layer: str):
 
 def test_weights_are_packed_once_whatever_comes_later(monkeypatch: pytest.MonkeyPatch):
     packs: list[tuple[int, ...]] = []
-    pack = visx.folding.packed
+    pack = folding.packed
     monkeypatch.setattr(
-        visx.folding, "packed", lambda w, call: packs.append(tuple(call.given["input"].shape)) or pack(w, call)
+        folding, "packed", lambda w, call: packs.append(tuple(call.given["input"].shape)) or pack(w, call)
     )
     net, x = settled(Rectified()).float(), pictures(13).float()
     network = Network(net, folding="scores")
