@@ -118,7 +118,9 @@ def test_a_form_in_python(row: Row, method: str, picture: Path) -> None:
     assert np.ptp(result.map) > 0
     if row.like:
         like = visx.explain(made(row.like), picture, method, **METHODS[method])
-        np.testing.assert_allclose(result.map, like.map, rtol=1e-4, atol=1e-6 * np.abs(like.map).max())
+        # LIME's weights here are 1e-4 of a probability, whose rounding to float32 is 1e-8
+        part = 1e-4 if method == "lime" else 1e-6
+        np.testing.assert_allclose(result.map, like.map, rtol=1e-4, atol=part * np.abs(like.map).max())
         assert result.label == like.label
 
 
