@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from visx.images.geometry import Placement
-    from visx.network.network import InputGradients, Network
+    from visx.network.gradients import InputGradients
+    from visx.network.network import Network
     from visx.network.rules import Rule
     from visx.scoring import Scorer
     from visx.targets import Targets

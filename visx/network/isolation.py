@@ -62,6 +62,10 @@ def hooked(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
         handle.remove()
 
 
+class StopForward(Exception):  # noqa: N818 (a signal, no error)
+    """Raised by a hook at the last layer whose output is needed: ends the forward pass there."""
+
+
 @dataclass
 class _Held:
     """A module, parameter or buffer that sessions of a thread have, how many, and its flag before the first of them."""

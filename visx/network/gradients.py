@@ -1,0 +1,251 @@
+"""Gradients of a network's scores: with respect to its input, to a layer's output, and from a layer's output to the input.
+
+The functions are methods of `Network` (visx/network/network.py) and are called inside its session. ReLU rules
+(visx/network/rules/) act in one pass only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import wraps
+from itertools import count
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
+
+from visx.errors import unsupported
+from visx.network.fast.fold import Folded
+from visx.network.forms import scripted
+from visx.network.grid import Layer
+from visx.network.isolation import StopForward, hooked
+from visx.network.norms import align_norms
+from visx.network.outputs import ScoreKind, in_full, require_graph
+from visx.network.rules import Met, Rule, Rules, complete, guide, strangers
+from visx.targets import Targets
+
+if TYPE_CHECKING:
+    from visx.network.network import Network
+
+R = TypeVar("R")
+P = ParamSpec("P")
+
+
+@dataclass
+class InputGradients:
+    """`grads` (B, T, C, H, W) float32; `scores` (B, T); `other_activations`: those that a ReLU rule left alone."""
+
+    grads: Tensor
+    scores: Tensor
+    other_activations: Counter[str]
+
+
+@dataclass
+class LayerGradients:
+    """`activation` (B, K, h, w) and `grads` (B, T, K, h, w) of one and the same tensor, float32; `layer` says how they
+    were read."""
+
+    activation: Tensor
+    grads: Tensor
+    scores: Tensor
+    layer: Layer
+
+
+def _recomputed(
+    gradients: Callable[Concatenate[Network, P], R],
+) -> Callable[Concatenate[Network, P], R]:
+    """`gradients`, and once more where non-reentrant checkpointing has run parts of forward again in the backward pass:
+    neither folding nor a rule on calls is in force there, so both are done without from then on."""
+
+    @wraps(gradients)
+    def run(network: Network, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with suppress(CheckpointError):
+            return gradients(network, *args, **kwargs)
+        network.recomputing, network.folding = True, "none"
+        with suppress(CheckpointError):
+            return gradients(network, *args, **kwargs)
+        raise unsupported(*_CHECKPOINTED)
+
+    return run
+
+
+_CHECKPOINTED = (
+    "its forward uses checkpointing, and what that runs again for the backward pass is not what ran before",
+    "switch checkpointing off: it saves memory in training, which explaining does not need",
+)
+
+
+@_recomputed
+def input_gradients(
+    network: Network,
+    x: Tensor,
+    targets: Targets,
+    kind: ScoreKind,
+    rule: Rule | None = None,
+    *,
+    one_of_many: bool = False,
+) -> InputGradients:
+    """Gradients of every target's score with respect to the input: one forward pass, one backward pass a target.
+
+    For a plain gradient, which ReLUs pass is decided as in the network's own forward pass, to the last bit. A caller
+    that sums many gradients, or takes many steps along them, may say `one_of_many`: then all may run folded, which is
+    faster. The guided rule does so always: it hardly shows (r above 0.99998 on 24 photographs; the deconvnet's 0.9999).
+    """
+
+    def run(_: Folded | None = None) -> tuple[Tensor, Tensor, Met]:
+        return _differentiable(network, x, network.logits, rule)
+
+    folds = one_of_many or rule == "guided" or network.folding == "all"
+    with torch.enable_grad():
+        leaf, logits, met = (network.run_folded if folds else network.run_as_written)(x.shape[1:], run)
+        if rule is not None and not met.met:
+            others = f" (it uses {', '.join(met.others)})" if met.others else ""
+            raise unsupported(
+                f"the model has no ReLU for the {rule} rule{others}: the result would be the plain gradient",
+                "use backprop, smoothgrad or integrated_gradients",
+            )
+        ids = targets.resolve(logits)
+        scores = network.outputs.scores(logits, ids, kind)
+        grads = _gradients(scores, leaf)
+    return InputGradients(grads, scores.detach(), met.others)
+
+
+@_recomputed
+def layer_gradients(network: Network, x: Tensor, name: str, targets: Targets, kind: ScoreKind) -> LayerGradients:
+    """Gradients with respect to a layer's output. Only what lies behind the layer is differentiated.
+
+    What lies before runs folded if behind the layer no convolution follows that could be: there, ReLUs by the
+    thousand would pass what they pass by their forward values, which rounding moves. Else all runs as written.
+    """
+    if len(x) > 1 and network.behaviour.one_row:
+        return _row_by_row(network, x, name, targets, kind)
+    layer = network.feature_layer(name, x.shape[1:])
+    found: LayerGradients | None = None
+    if name not in network.layers_as_written:
+        found = network.run_folded(
+            x.shape[1:], lambda folded: _layer_gradients(network, x, layer, targets, kind, folded)
+        )
+    if found is None:
+        network.layers_as_written.add(name)
+        found = network.run_as_written(x.shape[1:], lambda: _layer_gradients(network, x, layer, targets, kind, None))
+    assert found is not None
+    return found
+
+
+def _row_by_row(network: Network, x: Tensor, name: str, targets: Targets, kind: ScoreKind) -> LayerGradients:
+    """Layer gradients of copies of one picture, each in a pass of its own."""
+    assert targets.ids is not None, "copies have the targets of their picture"
+    fixed = [Targets.fixed(ids) for ids in targets.ids.split(1)]
+    rows = [layer_gradients(network, row, name, of, kind) for row, of in zip(x.split(1), fixed, strict=True)]
+    activation, grads = torch.cat([r.activation for r in rows]), torch.cat([r.grads for r in rows])
+    return LayerGradients(activation, grads, torch.cat([r.scores for r in rows]), rows[0].layer)
+
+
+def _layer_gradients(
+    network: Network, x: Tensor, layer: Layer, targets: Targets, kind: ScoreKind, folded: Folded | None
+) -> LayerGradients | None:
+    """None where folding changes the very output that was asked for, or the gradient behind it."""
+    name = layer.name
+    outputs: list[Tensor] = []
+    calls = count()
+
+    def cut(module: nn.Module, args: Any, output: Any) -> Tensor | None:
+        if next(calls) % layer.runs != layer.call:  # checkpointing runs it again for the backward pass
+            return None
+        if folded is not None and folded.in_chain():
+            raise StopForward
+        outputs.append(layer.output(output, len(x)).detach().requires_grad_())
+        if folded is not None:
+            folded.active = False  # the gradient is of the network as it is
+        with torch.enable_grad():  # the layer may be the last under a no_grad of forward's own
+            return outputs[-1].clone()  # what follows may work in place: the leaf keeps the layer's own output
+
+    # Nothing before the layer wants a gradient, so nothing is recorded there; behind it forward decides.
+    with torch.enable_grad(), hooked(network.layer(name), cut):
+        try:
+            logits = network.logits(x)
+        except StopForward:
+            return None
+        if folded is not None and folded.passed and network.folding != "all":
+            return None
+        if not outputs:
+            raise unsupported(f"layer {name} ran in one forward pass and not in the next")
+        require_graph(logits, f"layer {name}")
+        ids = targets.resolve(logits)
+        scores = network.outputs.scores(logits, ids, kind)
+        leaf = outputs[0]
+        grads = _gradients(scores, leaf)
+    assert layer.grid is not None
+    maps = torch.stack([layer.grid.maps(g) for g in grads.unbind(1)], 1)
+    return LayerGradients(layer.grid.maps(in_full(leaf.detach())), maps, scores.detach(), layer)
+
+
+@_recomputed
+def project(
+    network: Network, x: Tensor, name: str, seed: Callable[[Tensor], Tensor], rule: Rule
+) -> tuple[Tensor, Tensor]:
+    """The projection of a layer's output back to the input: `seed` maps the activation (B, K, h, w) to what is sent
+    back. Returns (gradient (B, C, H, W), activation). Nothing behind the layer is computed."""
+    layer = network.feature_layer(name, x.shape[1:])
+    grid = layer.grid
+    assert grid is not None
+    outputs: list[Tensor] = []
+
+    def run(x: Tensor) -> Tensor:
+        calls = count()
+
+        def stop(module: nn.Module, args: Any, output: Any) -> None:
+            if next(calls) == layer.call:
+                outputs.append(layer.output(output, len(x)))
+                raise StopForward
+
+        with suppress(StopForward), hooked(network.layer(name), stop):
+            network.run(x)
+            raise unsupported(f"layer {name} ran in one forward pass and not in the next")
+        return outputs[-1]
+
+    with torch.enable_grad():
+        leaf, output, _ = _differentiable(network, x, run, rule, f"layer {name}")
+        maps = grid.maps(output.detach())
+        align_norms(output)
+        (grad,) = torch.autograd.grad(output, leaf, grid.output(seed(maps), output))
+    return in_full(grad), in_full(maps)
+
+
+def _differentiable(
+    network: Network, x: Tensor, run: Callable[[Tensor], Tensor], rule: Rule | None, what: str = "the input"
+) -> tuple[Tensor, Tensor, Met]:
+    """A leaf of `x`, what `run` makes of it, with every ReLU between them under `rule`, and what the rule met."""
+    if rule is not None and (inside := scripted(network.module)):
+        raise unsupported(
+            f"a ReLU rule cannot reach into the scripted module {inside}",
+            "use the eager module, or backprop",
+        )
+    leaf = network.prepare(x).requires_grad_()
+    if rule != "deconv" or network.recomputing:
+        output = run(leaf.clone())  # a network may work in place on its input
+        require_graph(output, what)
+        met = guide(output, rule) if rule else Met()
+        if met is not None:
+            return leaf, output, met
+    with Rules(rule or "guided") as rules:
+        output = run(leaf.clone())
+    require_graph(output, what)
+    rules.found.met += complete(output, rules.rule)
+    rules.found.others += strangers(output)
+    return leaf, output, rules.found
+
+
+def _gradients(scores: Tensor, wrt: Tensor) -> Tensor:
+    """d scores[b, t] / d wrt[b] -> (B, T, ...) float32; images are independent of each other in eval mode."""
+    align_norms(scores)
+    targets = scores.shape[1]
+    grads = []
+    for t in range(targets):
+        (grad,) = torch.autograd.grad(scores[:, t].sum(), wrt, retain_graph=t + 1 < targets, allow_unused=True)
+        grads.append(torch.zeros_like(wrt) if grad is None else grad)
+    return in_full(torch.stack(grads, 1)) if targets > 1 else in_full(grads[0]).unsqueeze(1)
