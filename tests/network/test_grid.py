@@ -227,6 +227,51 @@ def test_of_twins_the_run_that_saw_the_picture_is_explained(first: bool) -> None
     assert model_of(net, 16).anatomy.default_layer == "branch"
 
 
+@pytest.mark.parametrize("second", ["flipped", "aside"])
+def test_of_two_runs_the_one_that_is_a_map_on_the_way_to_the_score_is_explained(second: str) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch, self.fc = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.Tanh()), nn.Linear(6, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits = self.fc(self.branch(x).mean((2, 3)))
+            other = self.fc(self.branch(x.flip(3) if second == "flipped" else x * 2).mean((2, 3)))
+            return (logits + other) / 2 if second == "flipped" else logits
+
+    net = seeded(Twice)
+    assert model_of(net, 16).anatomy.default_layer == "branch"
+    found = ask("gradcam", net, X, (1,), layer="branch", relu=False)
+    alpha = net.fc.weight[1][None, :, None, None] / 64 / (2 if second == "flipped" else 1)
+    assert same(found.map, (alpha * net.branch(X)).sum(1, keepdim=True))
+    assert "run 1 is explained" in found.warned(0, 0)[0]
+
+
+class Windowed(nn.Module):
+    """Patches cut out first, a convolution within each, which then is a token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.proj, self.norm = nn.Conv2d(3, 4, 2, 2), nn.Linear(16, 8), nn.LayerNorm(8)
+        self.fc = nn.Linear(8, CLASSES)
+        nn.init.normal_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = F.unfold(x, 4, stride=4).transpose(1, 2).reshape(-1, 3, 4, 4)
+        return self.fc(self.norm(self.proj(self.inner(windows).reshape(len(x), -1, 16))).mean(1))
+
+
+@pytest.mark.parametrize("x", [X, WIDE], ids=["square", "wide"])
+def test_patches_that_are_cut_out_before_a_convolution(x: Tensor) -> None:
+    net = seeded(Windowed)
+    height, width = x.shape[2] // 4, x.shape[3] // 4
+    found = layers(net, x)
+    assert found["norm"][0] is not None and found["norm"][0].shape == (8, height, width)
+    assert found["inner"][0] is None and "windows" in found["inner"][1]
+    want = plain(net, "norm", x, 1, lambda o: o.transpose(1, 2).unflatten(2, (height, width)))
+    assert same(ask("gradcam", net, x, (1,), layer="norm", relu=False).map, want)
+
+
 class TwinRelus(Twins):
     def __init__(self, first: bool) -> None:
         super().__init__(first)

@@ -56,7 +56,8 @@ def _said_of(layer: Layer) -> list[str]:
     assert layer.grid is not None
     said = []
     if layer.calls > 1:
-        said.append(f"layer {layer.name} runs {layer.calls} times in one pass: its last output is explained")
+        which = "its last output" if layer.call == layer.runs - 1 else f"its output of run {layer.call + 1}"
+        said.append(f"layer {layer.name} runs {layer.calls} times in one pass: {which} is explained")
     if layer.grid.single:
         said.append(f"layer {layer.name} has one cell, so its map is the same everywhere")
     return said

@@ -18,7 +18,7 @@ from visx.network.head import Head, Trace
 from visx.network.network import Network
 from visx.network.outputs import Outputs, recognise
 from visx.network.probe import DryRun, dry_run
-from visx.network.trace import Recorder
+from visx.network.trace import Node, Recorder, ancestors
 
 
 @dataclass(frozen=True)
@@ -80,22 +80,29 @@ class _Watch:
         edge = torch.autograd.graph.get_gradient_edge(output) if output.requires_grad else None
         return Exit(name, kind, tuple(output.shape), node, edge, node is not None and node is came)
 
-    def layers(self) -> Iterator[Layer]:
-        """One layer a module, in the order of the runs that are explained."""
+    def layers(self, score: Node | None) -> dict[str, Layer]:
+        """One layer a module, in the order of the runs that are explained: of several the last that the score (its node)
+        was made from and that is a feature map; else the last that saw the picture."""
+        behind = ancestors(score) if score is not None else set()
         runs: dict[str, list[Exit]] = {}
         for run in self.exits:
             runs.setdefault(run.name, []).append(run)
         explained = {}
         for name, several in runs.items():
             seeing = [i for i, run in enumerate(several) if run.node is not None]
-            explained[name] = (seeing[-1] if seeing else len(several) - 1, len(seeing))
+            leading = [i for i in seeing if several[i].node in behind] if len(seeing) > 1 else seeing
+            read = (i for i in reversed(leading) if len(leading) < 2 or several[i].grid is not None)
+            last = next(read, (leading or seeing or [len(several) - 1])[-1])
+            explained[name] = last, len(seeing)
         counted: dict[str, int] = {}
+        found: dict[str, Layer] = {}
         for run in self.exits:
             number = counted[run.name] = counted.get(run.name, -1) + 1
             call, calls = explained[run.name]
             if number == call:
                 shape = None if run.shape is None else run.shape[1:]
-                yield Layer(run.name, run.type, shape, run.read, call, calls, len(runs[run.name]))
+                found[run.name] = Layer(run.name, run.type, shape, run.read, call, calls, len(runs[run.name]))
+        return found
 
 
 def examine(
@@ -111,15 +118,17 @@ def examine(
     Costs one pass, and a backward pass through what lies behind the default layer.
     """
     with network.session():
-        run = look(network, shape)
+        run = dry_run(network, shape, _Watch)
         headless = getattr(network.module, "num_classes", None) == 0  # timm's way to say so
         outputs = recognise(run.graphed, means=means, head=head, headless=headless, labels=labels)
         watch, logits = run.watcher, outputs.tensor(run.output)
         cam = watch.functions.head(logits)
         gap = cam is not None and (not cam.last_axis or pooled(watch, cam) is not None)
-        default, why = choose(watch.exits, logits, watch.operations.node(logits))
+        score = watch.operations.node(logits)
+        default, why = choose(watch.exits, logits, score)
+        layers = network.recorded[torch.Size(shape)] = watch.layers(score)
     return Anatomy(
-        tuple(network.recorded[torch.Size(shape)].values()),
+        tuple(layers.values()),
         default,
         why,
         gap,
@@ -146,5 +155,6 @@ def look(network: Network, shape: tuple[int, ...]) -> DryRun[_Watch]:
     Inside a session: a lane has none of its own, and would wait for the run's.
     """
     run = dry_run(network, shape, _Watch)
-    network.recorded[torch.Size(shape)] = {layer.name: layer for layer in run.watcher.layers()}
+    score = run.watcher.operations.node(network.outputs.tensor(run.output))
+    network.recorded[torch.Size(shape)] = run.watcher.layers(score)
     return run

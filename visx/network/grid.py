@@ -73,8 +73,8 @@ class Layer:
     """One module that ran: its path, its type and its output's shape without the batch (None where it is no tensor).
 
     `read` gives the grid as which the output is read, or the reason why it is none. A module may run several times in one
-    pass: `call` is the number of the run that is explained, from 0 (the last one that saw the picture), `calls` how many
-    runs saw it, `runs` how many there are.
+    pass: `call` is the number of the run that is explained, from 0 (the last feature map that the score was made from, else
+    the last run that saw the picture), `calls` how many runs saw it, `runs` how many there are.
     """
 
     name: str

@@ -46,7 +46,12 @@ class Rasters:
         if len(shape) != 4 or places.dim() != 4 or tuple(shape[2:]) == (1, 1):
             return None
         extent = self.extent(places)
-        return None if extent is None else self.make(shape, extent)
+        if extent is not None:
+            return self.make(shape, extent)
+        extents = [_extent(window) for window in compact(places)]  # windows of the picture, one a row
+        if len(extents) != shape[0] or None in extents:
+            return None
+        return torch.stack([self.make(shape[2:], e) for e in extents if e is not None])[:, None].expand(shape)
 
     def merged(self, several: list[Tensor]) -> Tensor:
         """The places of an elementwise result: the operands', where they agree; else those of one that is a raster."""
