@@ -51,6 +51,17 @@ class Net(nn.Module):
         return self.head(self.change(self, self.pool(self.features(x)).flatten(1)))
 
 
+class Answering(Net):
+    """Logits (B, 4), in the form that `answer` gives them."""
+
+    def __init__(self, answer: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x: Tensor) -> Any:
+        return self.answer(super().forward(x))
+
+
 def batch_norm(**options: Any) -> Net:
     net = Net()
     net.features[1] = nn.BatchNorm2d(8, **options).double()
@@ -180,6 +191,8 @@ PLAIN: dict[str, Callable[[], nn.Module]] = {
         attention=nn.MultiheadAttention(8, 2, batch_first=True),
     ),
     "statistics_of_the_picture": lambda: Net(lambda net, x: F.layer_norm(x, (8,))),
+    "one_logit_squeezed": lambda: Answering(lambda z: z[:, :1].sigmoid().squeeze()),
+    "a_member_of_one_row": lambda: Answering(lambda z: {"logits": z, "prototypes": torch.ones(1, 7, 3)}),
 }
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from visx.network.fast.pending import tensors
+from visx.network.members import rows
 from visx.network.restoring import Kept, same_values
 from visx.network.settings import random_states, seed_all
 from visx.network.snapshot import Values
@@ -188,13 +189,17 @@ class _Look:
         return Behaviour(drew, coupled, stateful, not repeatable, single, changing, parameters, single or apart)
 
     def _run(self, x: Tensor, *, anew: bool = False) -> list[Tensor]:
-        """The last picture's part of all outputs that have one for every picture; `drew` is set if a generator moved."""
+        """The last picture's part of what is explained, or, where that is not known, of all outputs that have one for every
+        picture; `drew` is set if a generator moved."""
         if anew:
             self.before.restore()
         seed_all(0)
         states = random_states()
         output = self.network.module(self.network.prepare(x))
         self.drew = not _same_states(states, random_states())
+        scores = rows(self.network.outputs.tensor(output), len(x))
+        if scores is not None:
+            return [scores[-1].clone()]
         found = list(tensors(output)) or list(tensors(dict(getattr(output, "__dict__", {}))))
         return [t[-1].clone() for t in found if t.dim() and len(t) == len(x)]
 
