@@ -51,7 +51,9 @@ class Rasters:
         extents = [_extent(window) for window in compact(places)]  # windows of the picture, one a row
         if len(extents) != shape[0] or None in extents:
             return None
-        return torch.stack([self.make(torch.Size(shape[2:]), e) for e in extents if e is not None])[:, None].expand(shape)
+        return torch.stack([self.make(torch.Size(shape[2:]), e) for e in extents if e is not None])[:, None].expand(
+            shape
+        )
 
     def merged(self, several: list[Tensor]) -> Tensor:
         """The places of an elementwise result: the operands', where they agree; else those of one that is a raster."""
