@@ -19,7 +19,8 @@ from visx.methods import get_method
 from visx.models import load_model
 from visx.models.efficientnet_lite0 import MBConv, SameConv2d
 from visx.network.fast import crops
-from visx.network.fast.crops import Local, Side, local
+from visx.network.fast.crops import Local, local
+from visx.network.fast.windows import Side
 from visx.network.network import Network
 from visx.scoring import Scorer
 from visx.targets import TargetSpec
@@ -103,7 +104,7 @@ def every_cut(monkeypatch):
 def cuts(net: Network, shape: tuple[int, ...], boxes: Sequence[tuple[int, ...]]) -> list[crops.Plan]:
     x = torch.zeros(1, *shape).double()
     with net.session(), torch.no_grad():
-        return net.run_folded(torch.Size(shape), lambda folded: crops._Watch(folded).plans(net.module, x, boxes))
+        return net.run_folded(torch.Size(shape), lambda folded: crops._plans(folded, net.module, x, boxes))
 
 
 def everywhere(height: int, width: int, patch: tuple[int, int]) -> list[tuple[int, int, int, int]]:
