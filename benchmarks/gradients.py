@@ -117,6 +117,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cpu", help="cpu, cuda")
     options = parser.parse_args()
+    torch.backends.cudnn.allow_tf32 = False  # full float32 for all, as visx has it
     processor = torch.cuda.get_device_name() if options.device == "cuda" else f"{os.cpu_count()} cores"
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {processor}\n")
     for name in options.models.split(","):

@@ -158,6 +158,8 @@ def test_a_relu_inside_an_autograd_function_counts_for_nothing() -> None:
 @pytest.mark.parametrize("passes", [False, True])
 def test_clamp_at_its_bound_stops_the_gradient(passes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own derivative there is 1 in older versions of torch, a ReLU's is 0."""
+    if not passes and rules.nodes._clamp_passes_its_bounds():
+        pytest.skip("this torch's clamp passes its bounds")
     monkeypatch.setattr(rules.nodes, "_clamp_passes_its_bounds", lambda: passes)
     x = torch.tensor([[-1.0, 0.0, 2.0]], requires_grad=True)
 

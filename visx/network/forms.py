@@ -45,20 +45,32 @@ def named_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def submodule(module: nn.Module, path: str) -> tuple[str, nn.Module]:
-    """The module at a path and its plain name (the first, if it has several), whether or not the path names the wrappers
-    (`module.` of parallel, `_orig_mod.` of compiled parts); a usage error with near matches where there is none."""
+    """The module at a path and its plain name (the first, if it has several). Raises as `at` does."""
+    found = at(module, path)
+    itself = unwrapped(found)
+    for name, child in named_modules(module):
+        if name and (child is found or child is itself):
+            return name, child
+    raise _no_layer(module, path)
+
+
+def at(module: nn.Module, path: str) -> nn.Module:
+    """The module at a path, whether or not the path names the wrappers (`module.` of parallel, `_orig_mod.` of compiled
+    parts); a usage error with near matches where there is none."""
     found = module
     for part in path.split("."):
         try:
             found = found.get_submodule(part)
         except AttributeError:
             if part != COMPILED and not (part == "module" and found is module):
-                break
-    else:
-        for name, child in named_modules(module):
-            if name and (child is found or child is unwrapped(found)):
-                return name, child
-    raise unknown("layer", path, [n for n, _ in named_modules(module) if n], "`visx layers MODEL` lists them")
+                raise _no_layer(module, path) from None
+    if found is module:  # an empty path, or wrappers alone
+        raise _no_layer(module, path)
+    return found
+
+
+def _no_layer(module: nn.Module, path: str) -> VisxError:
+    return unknown("layer", path, [n for n, _ in named_modules(module) if n], "`visx layers MODEL` lists them")
 
 
 def scripted(module: nn.Module) -> str:
