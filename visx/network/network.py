@@ -57,6 +57,7 @@ class Network:
         self.layers_as_written: set[str] = set()  # layers before whose output nothing may be folded
         self.recomputing = False  # whether checkpointing was seen to run parts of forward again in the backward pass
         self.local_plans: dict[Any, Any] = {}  # what visx.network.fast.crops has learnt
+        self._plain_names: dict[str, str] = {}  # by the path that was asked for
         self.recorded: dict[torch.Size, dict[str, Layer]] = {}  # by input shape: how every layer's output is read
         self._pooled: dict[torch.Size, FeatureGrid | None] = {}  # and what is averaged before the classifier
         self.dtype, self.device = input_dtype(self.module), whereabouts(self.module)
@@ -216,11 +217,13 @@ class Network:
 
     def feature_layer(self, name: str, shape: torch.Size) -> Layer:
         """The layer at a path, whose output for inputs of this shape (C, H, W) is a feature map; else exit 4."""
+        if name not in self._plain_names:
+            self.layer(name)
+            self._plain_names[name], _ = submodule(self.module, name)
+        name = self._plain_names[name]
         if name not in self.recorded.get(shape, {}):
             from visx.network.anatomy import look
 
-            self.layer(name)
-            name, _ = submodule(self.module, name)
             look(self, tuple(shape))
         layer = self.recorded[shape].get(name)
         if layer is None:
