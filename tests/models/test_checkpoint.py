@@ -257,3 +257,26 @@ def test_names_that_are_allowed_execute_nothing(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(VisxError, match="runs no code"):
             checkpoint.read(tmp_path / "x.pth")
     assert (tmp_path / "w.pth").exists()
+
+
+def test_a_file_that_was_cut_off_and_one_that_holds_a_part(tmp_path: Path) -> None:
+    whole = trained().state_dict()
+    torch.save(whole, tmp_path / "w.pth")
+    data = (tmp_path / "w.pth").read_bytes()
+    for size in (len(data) // 2, len(data) - 20):
+        (tmp_path / "w.pth").write_bytes(data[:size])
+        with pytest.raises(VisxError, match=r"w\.pth is damaged: a part of it is missing") as error:
+            checkpoint.read(tmp_path / "w.pth")
+        assert error.value.hint == "copy or download it again"
+    with pytest.raises(VisxError) as error:
+        loaded({k: v for k, v in whole.items() if "head" not in k}, tmp_path / "w.pth")
+    assert "a part of the network alone" in error.value.hint
+
+
+def test_a_module_that_refuses_to_load_says_why_itself(tmp_path: Path) -> None:
+    from torchvision.models import mnasnet0_5
+
+    net = mnasnet0_5(weights=None)
+    torch.save(dict(net.state_dict()), tmp_path / "w.pth")  # without the version that mnasnet asks for
+    with pytest.raises(VisxError, match="does not fit the model: version should be set"):
+        checkpoint.fit(net, checkpoint.read(tmp_path / "w.pth"), tmp_path / "w.pth")

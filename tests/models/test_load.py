@@ -293,3 +293,18 @@ def test_torchvisions_other_models_are_known_and_refused(name: str) -> None:
     with pytest.raises(VisxError, match=f"{name}: of torchvision's models") as error:
         load_model(name, "random")
     assert error.value.code == 4
+
+
+def test_a_library_model_is_the_same_whatever_torch_defaults_to() -> None:
+    plain = load_model("squeezenet1_1", "random")
+    try:
+        for dtype in (torch.float64, torch.bfloat16):
+            torch.set_default_dtype(dtype)
+            model = load_model("squeezenet1_1", "random")
+            assert model.weights.sha256 == plain.weights.sha256 and torch.get_default_dtype() is dtype
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for device in ("meta", "cpu"):
+        with torch.device(device):
+            assert load_model("squeezenet1_1", "random").weights.sha256 == plain.weights.sha256
+            assert torch.empty(1).device.type == device

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +66,13 @@ def load_model(
     }  # fmt: skip
     if any(value is not None for value in pictures.values()):
         override(source, pictures)
-    if weights == "random":
-        model = _random(source, spec)
-    elif weights == "default":
-        model = source.default()
-    else:
-        model = _from_checkpoint(source, spec, Path(weights))
+    with _plain_defaults():  # a factory has been called already, under whatever its owner has set
+        if weights == "random":
+            model = _random(source, spec)
+        elif weights == "default":
+            model = source.default()
+        else:
+            model = _from_checkpoint(source, spec, Path(weights))
     model.labels = model.labels if given is None else given
     made = getattr(source, "made", None)
     wrapped = made if isinstance(made, Model) else model  # a factory may say itself what its outputs mean
@@ -175,6 +176,20 @@ def _model(
     return Model(
         spec, module, source.preprocess(), weights, labels, source.channels_last, source.folding, code=source.code
     )
+
+
+@contextmanager
+def _plain_defaults() -> Iterator[None]:
+    """float32 on the CPU, whatever the caller has made torch's default: a library's model is the same everywhere."""
+    dtype = torch.get_default_dtype()
+    try:
+        if dtype != torch.float32:
+            torch.set_default_dtype(torch.float32)
+        with torch.device("cpu"):
+            yield
+    finally:
+        if dtype != torch.float32:
+            torch.set_default_dtype(dtype)
 
 
 def seeded(build: Any) -> Any:

@@ -27,6 +27,7 @@ def fit(module: nn.Module, state: dict[str, Any], path: Path) -> list[str]:
     lists missing and unexpected keys and other shapes, shortened: no part of the module may stay as it was."""
     own = module.state_dict()
     state, beside = arranged(own, state, path)
+    odd = ""
     try:
         result = module.load_state_dict(state, strict=False)
         missing, unexpected, shapes = list(result.missing_keys), list(result.unexpected_keys), _other_shapes(own, state)
@@ -38,18 +39,23 @@ def fit(module: nn.Module, state: dict[str, Any], path: Path) -> list[str]:
         AttributeError,
     ) as error:  # other shapes, or a hook of the module's
         missing, unexpected = [k for k in own if k not in state], [k for k in state if k not in own]
-        shapes = _other_shapes(own, state) or [str(error).strip().splitlines()[-1].strip()[:200]]
+        shapes = _other_shapes(own, state)
+        odd = "" if shapes else str(error).strip().splitlines()[-1].strip()[:200]
     missing = [k for k in missing if not k.endswith("num_batches_tracked")]  # nothing in eval mode reads it
     training = [k for k in unexpected if k.rpartition(".")[2] in _COUNTERS or _OF_TRAINING.match(k)]
     unexpected = [k for k in unexpected if k not in training]
-    if missing or unexpected or shapes:
+    if missing or unexpected or shapes or odd:
         parts = [
             f"{len(keys)} {word} ({short(keys)})"
             for word, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
             if keys
         ]
+        part = bool(missing) and not (unexpected or shapes or odd) and len(missing) < len(own) / 2
         raise VisxError(
-            f"{path} does not fit the model: {'; '.join(parts)}", hint="is --model the network that was trained?"
+            f"{path} does not fit the model: {'; '.join([*parts, *filter(None, [odd])])}",
+            hint="the file holds a part of the network alone: save all of it, torch.save(model.state_dict(), FILE)"
+            if part
+            else "is --model the network that was trained?",
         )
     beside += training
     return [f"{path.name}: {len(beside)} of its tensors are not the network's ({short(beside)})"] if beside else []

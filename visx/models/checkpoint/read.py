@@ -134,6 +134,8 @@ def _refused(path: Path, error: Exception) -> VisxError:
         return VisxError(
             f"{path} holds more than tensors ({wanted[1]}), and visx runs no code from a checkpoint", hint=SAVE
         )
+    if "PytorchStreamReader" in str(error):
+        return VisxError(f"{path} is damaged: a part of it is missing", hint="copy or download it again")
     if "weights only" in str(error).lower():
         return VisxError(f"{path} is damaged or not a checkpoint of tensors alone", hint=SAVE)
     return VisxError(f"{path} is damaged or not a checkpoint: {said_by(error)}", hint=SAVE)
