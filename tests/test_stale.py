@@ -227,7 +227,9 @@ def test_an_older_manifest_is_read_and_computed_anew(work: Path) -> None:
     path.write_text(json.dumps(record) + "\n")
     assert len(read_results(work / "out")) == 1
     assert visx("report", "out").code == 0
-    assert not explain().reused
+    again = explain()
+    assert not again.reused and "1 result of an older visx computed anew" in again.err
+    assert "older" not in explain("-o", "out", "--seed", "0").err
 
 
 def test_of_two_journals_the_record_that_wrote_last_counts(tmp_path: Path) -> None:

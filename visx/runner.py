@@ -78,6 +78,7 @@ class Run:
         self._tell = said
         self._older: set[str] = set()  # images whose folder in OUT was there before
         self._replaced: list[tuple[str, str, str]] = []  # a map, the image it was of, and the one it is of now
+        self._outdated = 0  # results of older versions, which recorded less, computed anew
 
     def __call__(self, items: Sequence[Item], total: int | None = None) -> Summary:
         """Explain every item; `total` is the number of inputs that these are a shard of. Interrupted, what was finished
@@ -226,11 +227,16 @@ class Run:
             before = self.journal.claimant(record["files"]["npy"]) or record
             if before.get("image_sha256") != record["image_sha256"] and before.get("image") != record["image"]:
                 self._replaced.append((record["files"]["npy"], str(before.get("image")), record["image"]))
+            elif "written" not in before and self.settings.resume:
+                self._outdated += 1
         for record, line in zip(records, self.journal.append(records), strict=True):
             self.summary.written += 1
             self.on_record(record, line)
 
     def _tell_replaced(self) -> None:
+        if self._outdated:
+            results = "1 result" if self._outdated == 1 else f"{self._outdated} results"
+            self._tell(f"{results} of an older visx computed anew: its manifest does not say all that they follow from")
         if self._replaced:
             name, before, now = (printable(text) for text in self._replaced[0])
             count = len(self._replaced)

@@ -180,3 +180,9 @@ def test_channels_last_modules() -> None:
     assert inner.training and "forward" not in vars(inner) and not inner._forward_pre_hooks
     assert all(torch.equal(value, before[name]) for name, value in inner.state_dict().items())
     assert list(last.module.state_dict()) == list(before)
+
+
+@pytest.mark.parametrize("squash", ["x", "no", 1, 0, ()])
+def test_squash_is_true_or_false(squash: object) -> None:
+    with pytest.raises(VisxError, match="squash is"):
+        adapted(Preprocess(32, (24, 24)), squash=squash)  # type: ignore[arg-type]

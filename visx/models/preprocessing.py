@@ -40,6 +40,8 @@ def adapted(
     the network, of pixels in 0..1. `layout` is NHWC where the network takes (B, H, W, C). `range` is (black, white) of
     numeric pictures. Wrong values are usage errors.
     """
+    if squash is not None and not isinstance(squash, bool):
+        raise usage(f"squash is {squash!r:.60}", "True stretches the picture to the input, False crops")
     if squash and resize is not None:
         raise usage("squash stretches a picture to the input, resize is what comes before a crop", "one or the other")
     changes: dict[str, Any] = {"crop": preprocess.crop if size is None else sides("size", size)}
