@@ -63,7 +63,7 @@ def names_in(requirements: str) -> list[str]:
 
 def test_what_is_taken_is_one_table() -> None:
     from visx.images.formats import _OTHERS
-    from visx.network.outputs import MEANS
+    from visx.network.meaning import MEANS
 
     section = README.split("\n## What is taken\n")[1].split("\n## ")[0]
     table, said = section.strip().split("\n\n", 1)

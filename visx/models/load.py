@@ -17,7 +17,7 @@ from visx.models.labels import labels_of
 from visx.models.model import Model, Weights
 from visx.models.preprocessing import Size, adapted, override, sides, taking_nhwc
 from visx.network.behaviour import take_as_plain
-from visx.network.outputs import check_means
+from visx.network.meaning import check_means
 from visx.network.probe import complete
 
 DEFAULT_MODEL = "efficientnet_lite0"

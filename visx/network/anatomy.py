@@ -15,8 +15,9 @@ from visx.network.choice import Exit, choose
 from visx.network.forms import named_modules
 from visx.network.grid import FeatureGrid, Layer, read
 from visx.network.head import Head, Trace
+from visx.network.meaning import recognise
 from visx.network.network import Network
-from visx.network.outputs import Outputs, recognise
+from visx.network.outputs import Outputs
 from visx.network.probe import DryRun, dry_run
 from visx.network.trace import Node, Recorder, ancestors
 

@@ -1,8 +1,8 @@
 """What a model's raw output means, and the scalars of it that are explained.
 
-A model's meaning is found once, by running it (`recognise`), and everything that scores uses it: `Outputs.columns` makes
-of a raw output one column a class, `Outputs.scores` of columns the explained scalars. Both are differentiable and treat
-each row by itself.
+The meaning is found once, by running the model (visx/network/meaning.py). Everything that scores uses it:
+`Outputs.columns` turns a raw output into one column a class, `Outputs.scores` turns columns into the explained scalars.
+Both are differentiable and treat each row by itself.
 
 | kind | column | logit | prob | logprob |
 | --- | --- | --- | --- | --- |
@@ -17,22 +17,18 @@ each row by itself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from visx.errors import unknown, unsupported, usage
-from visx.network.heads import Ending, ending
-from visx.network.members import members, nearest, rows
+from visx.errors import unsupported
+from visx.network.members import members, rows
 
 ScoreKind = Literal["logit", "prob", "logprob"]
 Kind = Literal["logits", "probabilities", "sigmoid", "regression", "features"]
-MEANS = ("logits", "probabilities", "sigmoid", "regression")  # what --means takes
-LATER = ("embedding", "boxes", "masks")
-SUMS_TO_ONE, HALF_SUMS_TO_ONE = 1e-4, 2e-2  # rounding of a row of probabilities, in half precision
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ class Outputs:
         where it is not what it was when the model was first run."""
         found = rows(self.tensor(raw), batch)
         if found is None or not found.is_floating_point():
-            raise unsupported(f"the model returns {_described(raw)} for {batch} images, not {self.expected}", WAY_ON)
+            raise unsupported(f"the model returns {described(raw)} for {batch} images, not {self.expected}", WAY_ON)
         if self.single and self.probable:
             return torch.cat([1 - found, found], 1)
         if self.single:
@@ -167,125 +163,7 @@ LOGITS = Outputs()
 WAY_ON = "wrap the model so that forward returns one tensor (N, classes)"
 
 
-def check_means(means: str | None) -> str | None:
-    """`--means` as it is taken: a usage error (exit 2) for what is no kind, exit 4 for kinds that are not supported yet."""
-    if means in LATER:
-        raise unsupported(f"--means {means} is not supported yet", f"these are: {', '.join(MEANS)}")
-    if means is not None and means not in MEANS:
-        raise unknown("meaning", str(means), MEANS)
-    return means
-
-
-def recognise(
-    raw: Any, *, means: str | None = None, head: str | int | None = None, headless: bool = False, labels: int = 0
-) -> Outputs:
-    """What the raw output of a pass over one picture means; with its autograd graph where there is one.
-
-    `means` and `head` overrule what is found; `headless` says that the model itself knows of no classifier; `labels` is
-    the number of class names (0: none), which only a classifier has. Raises `VisxError`: exit 2 for a `head` or `means`
-    that does not fit, exit 4 for an output that is nothing of the kind, or has several members that could be it.
-    """
-    means = check_means(means)
-    member, values = _pick(raw, head)
-    if not values.is_floating_point() or values.numel() == 0:
-        raise unsupported(f"the model returns {_described(raw)} for one image, not {LOGITS.expected}", WAY_ON)
-    end = ending(values)
-    found = replace(_meant(values, end, means) if means else _found(values, end), member=member)
-    named = labels > 0 and labels in (found.classes, int(found.single))
-    if not means and not named and (headless or not end.classifier):
-        why = "the model says num_classes=0" if headless else "no layer makes classes of them"
-        return Outputs("features", member, classes=values.shape[1], seen=why)
-    return found
-
-
-def _found(values: Tensor, end: Ending) -> Outputs:
-    """The meaning of rows (1, K), by the graph and the values."""
-    count, inside = values.shape[1], _within(values)
-    total = float(values.detach().double().sum())
-    sums = count > 1 and inside and abs(total - 1) < _rounding(values)
-    if sums or (end.squash == "softmax" and not end.mixed and count > 1):
-        why = "a softmax is inside" if end.squash == "softmax" else "they are not negative and sum to one"
-        return Outputs("probabilities", classes=count, seen=why)
-    probable = inside and (end.squash == "sigmoid" or (end.squash == "softmax" and not end.mixed))
-    if count == 1:
-        why = f"a {end.squash} is inside" if probable else ""
-        return Outputs("sigmoid", single=True, probable=probable, classes=2, seen=why)
-    if probable:
-        return Outputs("sigmoid", probable=True, classes=count, seen="a sigmoid is inside")
-    return Outputs("logits", classes=count)
-
-
-def _meant(values: Tensor, end: Ending, means: str) -> Outputs:
-    """The meaning that the user states, checked against the values."""
-    count, inside = values.shape[1], _within(values)
-    probable = inside and (bool(end.squash) or not end.known or _found(values, end).kind == "probabilities")
-    if means == "regression":
-        return Outputs("regression", classes=count, seen="as --means says")
-    if means == "logits" and count < 2:
-        raise usage("--means logits: the model returns one value", "--means sigmoid, or --means regression")
-    if means == "probabilities" and not inside:
-        low, high = float(values.detach().min()), float(values.detach().max())
-        raise usage(f"--means probabilities: the model returns values from {low:.4g} to {high:.4g}", "0 to 1")
-    if means == "probabilities" and count > 1:
-        return Outputs("probabilities", classes=count, seen="as --means says")
-    if means == "logits":
-        return Outputs("logits", classes=count, seen="as --means says")
-    probable = probable or means == "probabilities"
-    return Outputs("sigmoid", single=count == 1, probable=probable, classes=max(count, 2), seen="as --means says")
-
-
-def _within(values: Tensor) -> bool:
-    """Whether no value is outside of what probabilities are, rounding apart."""
-    return not bool(((values < -_rounding(values)) | (values > 1 + _rounding(values))).any())
-
-
-def _rounding(values: Tensor) -> float:
-    """How far a row of probabilities may be off one."""
-    return SUMS_TO_ONE if torch.finfo(values.dtype).eps < SUMS_TO_ONE else HALF_SUMS_TO_ONE
-
-
-def _pick(raw: Any, head: str | int | None) -> tuple[str | None, Tensor]:
-    """The member of a raw output that is explained, and its rows (1, K)."""
-    if isinstance(raw, Tensor):
-        if head is not None:
-            raise usage(f"--head {head}: the model returns one tensor", "leave out --head")
-        found = rows(raw, 1)
-        if found is None:
-            raise unsupported(f"the model returns {_described(raw)} for one image, not {LOGITS.expected}", WAY_ON)
-        return None, found
-    parts = members(raw)
-    if head is not None:
-        path = nearest(parts, str(head))
-        if path is None:
-            raise unknown("head", str(head), list(parts), f"it returns {_described(raw)}")
-        found = rows(parts[path], 1)
-        if found is None:
-            raise unsupported(f"--head {path}: it is {_described(parts[path])}, not {LOGITS.expected}", _choose(parts))
-        return path, found
-    fitting = {path: found for path, part in parts.items() if (found := _fits(part)) is not None}
-    graphs = {path: found for path, found in fitting.items() if found.requires_grad} or fitting
-    heads = {path: found for path, found in graphs.items() if ending(found).classifier} or graphs
-    if len(heads) != 1:
-        if not heads:
-            raise unsupported(f"the model returns {_described(raw)}, and nothing in it is {LOGITS.expected}", WAY_ON)
-        shown = ", ".join(f"{path} (N, {found.shape[1]})" for path, found in heads.items())
-        raise unsupported(
-            f"the model returns {_described(raw)}: {len(heads)} of its members could be the scores: {shown}",
-            f"choose one, for instance --head {next(iter(heads))}",
-        )
-    return next(iter(heads.items()))
-
-
-def _fits(part: Tensor) -> Tensor | None:
-    """A member's rows (1, K), if it has the form of scores: scalars (losses) and integers have not."""
-    return rows(part, 1) if part.dim() > 1 and part.is_floating_point() and part.numel() else None
-
-
-def _choose(parts: dict[str, Tensor]) -> str:
-    return "members: " + ", ".join(f"{path} {tuple(part.shape)}" for path, part in parts.items())[:300]
-
-
-def _described(raw: Any) -> str:
+def described(raw: Any) -> str:
     """What a model returned, in words."""
     if isinstance(raw, Tensor):
         return f"{str(raw.dtype).removeprefix('torch.')} of shape {tuple(raw.shape)}"
