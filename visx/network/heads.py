@@ -42,7 +42,7 @@ _SMOOTH = _names("Gelu Silu Hardswish Mish")
 _LINEAR = _names("Addmm Mm Bmm Baddbmm Mv Addmv Linear")
 _CONVOLUTIONS = _names("Convolution MkldnnConvolution CudnnConvolution ThnnConv2D")
 _SOFTMAX, _SIGMOID = _names("Softmax"), _names("Sigmoid Hardsigmoid")
-_SQUASHING = _SOFTMAX | _SIGMOID | _names("LogSoftmax LogSigmoidForward")
+_SQUASHING = _SOFTMAX | _SIGMOID | _names("LogSoftmax")
 _PASSING = _VIEWS | _ADDING | _SCALING | _REDUCING | _NORMS | _STEPS | _SMOOTH | _SQUASHING
 
 

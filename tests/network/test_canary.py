@@ -1,0 +1,234 @@
+"""Undocumented names of torch that visx/network/ depends on: each exists in this torch.
+
+Where torch renames one, the code often goes on without an error: a rule meets no ReLU, nothing is fused. These tests fail
+then, and say which file depends on the name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from visx.network import heads, trace
+from visx.network.fast import onednn
+from visx.network.rules import nodes as rules
+from visx.network.snapshot import _GLOBAL_HOOKS
+
+NAMES = {
+    "_C._functorch.peek_interpreter_stack": "isolation.py: torch.func's transforms",
+    "_guards.detect_fake_mode": "isolation.py: fake tensors",
+    "Tensor._version": "fast/fold.py, fast/exact.py, head.py: values that were written to",
+    "_ops.OpOverload": "forms.py: exported programs",
+    "compiler.set_stance": "forms.py: compiled modules run eagerly",
+    "nn.modules.conv._ConvNd": "forms.py: the type of the first convolution's weight",
+    "nn.modules.module._has_any_global_hook": "fast/fold.py: nothing is folded under global hooks",
+    **{f"nn.modules.module.{name}": "snapshot.py: global hooks" for name in _GLOBAL_HOOKS},
+    "utils._python_dispatch.TorchDispatchMode._should_skip_dynamo": "trace.py: the compiler is not imported",
+    "utils.checkpoint.CheckpointError": "gradients.py: forward that is run again",
+    "utils.checkpoint.CheckpointFunction": "probe.py: re-entrant checkpointing, by its name",
+    "ops.aten.relu.default": "rules/calls.py",
+    "ops.aten.threshold_backward.default": "rules/calls.py",
+    "ops.aten.hardtanh_backward.default": "rules/calls.py",
+    "ops.aten.convolution_backward.default": "fast/exact.py",
+    "ops.aten.native_batch_norm.out": "fast/exact.py",
+}
+MODULE = {
+    **dict.fromkeys(("_parameters", "_buffers", "_modules"), "isolation.py, restoring.py, models/preprocessing.py"),
+    "_non_persistent_buffers_set": "models/preprocessing.py",
+    **dict.fromkeys(
+        ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"), "fast/fold.py, probe.py"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_within_torch(name: str):
+    try:
+        reduce(getattr, name.split("."), torch)
+    except AttributeError:
+        pytest.fail(f"torch.{name} is gone, on which leans {NAMES[name]}")
+
+
+@pytest.mark.parametrize("name", MODULE)
+def test_a_table_of_a_module(name: str):
+    assert name in vars(nn.Module()), f"nn.Module has no {name}, on which leans {MODULE[name]}"
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="this torch has the older interface alone")
+@pytest.mark.parametrize("name", ["_get_fp32_precision_getter", "_set_fp32_precision_setter"])
+def test_a_setting_of_the_precision(name: str):
+    assert hasattr(torch._C, name), f"torch._C.{name} is gone, on which leans settings.py: plain float32"
+
+
+OPERATIONS = sorted(
+    trace._MATMULS | trace._MOVES | trace._COPIES | trace._RESHAPES | trace._REDUCTIONS | trace._SCRAMBLING
+)
+
+
+@pytest.mark.parametrize("name", [*OPERATIONS, "convolution", "copy", "scaled_dot_product_attention"])
+def test_an_operation_that_moves_places(name: str):
+    assert hasattr(torch.ops.aten, name) or hasattr(torch.ops.aten, f"{name}_"), (
+        f"torch.ops.aten.{name} is gone: trace.py takes its successor for an operation without places"
+    )
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+def test_onednns_convolution():
+    x, weight = torch.ones(1, 4, 5, 5), torch.ones(4, 4, 3, 3)
+    call = onednn.Convolution.called(F.conv2d, (x, weight), {})
+    try:
+        found = onednn.pointwise(call, onednn.packed(weight, call), None, 6.0)
+    except (RuntimeError, AttributeError) as error:
+        pytest.fail(f"fast/onednn.py leans on torch.ops.mkldnn: {error}")
+    assert bool((found == 6).all())
+
+
+def values(*shape: int) -> Tensor:
+    """A tensor whose operations are recorded."""
+    return torch.rand(*(shape or (2, 3, 4, 4)), generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+
+def copied_into() -> Tensor:
+    x = values() * 1
+    x[0] = 0
+    x[0].relu_()
+    return x
+
+
+GUIDE = "rules/nodes.py: the guided and the deconvnet rule"
+MEANT = "heads.py: what the output means"
+# A node's name, what makes it, and the values that are read of it
+RULED: list[tuple[str, Callable[[], Tensor], tuple[str, ...]]] = [
+    ("ReluBackward0", lambda: values().relu(), ()),
+    ("HardtanhBackward0", lambda: F.relu6(values()), ("_saved_min_val",)),
+    ("ClampBackward1", lambda: values().clamp(0, 6), ("_saved_min", "_saved_max")),
+    ("ClampMinBackward0", lambda: values().clamp_min(0), ("_saved_min",)),
+    ("ClampMaxBackward0", lambda: values().clamp_max(0), ("_saved_max",)),
+    ("ThresholdBackward0", lambda: F.threshold(values(), 0, 0), ("_saved_threshold",)),
+    ("LeakyReluBackward0", lambda: F.leaky_relu(values(), 0.0), ("_saved_negative_slope",)),
+    ("EluBackward0", lambda: F.elu(values(), 0.0), ("_saved_alpha",)),
+    ("PreluKernelBackward0", lambda: F.prelu(values(), torch.zeros(1)), ("_saved_weight",)),
+    ("GeluBackward0", lambda: F.gelu(values()), ()),
+    ("SiluBackward0", lambda: F.silu(values()), ()),
+    ("HardswishBackward0", lambda: F.hardswish(values()), ()),
+    ("HardsigmoidBackward0", lambda: F.hardsigmoid(values()), ()),
+    ("MishBackward0", lambda: F.mish(values()), ()),
+    ("SoftplusBackward0", lambda: F.softplus(values()), ()),
+    ("SigmoidBackward0", lambda: values().sigmoid(), ()),
+    ("TanhBackward0", lambda: values().tanh(), ()),
+    ("CeluBackward0", lambda: F.celu(values()), ()),
+    ("RreluWithNoiseBackward0", lambda: F.rrelu(values(), training=True), ()),
+    ("MaximumBackward0", lambda: torch.maximum(values(), torch.zeros(1)), ()),
+    ("MinimumBackward0", lambda: torch.minimum(values(), torch.zeros(1)), ()),
+    ("FmaxBackward0", lambda: torch.fmax(values(), torch.zeros(1)), ()),
+    ("WhereBackward0", lambda: torch.where(values() > 0, values(), 0), ()),
+    ("MaskedFillBackward0", lambda: values().masked_fill(values() < 0, 0), ()),
+    ("IndexPutBackward0", lambda: values().index_put((torch.tensor([0]),), torch.zeros(1)), ()),
+    ("AbsBackward0", lambda: values().abs(), ()),
+    ("ClampBackward0", lambda: values().clamp(torch.zeros(1), torch.ones(1)), ()),
+    ("ClampMinBackward1", lambda: values().clamp_min(torch.zeros(1)), ()),
+    ("MulBackward0", lambda: values() * torch.ones(4), ("_saved_other", "_input_metadata")),
+    ("MulBackward0", lambda: torch.ones(4) * values(), ("_saved_self",)),
+    ("CopySlices", copied_into, ()),
+]
+TOLD = {name for name, *_ in RULED}
+
+
+@pytest.mark.parametrize(("name", "make", "saved"), RULED, ids=[name for name, *_ in RULED])
+def test_a_node_that_the_rules_read(name: str, make: Callable[[], Tensor], saved: tuple[str, ...]):
+    node: Any = make().grad_fn
+    assert node.name() == name or (name == "CopySlices" and node.name().endswith(name)), f"on its name leans {GUIDE}"
+    for attribute in saved:
+        assert hasattr(node, attribute), f"{name} has no {attribute}, on which leans {GUIDE}"
+
+
+def test_every_node_that_the_rules_name_is_made_here():
+    older = {"ThresholdBackward1", "LeakyReluBackward1"}  # of other overloads, or other versions of torch
+    named = {*rules._OTHER_NODES, *rules._SUSPECTS, *rules._BOUNDS, *rules._SLOPES, *rules._CEILINGS}
+    assert named - older <= TOLD
+
+
+def test_a_function_of_somebodys_own_tells_its_class():
+    class Own(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+    node = Own.apply(values()).grad_fn
+    assert getattr(node, "_forward_cls", None) is Own, "on _forward_cls leans rules/nodes.py: functions not known"
+    again = checkpoint(torch.relu, values(), use_reentrant=True).grad_fn
+    assert again._forward_cls.__name__ == "CheckpointFunction", "on its name leans probe.py: re-entrant checkpointing"
+
+
+def test_a_batch_norms_node_keeps_its_input():
+    x = values()
+    node: Any = F.batch_norm(x, torch.zeros(3), torch.ones(3)).grad_fn
+    assert node.name() == "NativeBatchNormBackward0" and node._saved_input is not None, "on it leans norms.py"
+
+
+ENDINGS: list[tuple[str, Callable[[], Tensor]]] = [
+    ("_SOFTMAX", lambda: values(2, 3).softmax(1)),
+    ("_SIGMOID", lambda: values(2, 3).sigmoid()),
+    ("_SIGMOID", lambda: F.hardsigmoid(values(2, 3))),
+    ("_SQUASHING", lambda: values(2, 3).log_softmax(1)),
+    ("_LINEAR", lambda: F.linear(values(2, 3), torch.ones(4, 3), torch.ones(4))),
+    ("_LINEAR", lambda: values(2, 3) @ torch.ones(3, 4)),
+    ("_LINEAR", lambda: torch.bmm(values(2, 3, 4), torch.ones(2, 4, 5))),
+    ("_LINEAR", lambda: torch.baddbmm(torch.ones(1), values(2, 3, 4), torch.ones(2, 4, 5))),
+    ("_LINEAR", lambda: torch.mv(values(2, 3), torch.ones(3))),
+    ("_LINEAR", lambda: torch.addmv(torch.ones(2), values(2, 3), torch.ones(3))),
+    ("_CONVOLUTIONS", lambda: F.conv2d(values(), torch.ones(2, 3, 3, 3))),
+    ("_NORMS", lambda: F.batch_norm(values(), torch.zeros(3), torch.ones(3))),
+    ("_NORMS", lambda: F.layer_norm(values(), (4,))),
+    ("_NORMS", lambda: F.group_norm(values(), 3)),
+    ("_NORMS", lambda: torch.linalg.vector_norm(values(2, 3), dim=1)),
+    ("_MAX_POOLING", lambda: F.max_pool2d(values(), 2)),
+    ("_REDUCING", lambda: F.avg_pool2d(values(), 2)),
+    ("_REDUCING", lambda: F.adaptive_avg_pool2d(values(), 2)),
+    ("_REDUCING", lambda: F.adaptive_max_pool2d(values(), 2)),
+    ("_REDUCING", lambda: values().mean((2, 3))),
+    ("_REDUCING", lambda: values().sum(1)),
+    ("_REDUCING", lambda: values().amax(1)),
+    ("_REDUCING", lambda: values().max(1)[0]),
+    ("_REDUCING", lambda: values().logsumexp(1)),
+    ("_ADDING", lambda: values() + 1),
+    ("_ADDING", lambda: values() - 1),
+    ("_ADDING", lambda: 1 - values()),
+    ("_SCALING", lambda: values() * 2),
+    ("_SCALING", lambda: values() / 2),
+    ("_SCALING", lambda: values() ** 2),
+    ("_SCALING", lambda: values().exp()),
+    ("_JOINING", lambda: torch.cat([values(), values()])),
+    ("_JOINING", lambda: torch.stack([values(), values()])),
+    ("_VIEWS", lambda: values().view(2, -1)),
+    ("_VIEWS", lambda: values().flatten(1)),
+    ("_VIEWS", lambda: values().permute(0, 2, 3, 1)),
+    ("_VIEWS", lambda: values().transpose(1, 2)),
+    ("_VIEWS", lambda: values()[:, 0]),
+    ("_VIEWS", lambda: values()[:, 1:]),
+    ("_VIEWS", lambda: values().squeeze(1)),
+    ("_VIEWS", lambda: values().unsqueeze(1)),
+    ("_VIEWS", lambda: values().clone()),
+    ("_VIEWS", lambda: values().double()),
+    ("_STEPS", lambda: values().relu()),
+    ("_SMOOTH", lambda: F.gelu(values())),
+]
+
+
+@pytest.mark.parametrize(("known", "make"), ENDINGS)
+def test_a_node_that_tells_how_a_network_ends(known: str, make: Callable[[], Tensor]):
+    node: Any = make().grad_fn
+    assert node.name() in getattr(heads, known), f"{node.name()} is not in heads.{known}, on which leans {MEANT}"
+
+
+def test_nodes_tell_the_shape_of_what_they_made():
+    node: Any = F.conv2d(values(), torch.ones(2, 3, 3, 3)).grad_fn
+    assert tuple(node._input_metadata[0].shape) == (2, 2, 2, 2), f"on _input_metadata leans {MEANT}"
+    assert node._saved_weight.shape == (2, 3, 3, 3), f"on _saved_weight leans {MEANT}"
