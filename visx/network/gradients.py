@@ -91,9 +91,10 @@ def input_gradients(
 ) -> InputGradients:
     """Gradients of every target's score with respect to the input: one forward pass, one backward pass a target.
 
-    For a plain gradient, which ReLUs pass is decided as in the network's own forward pass, to the last bit. A caller
-    that sums many gradients, or takes many steps along them, may say `one_of_many`: then all may run folded, which is
-    faster. The guided rule does so always: it hardly shows (r above 0.99998 on 24 photographs; the deconvnet's 0.9999).
+    For a plain gradient, each ReLU passes what it passes in the network's own forward pass, to the last bit. A caller
+    that sums many gradients, or takes many steps along them, may set `one_of_many`: then all may run folded, which is
+    faster. The guided rule always runs folded: its maps hardly change (r above 0.99998 on 24 photographs). The
+    deconvnet's never does (r is 0.9999).
     """
 
     def run(_: Folded | None = None) -> tuple[Tensor, Tensor, Met]:
@@ -118,8 +119,8 @@ def input_gradients(
 def layer_gradients(network: Network, x: Tensor, name: str, targets: Targets, kind: ScoreKind) -> LayerGradients:
     """Gradients with respect to a layer's output. Only what lies behind the layer is differentiated.
 
-    What lies before runs folded if behind the layer no convolution follows that could be: there, ReLUs by the
-    thousand would pass what they pass by their forward values, which rounding moves. Else all runs as written.
+    The layers before it run folded if no convolution behind it could be folded. Otherwise everything runs as written:
+    rounding in the folded layers would flip the signs of the inputs of some of the ReLUs behind the layer.
     """
     if len(x) > 1 and network.behaviour.one_row:
         return _row_by_row(network, x, name, targets, kind)

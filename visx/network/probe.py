@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from visx.errors import VisxError, said_by, unsupported
-from visx.network.fast.fold import tensors
+from visx.network.fast.pending import tensors
 from visx.network.forms import check_values, input_dtype, lazy, quantised, whereabouts
 from visx.network.network import Network
 from visx.network.rules import strangers
@@ -43,9 +43,9 @@ class DryRun(Generic[T]):
 
 
 def dry_run(network: Network, shape: tuple[int, ...], watcher: Callable[[], T]) -> DryRun[T]:
-    """Run the network once on noise (1, C, H, W), always the same, with gradients recorded. It is watched in a second run without gradients
-    where forward fails with them (it may call `.numpy()`), or has backward hooks, which put nodes of their own between
-    modules. Call inside `network.session()`. Raises whatever forward raises."""
+    """Run the network once on noise (1, C, H, W), always the same, with gradients recorded. Where forward fails with
+    gradients (it may call `.numpy()`), or backward hooks put nodes of their own between modules, a second run without
+    gradients is watched. Call inside `network.session()`. Raises whatever forward raises."""
     picture = network.prepare(torch.randn(1, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32))
     watching, graphed = watcher(), None
     try:

@@ -1,18 +1,20 @@
 """Gradients of a network as it is written: every ReLU passes what it passes in the plain forward pass, to the last bit.
 
-A gradient hangs on the side of zero that each ReLU's input lies on. One that rounding moves across changes a map visibly
-in a comparison (Pearson 0.9997 for one of some dozens of photographs), and faster ways to run a network round otherwise:
-folded normalisations, and on a CPU oneDNN's convolutions in the channels-last layout, which sum all of a position's terms
-in a row where those in the plain layout sum them in blocks (errors 2 to 5 times as large). So here
+A gradient depends on the sign of each ReLU's input. If rounding flips one sign, the map changes visibly in a comparison
+(a Pearson correlation of 0.9997, for one of some dozens of photographs). Faster ways to run a network round differently:
+folded normalisations do, and so do, on a CPU, oneDNN's convolutions in the channels-last layout: they add up all terms of
+a position one after another, where those in the plain layout add them up in blocks (errors are 2 to 5 times as large).
+Therefore
 
-- normalisations run as they are, and only the backward pass, where rounding stays rounding, is that of the convolution
-  with the normalisation folded in;
-- a channels-last network runs those convolutions whose sums come out otherwise in the plain layout. The others stay as
-  they are: where a block holds all terms, and 1 x 1 convolutions over large maps, where both were found to give the same.
-  (Measured with AVX-512, torchvision's networks: all outputs up to the first global pooling equal those of the plain
-  layout, one image at a time and with as many threads. Poolings for squeeze-and-excitation round otherwise, by 1e-7.)
+- normalisations run forwards as they are. Only the backward pass, in which rounding flips no sign, is that of the
+  convolution with the normalisation folded in;
+- a channels-last network runs those convolutions in the plain layout whose sums would differ otherwise. Where a block
+  holds all terms, and for 1 x 1 convolutions over large maps, both layouts were found to give the same sums.
+  (Measured with AVX-512 on torchvision's networks: all outputs up to the first global pooling equal those of the plain
+  layout, for one image at a time and with the same number of threads. The poolings of squeeze-and-excitation differ by
+  1e-7.)
 
-It costs some 10 % of a pass.
+This costs some 10 % of a pass.
 """
 
 from __future__ import annotations
@@ -37,13 +39,13 @@ _LARGE = 28 * 28  # positions of a map
 
 class AsWritten(TorchFunctionMode):
     """Inside it a network runs forwards as written and backwards folded. `mixed`: whether it is a channels-last network
-    whose convolutions sum otherwise than those in the plain layout."""
+    whose convolutions add up their terms in another order than those in the plain layout."""
 
     def __init__(self, folded: Folded, mixed: bool) -> None:
         super().__init__()
         self.folded, self._mixed = folded, mixed
-        self._ways: dict[Any, _Way] = {}  # by what a convolution's sums hang on
-        self._pending = Pending()  # outputs of convolutions on their way to a normalisation; purpose: _Link
+        self._ways: dict[Any, _Way] = {}  # by what a convolution's sums depend on
+        self._pending = Pending()  # outputs of convolutions, to be read by a normalisation; purpose: _Link
         self.linking = True  # off: the backward pass is as written, too
 
     def __exit__(self, *error: Any) -> None:
@@ -114,8 +116,8 @@ class _Way:
 
     @torch.no_grad()
     def _choose(self, call: Convolution, stride: list[int], packable: bool) -> None:
-        """The fastest way that gives these sums. Which do hangs on the processor and on all sizes, so they are tried, on
-        noise; but terms that are several blocks are never summed in a row."""
+        """Choose the fastest way that gives these sums. Which ways do depends on the processor and on all sizes, so they
+        are tried on noise. Terms of several blocks are never added up one after another."""
         x, weight = call.given["input"], call.given["weight"]
         plain = weight.clone(memory_format=torch.contiguous_format)
         if not isinstance(weight, nn.Parameter):  # it may be made anew in every pass, and is not worth a trial

@@ -1,15 +1,15 @@
-"""Folding: passes with every batch normalisation, and without gradients the ReLU behind it, folded into the convolution
-before it.
+"""Passes with every batch normalisation, and without gradients the ReLU behind it, folded into the convolution before it.
 
-In eval mode BN(conv(x)) is itself a convolution, with weight w * s and bias (b - mean) * s + beta, s = gamma / sqrt(var
-+ eps) a channel: exact but for rounding, and one pass over memory less a layer. On a CPU oneDNN's convolution also
-rectifies what it writes, which saves another, and takes weights that are in its own layout already (the operators that
-torch's own compiler uses): a quarter less time for a single image.
+In eval mode BN(conv(x)) is itself a convolution, with weight w * s and bias (b - mean) * s + beta, where s = gamma /
+sqrt(var + eps) for each channel. That is exact but for rounding and saves a pass over memory for each layer. On a CPU
+oneDNN's convolution can also apply the ReLU to what it writes, which saves another, and takes weights that are already in
+its own layout (the operators are those that torch's own compiler uses): a quarter less time for a single image.
 
-Nothing of the module is replaced: one pass is watched to learn which convolution feeds which normalisation and ReLU, and
-a `TorchFunctionMode` then hands the folded weights to those convolutions and passes their output through what is done
-already, for the time of its `with`. That a convolution's output arrives at its normalisation, and nowhere else, is
-checked in every pass (visx/network/fast/pending.py): which way a pass goes may depend on the data.
+No part of the module is replaced. One pass is watched to learn which convolution feeds which normalisation and ReLU.
+From then on, inside its `with`, a `TorchFunctionMode` hands the folded weights to those convolutions and lets the
+normalisations and ReLUs return their input. Every pass is checked for whether a convolution's output is read by its
+normalisation and by nothing else (visx/network/fast/pending.py), because the branch that a pass takes may depend on the
+data.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class _Watch(TorchFunctionMode):
         return output
 
     def chains(self) -> list[Chain]:
-        """The chains that can be folded: each used once, nobody else reads what lies between, statistics are fixed."""
+        """The chains that can be folded: each is used once, no other function reads its tensors, its statistics are fixed."""
         found = []
         for norm, output in self.norms:
             weight, bias = self.convolutions.get(id(norm["input"]), (None, None))
@@ -136,7 +136,7 @@ class _Watch(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class _Result:
-    """What a folded convolution made, on its way to the normalisation or the ReLU of its chain."""
+    """The output of a folded convolution, to be read by the normalisation or the ReLU of its chain."""
 
     output: Tensor
     chain: Chain
@@ -150,8 +150,8 @@ class Folded(TorchFunctionMode):
 
     `fusing`: whether convolutions may be oneDNN's, which rectify what they write (only where no gradient is recorded).
 
-    A convolution returns an alias of its result, and so does a normalisation whose ReLU is done already: each step of a
-    chain has a tensor of its own, so that one that somebody still reads behind the next step is told from the next."""
+    A convolution returns an alias of its result, and so does a normalisation whose ReLU is done already. So each step of a
+    chain has a tensor of its own, and a late read of an earlier step's tensor can be told from a read of the next one's."""
 
     def __init__(self, chains: list[Chain], fusing: bool = False) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ class Folded(TorchFunctionMode):
         return super().__enter__()  # type: ignore[no-any-return]
 
     def check(self) -> None:
-        """At the end of a pass: raises `Astray` where somebody still holds a tensor that only the pass itself should."""
+        """To be called at the end of a pass. Raises `Astray` where a tensor of an unfinished chain is still held."""
         if self.active and self._pending.alive():
             raise Astray
 
@@ -244,8 +244,8 @@ class Folded(TorchFunctionMode):
 
 @torch.no_grad()
 def fold(module: nn.Module, x: Tensor) -> Folded:
-    """Learn from one pass over `x` what can be folded in a module in eval mode; checked on `x` itself, and empty where
-    the logits come out otherwise than by rounding, or where memory does not hold what the pass is watched by."""
+    """What can be folded in a module in eval mode, learnt from one pass over `x` and checked on it. Empty where folding
+    changes the logits by more than rounding, or where memory does not hold every tensor of the watched pass."""
     if next(module.buffers(), None) is None:  # no statistics, no normalisation: a transformer need not be watched
         return Folded([])
     if torch_module._has_any_global_hook():  # they see every tensor
@@ -282,7 +282,7 @@ def agree(plain: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
 
 
 def observed(module: nn.Module) -> bool:
-    """Whether somebody watches or changes what goes into a part of a module or comes out of it."""
+    """Whether a module or a part of it has hooks, which may read or change inputs and outputs."""
     return bool(torch_module._has_any_global_hook()) or any(map(has_hooks, module.modules()))
 
 
