@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from visx.contract import NEEDS, Attachment, Attribution, Method, Request, ScoreKind
-from visx.errors import VisxError, unknown, unsupported
+from visx.errors import ExitCode, VisxError, unknown, unsupported
 from visx.maps import upsample
 from visx.network.fast.crops import local
 from visx.network.forms import closed, scripted
@@ -79,27 +79,46 @@ def plan(
     layers: Sequence[str] = (),
     params: Mapping[str, Mapping[str, Any]] | None = None,
     score: ScoreKind | None = None,
+    on_unfit: Callable[[VisxError], None] | None = None,
 ) -> list[Job]:
-    """The jobs of a run: every method, once a layer where it looks at layers. Raises what does not fit (exit 2 or 4)."""
+    """The jobs of a run: every method, once a layer where it looks at layers.
+
+    Raises what is wrong (exit 2) and what does not fit the model (exit 4). With `on_unfit`, which is told of them, methods
+    that do not fit are left out as long as another one does.
+    """
     if score is not None and score not in get_args(ScoreKind):
         raise unknown("score", score, get_args(ScoreKind))
     layers = list(dict.fromkeys(layer_path(model.module, name) for name in layers))
     jobs: list[Job] = []
+    unfit: list[VisxError] = []
     for method in methods:
         values = parse(method.params, (params or {}).get(method.name, {}), method.name)
-        lacking = missing(model, method, values, layers)
-        if lacking:
-            raise unsupported(f"{method.name} does not fit {model.name}: {lacking}", _alternatives(model, method))
-        kind = score or method.score
-        if kind == "logprob" and not model.outputs.has_probabilities:
-            raise unsupported(f"--score logprob: {model.outputs} have no probability", "--score logit")
-        if "layer" not in method.needs_with(values):
-            jobs.append(Job(method, values, None, kind))
-            continue
-        for name in layers or [str(model.anatomy.default_layer)]:
-            found = model.network().feature_layer(name, model.input_shape)
-            jobs.append(Job(method, values, found.name, kind))
+        try:
+            jobs += _jobs(model, method, values, layers, score)
+        except VisxError as error:
+            if error.code != ExitCode.UNSUPPORTED or on_unfit is None:
+                raise
+            unfit.append(error)
+    if unfit and not jobs:
+        raise unfit[0]
+    for error in unfit:
+        assert on_unfit is not None
+        on_unfit(error)
     return jobs
+
+
+def _jobs(model: Model, method: Method, values: Params, layers: Sequence[str], score: ScoreKind | None) -> list[Job]:
+    lacking = missing(model, method, values, layers)
+    if lacking:
+        raise unsupported(f"{method.name} does not fit {model.name}: {lacking}", _alternatives(model, method))
+    kind = score or method.score
+    if kind == "logprob" and not model.outputs.has_probabilities:
+        raise unsupported(f"--score logprob: {model.outputs} have no probability", "--score logit")
+    if "layer" not in method.needs_with(values):
+        return [Job(method, values, None, kind)]
+    names = layers or [str(model.anatomy.default_layer)]
+    found = [model.network().feature_layer(name, model.input_shape).name for name in names]
+    return [Job(method, values, name, kind) for name in found]
 
 
 def missing(model: Model, method: Method, params: Params, layers: Sequence[str] = ()) -> str:

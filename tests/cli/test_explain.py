@@ -345,3 +345,26 @@ def test_an_address_without_ray_is_a_mistake(explain: Any) -> None:
     run = explain("cat.png", "--address", "auto")
     assert run.code == 2
     assert "--engine ray" in run.err
+
+
+def test_of_several_methods_those_that_fit_are_done(visx: Any) -> None:
+    """Exit 3 with a line for each that does not; exit 4 where none fits."""
+    folder(1)
+    Path("hard.py").write_text(
+        "import torch, visx\n"
+        "class Hard(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.conv, self.head = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 3)\n"
+        "    @torch.no_grad()\n"
+        "    def forward(self, x):\n"
+        "        return self.head(self.conv(x).sigmoid().mean((2, 3)))\n"
+        "def make(): return visx.wrap(Hard(), size=16)\n"
+    )
+    args = ("explain", "in", "-M", "hard.py:make", "-p", "rise.masks=4", "--json")
+    run = visx(*args, "-m", "backprop,rise,gradcam")
+    assert run.code == 3
+    assert [row["method"] for row in run.rows] == ["rise"]
+    assert "backprop does not fit" in run.err and "gradcam does not fit" in run.err
+    assert visx(*args[:-3], "-m", "backprop,gradcam").code == 4
+    assert visx("evaluate", "in", "-M", "hard.py:make", "-m", "cam,backprop", "--metrics", "deletion").code == 3

@@ -31,7 +31,7 @@ from visx.cli.common import (
 from visx.cli.measuring import Boxes, annotated, failure, thresholds
 from visx.cli.output import put
 from visx.cli.pictures import with_pictures
-from visx.errors import ExitCode, usage
+from visx.errors import ExitCode, VisxError, usage
 
 if TYPE_CHECKING:
     from visx.evaluation import Evaluation, Row
@@ -145,15 +145,19 @@ def evaluate(
         model, weights, labels=labels, device=common.pick_device(device), means=means, head=head, **pictures
     )
     methods = common.pick_methods(names, loaded)
-    jobs = plan(loaded, methods, layer or [], assign(rest, {m.name: m.params for m in methods}), score)
+    unfit: list[VisxError] = []
+    dealt = assign(rest, {m.name: m.params for m in methods})
+    jobs = plan(loaded, methods, layer or [], dealt, score, unfit.append)
+    for error in unfit:
+        talk.error(str(error))
     common.say_outputs(loaded, talk.say, (job.kind for job in jobs))
     spec = loaded.targets(target or ())
     settings = Settings(out=out, target=spec, seed=seed, precision=precision, batch_size=size, resume=resume)
     with talk.progress(len(items) * (1 + len(jobs)), "explaining and measuring") as progress:
         found = measure(loaded, jobs, items, settings, chosen, params, annotations, talk.say, progress)
     write_evaluation(out, found, loaded.name, loaded.weights.sha256)
-    for error in found.errors:
-        talk.error(failure(error))
+    for failed in found.errors:
+        talk.error(failure(failed))
     _show(found, json)
     if found.reused:
         talk.say(f"{found.reused} maps were there already")
@@ -161,7 +165,7 @@ def evaluate(
     missed = [text for row in found.rows for text in _misses(row, lower, upper)]
     for text in missed:
         talk.error(text)
-    return int(ExitCode.THRESHOLD if missed else found.code)
+    return int(ExitCode.THRESHOLD if missed else found.code or (ExitCode.SOME_FAILED if unfit else ExitCode.OK))
 
 
 def _misses(row: Row, lower: dict[str, float], upper: dict[str, float]) -> list[str]:

@@ -40,7 +40,7 @@ from visx.cli.common import (
 )
 from visx.cli.output import put
 from visx.cli.pictures import with_pictures
-from visx.errors import printable, usage
+from visx.errors import ExitCode, VisxError, printable, usage
 
 if TYPE_CHECKING:
     from visx.engine import Job
@@ -144,8 +144,11 @@ def explain(
     loaded = _load(model, weights, labels, device if engine == "local" else "cpu", means, head, pictures)
     methods = common.pick_methods(names, loaded)
     dealt = assign(param or [], {m.name: m.params for m in methods})
-    jobs = plan(loaded, methods, common.split(layer), dealt, score)
-    if layer and not any(job.layer for job in jobs):
+    unfit: list[VisxError] = []
+    jobs = plan(loaded, methods, common.split(layer), dealt, score, unfit.append)
+    for error in unfit:
+        talk.error(str(error))
+    if layer and not unfit and not any(job.layer for job in jobs):
         raise usage(f"--layer: {', '.join(m.name for m in methods)} looks at no layer", "`visx methods` shows which do")
     if not layer and any(job.layer for job in jobs):
         talk.say(f"layer {next(job.layer for job in jobs if job.layer)} of {model}")
@@ -197,7 +200,7 @@ def explain(
         if run.summary.written:
             done = max(1, run.summary.images - len(run.summary.failed))
             talk.detail(f"{(time.monotonic() - started) / done:.2f} s an image")
-    return int(run.summary.code)
+    return int(run.summary.code or (ExitCode.SOME_FAILED if unfit else ExitCode.OK))
 
 
 def _load(
