@@ -101,9 +101,9 @@ def plan(
             unfit.append(error)
     if unfit and not jobs:
         raise unfit[0]
-    for error in unfit:
+    for each in unfit:
         assert on_unfit is not None
-        on_unfit(error)
+        on_unfit(each)
     return jobs
 
 
