@@ -31,9 +31,10 @@ from visx.cli.measuring import Boxes, annotated, failure
 from visx.cli.output import put
 from visx.cli.pictures import with_pictures
 from visx.errors import usage
-from visx.presets import Experiment, get_preset
+from visx.presets import Experiment, Preset, get_preset
 
 if TYPE_CHECKING:
+    from visx.contract import Method
     from visx.metrics.contract import Kind
     from visx.sensitivity import Sensitivity
 
@@ -138,13 +139,7 @@ def sensitivity(
     chosen = get_preset(preset) if preset else None
     if chosen and (method or vary):
         raise usage(f"--preset {preset} brings its own --method and --vary", "give one or the other")
-    if not chosen and not vary:
-        raise usage("nothing varies", "--vary KEY=a,b,c, or --preset sam-occlusion")
-    names = common.split(method) or ["gradcam"]
-    experiments = chosen.experiments if chosen else tuple(Experiment(name, (tuple(vary or ()),)) for name in names)
-    methods = common.pick_methods([e.method for e in experiments])
-    if len(methods) != len(experiments):
-        raise usage("sensitivity takes methods by name, each once", "`visx methods` lists them")
+    experiments, methods = _experiments(chosen, method, vary)
     kinds: tuple[Kind, ...] = ("pair", "box", "map")
     measured = [get_metric(name, kinds, "sensitivity") for name in common.split(metrics) or DEFAULT_METRICS]
     annotations = annotated(measured, boxes)
@@ -179,14 +174,7 @@ def sensitivity(
                 texts.append(" ".join(varied))
         common.say_outputs(loaded, talk.say, (s.job.kind for group in groups for s in group))
         classes = loaded.targets(target or ())
-        run = Settings(
-            out=out,
-            target=classes,
-            seed=seed,
-            precision=precision,
-            batch_size=size,
-            resume=resume,
-        )
+        run = Settings(out=out, target=classes, seed=seed, precision=precision, batch_size=size, resume=resume)
         wanted = {(s.job, s.seed, s.noise) for group in groups for s in group}
         runs = len({(seed, noise) for _, seed, noise in wanted})
         steps = runs + (len(wanted) if any(m.kind != "pair" for m in measured) else 0)
@@ -201,6 +189,20 @@ def sensitivity(
         talk.say(f"{found.skipped} maps were there already")
     talk.say(f"written to {out}/sensitivity.json")
     return int(found.code)
+
+
+def _experiments(
+    preset: Preset | None, method: list[str] | None, vary: list[str] | None
+) -> tuple[tuple[Experiment, ...], list[Method]]:
+    """The experiments of a preset, or those of `--method` and `--vary`, and the method of each."""
+    if not preset and not vary:
+        raise usage("nothing varies", "--vary KEY=a,b,c, or --preset sam-occlusion")
+    names = common.split(method) or ["gradcam"]
+    experiments = preset.experiments if preset else tuple(Experiment(name, (tuple(vary or ()),)) for name in names)
+    methods = common.pick_methods([e.method for e in experiments])
+    if len(methods) != len(experiments):
+        raise usage("sensitivity takes methods by name, each once", "`visx methods` lists them")
+    return experiments, methods
 
 
 def _show(found: Sensitivity, json: bool) -> None:

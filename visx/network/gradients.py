@@ -94,7 +94,7 @@ def input_gradients(
     For a plain gradient, each ReLU passes what it passes in the network's own forward pass, to the last bit. A caller
     that sums many gradients, or takes many steps along them, may set `one_of_many`: then all may run folded, which is
     faster. The guided rule always runs folded: its maps hardly change (r above 0.99998 on 24 photographs). The
-    deconvnet's never does (r is 0.9999).
+    deconvnet's does not (r is 0.9999).
     """
 
     def run(_: Folded | None = None) -> tuple[Tensor, Tensor, Met]:
