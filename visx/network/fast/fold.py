@@ -242,13 +242,24 @@ class Folded(TorchFunctionMode):
         return alias
 
 
+def hooked_globally() -> bool:
+    """Whether hooks are registered that run on every module."""
+    names = (
+        "_global_forward_hooks",
+        "_global_forward_pre_hooks",
+        "_global_backward_hooks",
+        "_global_backward_pre_hooks",
+    )
+    return any(getattr(torch_module, name) for name in names)
+
+
 @torch.no_grad()
 def fold(module: nn.Module, x: Tensor) -> Folded:
     """What can be folded in a module in eval mode, learnt from one pass over `x` and checked on it. Empty where folding
     changes the logits by more than rounding, or where memory does not hold every tensor of the watched pass."""
     if next(module.buffers(), None) is None:  # no statistics, no normalisation: a transformer need not be watched
         return Folded([])
-    if torch_module._has_any_global_hook():  # they see every tensor
+    if hooked_globally():  # they see every tensor
         return Folded([])
     watch = _Watch()
     try:
@@ -283,7 +294,7 @@ def agree(plain: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
 
 def observed(module: nn.Module) -> bool:
     """Whether a module or a part of it has hooks, which may read or change inputs and outputs."""
-    return bool(torch_module._has_any_global_hook()) or any(map(has_hooks, module.modules()))
+    return hooked_globally() or any(map(has_hooks, module.modules()))
 
 
 def has_hooks(module: nn.Module) -> bool:
