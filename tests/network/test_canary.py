@@ -56,6 +56,8 @@ def test_a_name_within_torch(name: str):
     try:
         reduce(getattr, name.split("."), torch)
     except AttributeError:
+        if name.endswith("_should_skip_dynamo") and tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9):
+            pytest.skip("older versions of torch do not import the compiler here")
         pytest.fail(f"torch.{name} is gone, on which leans {NAMES[name]}")
 
 
