@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from visx.errors import usage
-from visx.network.settings import plain_settings
+from visx.network.settings import default_device, plain_settings
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
         for kind in ("cpu", "cuda", "mps", "xpu"):
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        if torch.get_default_device().type != "cpu":
+        if default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         yield
 

@@ -24,7 +24,7 @@ from visx.network.grid import SPATIAL, FeatureGrid, Layer
 from visx.network.isolation import StopForward, hooked, undisturbed
 from visx.network.outputs import LOGITS, Outputs
 from visx.network.restoring import Kept
-from visx.network.settings import seed_all
+from visx.network.settings import default_device, seed_all
 
 # What runs with batch norms folded into convolutions: nothing; all but single gradients, which depend on rounding; or all.
 Folding = Literal["none", "scores", "all"]
@@ -87,7 +87,7 @@ class Network:
     @contextmanager
     def session(self) -> Iterator[Network]:
         """Everything that computes happens inside one; sessions may nest."""
-        surrounded, before = torch.get_default_device().type != "cpu", (self._surrounded, self._initial)
+        surrounded, before = default_device().type != "cpu", (self._surrounded, self._initial)
         with eager(), undisturbed(self.module):
             self._surrounded = self._surrounded or surrounded
             self._initial = None

@@ -40,6 +40,11 @@ def plain_settings() -> Iterator[None]:
                 _put_back()
 
 
+def default_device() -> torch.device:
+    """The device on which new tensors are made. (`torch.get_default_device` fails in torch 2.6 once a default was taken back.)"""
+    return torch.empty(0).device
+
+
 def random_states() -> dict[str, Any]:
     """The states of the process's random generators, by library."""
     numpy = sys.modules.get("numpy")
