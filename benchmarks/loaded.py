@@ -38,11 +38,16 @@ def work(name: str, batch: int, lanes: int) -> None:
 
     torch.manual_seed(0)
     model = visx.load_model(name, "random")
-    network = model.network()
+    outputs, network = model.outputs, model.network()
     parts = torch.randn(batch, 3, *model.input_size).chunk(lanes)
     shared = {id(t): t for t in (*network.module.parameters(), *network.module.buffers())}
     networks = [network] + [
-        Network(copy.deepcopy(network.module, shared), channels_last=network.channels_last, folding=network.folding)
+        Network(
+            copy.deepcopy(network.module, shared),
+            channels_last=network.channels_last,
+            folding=network.folding,
+            outputs=lambda: outputs,
+        )
         for _ in parts[1:]
     ]
     pool = ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) if lanes > 1 else None
