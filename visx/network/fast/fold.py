@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import is_
 from typing import Any
 
@@ -36,6 +36,10 @@ _NORM_ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "tr
 # What rounding alone may move logits by, as a part of their range. More means that the structure was misread.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.15}
 _FUSIBLE = {torch.float32, torch.bfloat16}
+
+
+# What a tensor is asked of its form, not of its values: so often that the way through is short
+_FORMS = {Tensor.dim, Tensor.size, Tensor.numel, Tensor.stride, Tensor.is_contiguous}
 
 
 @dataclass(frozen=True)
@@ -191,6 +195,8 @@ class Folded(TorchFunctionMode):
         return self._pending.purpose(output) is not None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _FORMS:
+            return func(*args, **(kwargs or {}))
         kwargs = kwargs or {}
         if func in CONVOLUTIONS and len(args) > 1:
             weight, bias, chain = self.weights.get(id(args[1]), (None, None, None))
@@ -215,7 +221,9 @@ class Folded(TorchFunctionMode):
             if result is None or result.at_relu or not result.chain.ends_in(args, kwargs):
                 return None
             self._pending.spend(args[0])
-            return self._handed(replace(result, at_relu=True)) if result.rectified else result.output
+            if not result.rectified:
+                return result.output
+            return self._handed(_Result(result.output, result.chain, rectified=True, at_relu=True))
         relu = relu_call(func, args, kwargs)
         result = self._pending.purpose(relu.input) if relu is not None else None
         if relu is None or result is None or not result.at_relu or result.chain.ceiling != relu.ceiling:
