@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from visx.network import heads, trace
 from visx.network.fast import onednn
 from visx.network.rules import nodes as rules
-from visx.network.snapshot import _GLOBAL_HOOKS
+from visx.network.snapshot import GLOBAL_HOOKS
 
 NAMES = {
     "_C._functorch.peek_interpreter_stack": "isolation.py: torch.func's transforms",
@@ -32,7 +32,7 @@ NAMES = {
     "nn.modules.module._global_forward_pre_hooks": "fast/fold.py: nothing is folded under global hooks",
     "nn.modules.module._global_backward_hooks": "fast/fold.py: nothing is folded under global hooks",
     "nn.modules.module._global_backward_pre_hooks": "fast/fold.py: nothing is folded under global hooks",
-    **{f"nn.modules.module.{name}": "snapshot.py: global hooks" for name in _GLOBAL_HOOKS},
+    **{f"nn.modules.module.{name}": "snapshot.py, fast/fold.py: global hooks" for name in GLOBAL_HOOKS},
     "utils._python_dispatch.TorchDispatchMode._should_skip_dynamo": "trace.py: the compiler is not imported",
     "utils.checkpoint.CheckpointError": "gradients.py: forward that is run again",
     "utils.checkpoint.CheckpointFunction": "probe.py: re-entrant checkpointing, by its name",

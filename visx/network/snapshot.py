@@ -21,7 +21,7 @@ _EXACT = 4096  # elements; larger tensors are summed
 _ROW = 128
 _DEPTH = 4  # of containers in attributes
 _HALF = {torch.float16, torch.bfloat16}
-_GLOBAL_HOOKS = (
+GLOBAL_HOOKS = (
     "_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks", "_global_backward_pre_hooks",
 )  # fmt: skip
 
@@ -37,7 +37,7 @@ class Snapshot:
         self._tensors: list[Tensor] = []
         self._seen: set[int] = set()
         self._look(module)
-        for name in _GLOBAL_HOOKS:
+        for name in GLOBAL_HOOKS:
             self._look(getattr(torch_module, name, None))
         self._forms = self._formed()
         self._values: Values | None = None

@@ -31,6 +31,7 @@ from visx.network.fast.onednn import CONVOLUTIONS, Convolution, packed, pointwis
 from visx.network.fast.pending import ASKING, Astray, Pending, tensors
 from visx.network.isolation import hooked
 from visx.network.rules import ReluCall, relu_call
+from visx.network.snapshot import GLOBAL_HOOKS
 
 _NORM_ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 # What rounding alone may move logits by, as a part of their range. More means that the structure was misread.
@@ -38,7 +39,7 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.02, tor
 _FUSIBLE = {torch.float32, torch.bfloat16}
 
 
-# What a tensor is asked of its form, not of its values: so often that the way through is short
+# Questions about a tensor's form. They read no values, so they need no check; they come several times a layer.
 _FORMS = {Tensor.dim, Tensor.size, Tensor.numel, Tensor.stride, Tensor.is_contiguous}
 
 
@@ -252,13 +253,7 @@ class Folded(TorchFunctionMode):
 
 def hooked_globally() -> bool:
     """Whether hooks are registered that run on every module."""
-    names = (
-        "_global_forward_hooks",
-        "_global_forward_pre_hooks",
-        "_global_backward_hooks",
-        "_global_backward_pre_hooks",
-    )
-    return any(getattr(torch_module, name) for name in names)
+    return any(getattr(torch_module, name) for name in GLOBAL_HOOKS)
 
 
 @torch.no_grad()
