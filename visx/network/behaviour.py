@@ -76,10 +76,15 @@ PLAIN, _SINGLE = Behaviour(), Behaviour(single=True, one_row=True)
 
 
 def observe(network: Network, shape: tuple[int, ...]) -> Behaviour:
-    """Run the network on a picture of noise, beside another one and alone: its output may not change, nor the state of a
-    generator, nor what the module holds. Where it differs as rounding does, a pass beside a third picture decides: in
-    batches of one size all bits are equal, so that small couplings are seen and rounding is not. Where something is odd,
-    more passes tell why. Call inside `network.session()`; the module is left as it was but for parameters written to."""
+    """What the network's output for a picture depends on besides the picture, for inputs of this shape (C, H, W).
+
+    The network runs on noise: a batch of two, and its second picture alone. For a plain network the outputs agree, no
+    random generator moves, and nothing that the module holds changes. Outputs that differ by little may be rounding or a
+    small coupling: the picture then runs beside a third one. Batches of one size round alike, so any difference between
+    these two is a coupling. If anything is odd, more passes find the reason.
+
+    Call inside `network.session()`. The module is left as it was, but for parameters that its forward writes to.
+    """
     signature = _signature(network.module)
     with suppress(TypeError):  # a module of one's own may not be hashable
         known = _known.get(network.module)
@@ -93,8 +98,8 @@ def observe(network: Network, shape: tuple[int, ...]) -> Behaviour:
 
 
 def take_as_plain(module: nn.Module) -> None:
-    """Spare a network that a library made, and whose behaviour is known to be plain, the passes that would show it, for
-    as long as nothing of its structure is changed."""
+    """Record that a library's network is known to be plain, so that `observe` needs no passes. It holds until the
+    network's structure or hooks are changed."""
     _known[module] = _Known(_signature(module), None, PLAIN)
 
 
