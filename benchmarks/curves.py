@@ -13,10 +13,10 @@ from timing import table, take_turns
 
 import visx
 from visx.images.decode import decode, read
-from visx.memory import keep_freed_memory
 from visx.metrics import get_metric
 from visx.metrics.contract import Trial
-from visx.scoring import Scorer
+from visx.network.scorer import Scorer
+from visx.run.allocator import keep_freed_memory
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from sweep import families, load, smallest
 from torch import Tensor, nn
 
 from visx.network.network import Network
-from visx.targets import Targets
+from visx.targets.classes import Targets
 
 HERE = Path(__file__).parent
 DONE = HERE / "finite_differences.jsonl"

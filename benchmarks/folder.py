@@ -29,17 +29,17 @@ import torch
 
 import visx
 from visx.cli.common import Talk
-from visx.engine import plan
-from visx.explaining import AUTO_BATCH as BATCH
-from visx.explaining import Explainer
+from visx.draw.png import encode_png
+from visx.engine.batch import plan
 from visx.images.find import Item, find
-from visx.journal import Journal
-from visx.memory import keep_freed_memory
 from visx.methods import get_method
-from visx.png import encode_png
-from visx.results import Settings, draw
-from visx.runner import Run
-from visx.targets import parse_target
+from visx.run.allocator import keep_freed_memory
+from visx.run.pipeline import Run
+from visx.run.worker import AUTO_BATCH as BATCH
+from visx.run.worker import Explainer
+from visx.store.manifest import Journal
+from visx.store.recorder import Settings, draw
+from visx.targets.classes import parse_target
 
 PEER = """
 import sys, time

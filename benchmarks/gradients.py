@@ -18,11 +18,11 @@ from timing import table, take_turns
 from torch import Tensor, nn
 
 import visx
-from visx.engine import explain_batch, plan
+from visx.engine.batch import explain_batch, plan
 from visx.methods import get_method
 from visx.models import Model
 from visx.network.isolation import undisturbed
-from visx.targets import parse_target
+from visx.targets.classes import parse_target
 
 
 def visx_runs(model: Model, name: str, x: Tensor) -> Callable[[], object]:

@@ -20,9 +20,9 @@ import torch
 from PIL import Image
 
 import visx
-from visx.engine import explain_batch, plan
+from visx.engine.batch import explain_batch, plan
 from visx.methods import get_method
-from visx.targets import TargetSpec
+from visx.targets.classes import TargetSpec
 
 
 def timed(work: Callable[[], object]) -> float:

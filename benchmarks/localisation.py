@@ -23,7 +23,7 @@ import torch
 from PIL import Image, ImageOps
 
 import visx
-from visx.blur import gaussian_blur
+from visx.ops.blur import gaussian_blur
 
 CELL, SIDE = 128, 256
 

@@ -21,12 +21,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 import visx
-from visx.blur import gaussian_blur
 from visx.metrics import get_metric
+from visx.metrics.common.imputing import impute
 from visx.metrics.contract import Trial
-from visx.metrics.imputing import impute
-from visx.randomizing import cascade, groups
-from visx.scoring import Scorer
+from visx.network.randomize import cascade, groups
+from visx.network.scorer import Scorer
+from visx.ops.blur import gaussian_blur
 from visx.seeds import generator, normal
 
 STEPS = 28

@@ -34,10 +34,10 @@ def compare(spec: str, precision: str, batch: int, copies: int, repeats: int) ->
     """Interleaved timings of one model at one precision and batch size."""
     import torch
 
-    from visx.engine import explain_batch, plan
+    from visx.engine.batch import explain_batch, plan
     from visx.methods import NAMES, get_method
     from visx.models import load_model
-    from visx.targets import TargetSpec
+    from visx.targets.classes import TargetSpec
 
     model = load_model(spec, "default" if spec == "efficientnet_lite0" else "random")
     network = model.network(precision)
@@ -96,9 +96,9 @@ def peak(masks: int) -> None:
     from torch import nn
 
     import visx
-    from visx.engine import explain_batch, plan
+    from visx.engine.batch import explain_batch, plan
     from visx.methods import get_method
-    from visx.targets import TargetSpec
+    from visx.targets.classes import TargetSpec
 
     net = nn.Sequential(nn.Conv2d(3, 8, 3, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
     model = visx.wrap(net)

@@ -27,12 +27,12 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 import visx
-from visx.engine import explain_batch, plan
+from visx.engine.batch import explain_batch, plan
 from visx.images.decode import as_picture
-from visx.memory import keep_freed_memory
 from visx.methods import get_method
 from visx.models import Model
-from visx.targets import TargetSpec
+from visx.run.allocator import keep_freed_memory
+from visx.targets.classes import TargetSpec
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "coffee.png"
 PATCH = 53

@@ -34,9 +34,9 @@ import torchvision
 from torch import Tensor, nn
 
 import visx
-from visx.engine import explain_batch, plan
+from visx.engine.batch import explain_batch, plan
 from visx.methods import get_method
-from visx.targets import parse_target
+from visx.targets.classes import parse_target
 
 HERE = Path(__file__).parent
 DONE = HERE / "sweep.jsonl"

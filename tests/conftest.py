@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from visx.contract import Method
 from visx.methods import NAMES, get_method
+from visx.methods.contract import Method
 
 torch.set_num_threads(1)
 

@@ -37,15 +37,15 @@ from safetensors.torch import save
 from torch import nn
 
 from mutations import vary
-from visx.artifacts import npy_bytes, to_json
 from visx.errors import VisxError
+from visx.files import npy_bytes, to_json
 from visx.images.decode import decode
 from visx.images.find import Item
 from visx.images.geometry import Preprocess
-from visx.journal import Journal
 from visx.models import checkpoint
-from visx.results import Recorder
-from visx.stored import read_map, read_results
+from visx.store.manifest import Journal
+from visx.store.read import read_map, read_results
+from visx.store.recorder import Recorder
 
 GROWTH = 1.25  # memory at the end over that after a tenth of the inputs
 ALLOWED = 5.0  # seconds of wall clock an input may take

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from nets import TwoConvs
 from visx import Model, VisxError
-from visx.contract import Attribution, Request
-from visx.engine import Answer, explain_batch, plan
+from visx.engine.batch import Answer, explain_batch, plan
 from visx.methods import get_method
+from visx.methods.contract import Attribution, Request
 from visx.models import wrap
 from visx.network.network import Network
-from visx.options import parse
-from visx.scoring import Scorer
-from visx.targets import Targets, parse_target
+from visx.network.scorer import Scorer
+from visx.params import parse
+from visx.targets.classes import Targets, parse_target
 
 # Parameters that make a method quick in the tests that run every registered method; the others run with their defaults.
 CHEAP: dict[str, dict[str, Any]] = {

@@ -14,7 +14,7 @@ import torch
 import visx
 from nets import GapHead, images, seeded
 from oracles import CHEAP, answers, assert_unchanged, fingerprint, maps_of, model_of, pearson
-from visx.contract import Method
+from visx.methods.contract import Method
 
 pytestmark = pytest.mark.cuda
 CUDA = torch.device("cuda")

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from visx import arguments
-from visx.contract import ScoreKind
-from visx.engine import Answer, Job, each_once, explain_batch, plan
+from visx.engine import arguments
+from visx.engine.batch import Answer, Job, each_once, explain_batch, plan
 from visx.errors import VisxError, usage
 from visx.images.decode import Picture, as_picture
 from visx.images.geometry import Placement
 from visx.images.numeric import check_range
+from visx.methods.contract import ScoreKind
 from visx.models import Model
 from visx.network.isolation import refuse_transforms
 from visx.seeds import image_seed
@@ -53,8 +53,8 @@ class Result:
 
     def overlay(self, colormap: str = "turbo", alpha: float = 0.5) -> np.ndarray:
         """The picture at full size with the map where the network looked: (H, W, 3) uint8 RGB."""
-        from visx.render import check_colormap
-        from visx.results import draw
+        from visx.draw.overlay import check_colormap
+        from visx.store.recorder import draw
 
         assert self._picture is not None and self._place is not None and self._job is not None
         rgb, colours = self._picture.rgb, check_colormap(colormap)

@@ -116,8 +116,7 @@ def test_an_edge_detector_passes_the_randomisation_check_for_nothing(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A method that never looks at the weights has 1.0 through the whole command; one that does has less."""
-    from visx import contract
-    from visx.methods import get_method
+    from visx.methods import contract, get_method
 
     def edges(req: contract.Request, p: object) -> contract.Attribution:
         across, down = (req.x.sum(1).diff(dim=d, append=req.x.sum(1).narrow(d, -1, 1)) for d in (1, 2))

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visx import artifacts
 from visx.errors import VisxError
 from visx.network.network import Network
 
@@ -174,7 +173,7 @@ def test_a_failing_disk_leaves_nothing_half_written(explain: Any, monkeypatch: p
         write(self, data[:10])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(artifacts.Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     run = explain("cat.png")
     assert run.code == 1
     assert "No space left" in run.err
@@ -320,12 +319,12 @@ def test_an_unexpected_error_is_one_line(explain: Any, monkeypatch: pytest.Monke
     def broken(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("first\nsecond")
 
-    monkeypatch.setattr("visx.explaining.explain_batch", broken)
+    monkeypatch.setattr("visx.run.worker.explain_batch", broken)
     run = explain("cat.png")
     assert run.code == 1
     assert "RuntimeError: first" in run.err
     assert "second" not in run.err
-    monkeypatch.setattr("visx.explaining.explain_batch", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("visx.run.worker.explain_batch", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     run = explain("cat.png")
     assert run.code == 130
     assert "what was finished is kept" in run.err
@@ -333,7 +332,7 @@ def test_an_unexpected_error_is_one_line(explain: Any, monkeypatch: pytest.Monke
 
 
 def test_engine_ray_without_ray_says_what_installs_it(explain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "visx.ray_engine", raising=False)
+    monkeypatch.delitem(sys.modules, "visx.run.ray.driver", raising=False)
     monkeypatch.setitem(sys.modules, "ray", None)
     run = explain("cat.png", "--engine", "ray")
     assert run.code == 2

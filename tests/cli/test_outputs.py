@@ -226,9 +226,9 @@ def test_an_explainer_in_another_lane_knows_the_meaning(work: Path) -> None:
     import torch
 
     import visx
-    from visx.explaining import Explainer
-    from visx.lanes import beside
-    from visx.results import Settings
+    from visx.run.threads import beside
+    from visx.run.worker import Explainer
+    from visx.store.recorder import Settings
 
     model = visx.load_model("f.py:one")
     explainer = Explainer(model, Settings(work, model.targets([])), torch.device("cpu"))

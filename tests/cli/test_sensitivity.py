@@ -15,10 +15,10 @@ from PIL import Image
 from in_process import TOY, make_work, visx
 from visx.errors import VisxError
 from visx.images.geometry import Preprocess
-from visx.options import parse
-from visx.presets import PRESETS
-from visx.sensitivity import NoisyPreprocess
-from visx.varying import parse_vary
+from visx.params import parse
+from visx.sensitivity.measure import NoisyPreprocess
+from visx.sensitivity.presets import PRESETS
+from visx.sensitivity.settings import parse_vary
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_a_second_run_finds_its_maps(photos: Path) -> None:
 
 
 def test_settings_that_two_groups_share_are_computed_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from visx.presets import Experiment, Preset
+    from visx.sensitivity.presets import Experiment, Preset
 
     groups = (("samples=2,3",), ("samples=3,4",))
     monkeypatch.setitem(PRESETS, "two", Preset((Experiment("smoothgrad", groups),)))
@@ -202,7 +202,7 @@ def test_the_teaser_has_a_row_an_image_and_a_column_a_setting(photos: Path) -> N
     assert done.code == 0, done.err
     (path,) = (photos.parent / "out").glob("sensitivity.*backprop*.png")
     picture = np.asarray(Image.open(path))
-    from visx.sensitivity_report import CELL, GAP, LINE
+    from visx.sensitivity.report import CELL, GAP, LINE
 
     assert picture.shape == (3 * LINE + 3 * (CELL + 2 * LINE + GAP), 3 * (CELL + GAP) + GAP, 3)
     for row in range(3):

@@ -11,13 +11,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 import visx
-from visx.engine import explain_batch, plan
+from visx.engine.batch import explain_batch, plan
 from visx.errors import ExitCode, VisxError
 from visx.images.geometry import Placement
 from visx.methods import get_method
 from visx.methods.lime import LimeParams, fit, on_off, superpixels
 from visx.network.network import Network
-from visx.targets import TargetSpec
+from visx.targets.classes import TargetSpec
 
 SIZE = 32
 
@@ -255,9 +255,9 @@ def test_needs_scores_alone():
     assert get_method("lime").needs == frozenset()
     x = pictures(1)
     module = Curved()
-    from visx.contract import Request
-    from visx.scoring import Scorer
-    from visx.targets import Targets
+    from visx.methods.contract import Request
+    from visx.network.scorer import Scorer
+    from visx.targets.classes import Targets
 
     request = Request(x, Targets([TargetSpec("0", index=0)]), (11,), Scorer(lambda c: module(c).detach()), "prob")
     found = get_method("lime").run(request, LimeParams(segments=9, samples=60, hide="mean", significance=0))

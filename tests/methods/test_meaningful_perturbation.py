@@ -13,14 +13,14 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 import visx
-from visx.blur import gaussian_blur
-from visx.engine import explain_batch, plan
+from visx.engine.batch import explain_batch, plan
 from visx.errors import ExitCode, VisxError
 from visx.images.geometry import Placement
 from visx.methods import get_method
 from visx.network.network import Network
+from visx.ops.blur import gaussian_blur
 from visx.seeds import generator
-from visx.targets import TargetSpec
+from visx.targets.classes import TargetSpec
 
 SIZE = 32
 SQUARE = (slice(8, 16), slice(16, 28))

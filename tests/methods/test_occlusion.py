@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 import visx
-from visx.blur import gaussian_blur
-from visx.contract import Attribution, Request
-from visx.engine import explain_batch, plan
+from visx.engine.batch import explain_batch, plan
 from visx.errors import ExitCode, VisxError
 from visx.methods import get_method
-from visx.options import parse
-from visx.scoring import Scorer
-from visx.targets import Targets, TargetSpec
+from visx.methods.contract import Attribution, Request
+from visx.network.scorer import Scorer
+from visx.ops.blur import gaussian_blur
+from visx.params import parse
+from visx.targets.classes import Targets, TargetSpec
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 

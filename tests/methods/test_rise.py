@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import visx
-from visx.contract import Attribution, Request
 from visx.errors import ExitCode, VisxError
 from visx.methods import get_method
+from visx.methods.contract import Attribution, Request
 from visx.methods.rise import RandomMasks, weigh
-from visx.options import parse
-from visx.scoring import Scorer
+from visx.network.scorer import Scorer
+from visx.params import parse
 from visx.seeds import generator
-from visx.targets import Targets
+from visx.targets.classes import Targets
 
 
 def toy() -> nn.Module:

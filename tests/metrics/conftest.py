@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from metric_toys import SIDE, Counted
 from visx.metrics.contract import Trial
-from visx.scoring import Scorer
+from visx.network.scorer import Scorer
 
 
 @pytest.fixture

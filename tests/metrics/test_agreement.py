@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from metric_toys import SIDE
-from visx.blur import gaussian_blur
 from visx.metrics import get_metric
+from visx.metrics.common.imputing import impute
 from visx.metrics.contract import Trial
-from visx.metrics.imputing import impute
-from visx.options import parse
+from visx.ops.blur import gaussian_blur
+from visx.params import parse
 
 Make = Callable[..., Trial]
 BOX = (3.0, 2.0, 9.0, 7.0)

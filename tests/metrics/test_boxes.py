@@ -11,8 +11,8 @@ import pytest
 from visx.errors import VisxError
 from visx.images.geometry import Placement
 from visx.metrics import get_metric
+from visx.metrics.common.regions import Annotations, overlap, read_voc, to_input
 from visx.metrics.contract import Measured
-from visx.metrics.regions import Annotations, overlap, read_voc, to_input
 
 VOC = """<annotation><size><width>{w}</width><height>{h}</height><depth>3</depth></size>
 <object><name>n01</name><bndbox><xmin>10</xmin><ymin>20</ymin><xmax>30</xmax><ymax>50</ymax></bndbox></object>

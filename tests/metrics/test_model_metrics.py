@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from metric_toys import SIDE, Linear, Mean
-from visx.blur import gaussian_blur
 from visx.metrics import get_metric
+from visx.metrics.common.imputing import impute
 from visx.metrics.contract import Measured, Trial
-from visx.metrics.imputing import impute
+from visx.ops.blur import gaussian_blur
 
 Make = Callable[..., Trial]
 

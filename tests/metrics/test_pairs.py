@@ -7,8 +7,8 @@ import pytest
 
 from visx.errors import VisxError
 from visx.metrics import all_metrics, get_metric
+from visx.metrics.common.scaling import order
 from visx.metrics.contract import Metric
-from visx.metrics.scaling import order
 
 PAIRS = [m for m in all_metrics() if m.kind == "pair"]
 

@@ -16,7 +16,7 @@ from metric_toys import SIDE, Linear
 from visx.errors import VisxError
 from visx.metrics import get_metric
 from visx.metrics.contract import Measured, Survey, Trial
-from visx.randomizing import cascade, groups
+from visx.network.randomize import cascade, groups
 
 Make = Callable[..., Trial]
 

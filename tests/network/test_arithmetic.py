@@ -15,7 +15,7 @@ from oracles import ask, model_of, same
 from visx import VisxError
 from visx.network.network import Network
 from visx.network.rules import Rules
-from visx.targets import Targets
+from visx.targets.classes import Targets
 
 
 def by_index(z: Tensor) -> Tensor:

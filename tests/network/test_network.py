@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from nets import GapHead, Wrapped, images, seeded
 from oracles import CHEAP, answers, assert_unchanged, fingerprint, model_of
 from visx import Model, VisxError
-from visx.contract import Method
+from visx.methods.contract import Method
 from visx.network.isolation import undisturbed
 from visx.network.network import Network
-from visx.targets import Targets
+from visx.targets.classes import Targets
 
 SIZE = 12
 

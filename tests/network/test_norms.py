@@ -15,7 +15,7 @@ from nets import CLASSES, images, seeded
 from oracles import answers, ask, maps_of, model_of, same
 from visx.network.network import Network
 from visx.network.norms import align_norms
-from visx.targets import Targets
+from visx.targets.classes import Targets
 
 
 class Hybrid(nn.Module):

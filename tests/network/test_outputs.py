@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import visx
 from nets import CLASSES, GapHead, SqueezeLike, VGGLike, Wrapped, images, seeded
-from visx.contract import ScoreKind
 from visx.errors import VisxError
+from visx.methods.contract import ScoreKind
 from visx.models.model import Model
 from visx.network.outputs import Outputs
 
@@ -130,7 +130,7 @@ def test_the_score_and_its_gradient_are_those_of_the_table(case: str, score: Sco
             visx.explain(model, images_as_picture(), "backprop", target=1, score=score)
         assert caught.value.code == 4
         return
-    from visx.targets import Targets
+    from visx.targets.classes import Targets
 
     leaf = x.clone().requires_grad_()
     want = formula(module.net(leaf), score)

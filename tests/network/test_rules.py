@@ -14,7 +14,7 @@ from oracles import Rule, ask, backward_by_hand, deconv, guided, plain, same
 from visx import VisxError
 from visx.network import rules
 from visx.network.network import Network
-from visx.targets import Targets
+from visx.targets.classes import Targets
 
 METHODS = {"backprop": plain, "deconvnet": deconv, "guided_backprop": guided}
 

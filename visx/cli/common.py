@@ -13,12 +13,12 @@ import typer
 
 from visx.cli.output import put
 from visx.errors import usage
-from visx.progress import SILENT, Progress
+from visx.run.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     import torch
 
-    from visx.contract import Method, ScoreKind
+    from visx.methods.contract import Method, ScoreKind
     from visx.models import Model
 
 Inputs = Annotated[
@@ -222,7 +222,7 @@ def pick_device(text: str) -> torch.device:
     """`--device` -> a device that is there, the process made ready to compute; a usage error if it is not."""
     import torch
 
-    from visx.memory import keep_freed_memory
+    from visx.run.allocator import keep_freed_memory
 
     keep_freed_memory()
     gc.freeze()  # what was imported stays
@@ -267,7 +267,7 @@ def pick_methods(names: Sequence[str], model: Model | None = None) -> list[Metho
         if name != "all":
             picked.append(get_method(name))
         elif model is not None:
-            from visx.engine import missing
+            from visx.engine.batch import missing
 
             picked += [m for m in all_methods() if not missing(model, m, m.params())]
     return list(dict.fromkeys(picked))

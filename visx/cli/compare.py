@@ -98,15 +98,15 @@ def compare(
         raise usage(f"no such file: {source}")
 
     from visx import sheet
-    from visx.render import check_colormap
+    from visx.draw.overlay import check_colormap
 
     suffix = sheet.check_suffix(out)
     check_colormap(colormap)
 
-    from visx.artifacts import make_folder, to_json, write_whole
+    from visx.files import make_folder, to_json, write_whole
     from visx.images.decode import read
     from visx.models import load_model
-    from visx.options import assign
+    from visx.params import assign
     from visx.sheet.cells import Ask, Look, compute, draw_rows
 
     if "all" not in names:

@@ -13,7 +13,7 @@ from visx.cli.output import put
 from visx.errors import ExitCode, printable, usage
 
 if TYPE_CHECKING:
-    from visx.comparing import Comparison
+    from visx.drift import Comparison
 
 DEFAULT_METRICS = ("spearman", "ssim")
 
@@ -43,8 +43,8 @@ def diff(
 
     [dim]visx diff base/ new/ --min spearman=0.9 --min ssim=0.8 --junit drift.xml[/dim]
     """
-    from visx import comparing
-    from visx.artifacts import make_folder, to_json, write_whole
+    from visx import drift
+    from visx.files import make_folder, to_json, write_whole
     from visx.metrics import get_metric, split_params
 
     wanted = thresholds("--min", least)
@@ -52,10 +52,10 @@ def diff(
     rest, params = split_params(param or [], metrics)
     if rest:
         raise usage(f"--param {rest[0]!r} is no metric's", "METRIC.KEY=VALUE, for instance ssim.window=7")
-    rows = comparing.compare(base, new, metrics, params, wanted)
+    rows = drift.compare(base, new, metrics, params, wanted)
     if junit is not None:
         make_folder(junit.parent)
-        write_whole(junit, comparing.junit(rows))
+        write_whole(junit, drift.junit(rows))
     for row in rows:
         if json:
             put(to_json(row.as_dict()))

@@ -34,7 +34,7 @@ from visx.cli.pictures import with_pictures
 from visx.errors import ExitCode, VisxError, usage
 
 if TYPE_CHECKING:
-    from visx.evaluation import Evaluation, Row
+    from visx.evaluate.evaluate import Evaluation, Row
 
 
 @with_pictures
@@ -132,12 +132,12 @@ def evaluate(
 
     items = finding.find(inputs, out, sys.stdin.buffer, null, talk.say)
 
-    from visx.engine import plan
-    from visx.evaluation import evaluate as measure
+    from visx.engine.batch import plan
+    from visx.evaluate.evaluate import evaluate as measure
+    from visx.evaluate.tables import write_evaluation
     from visx.models import load_model
-    from visx.options import assign
-    from visx.reports import write_evaluation
-    from visx.runner import Settings
+    from visx.params import assign
+    from visx.run.pipeline import Settings
 
     if "all" not in names:
         assign(rest, {m.name: m.params for m in methods})
@@ -175,7 +175,7 @@ def _misses(row: Row, lower: dict[str, float], upper: dict[str, float]) -> list[
 
 
 def _show(found: Evaluation, json: bool) -> None:
-    from visx.artifacts import to_json
+    from visx.files import to_json
 
     if json:
         for row in found.rows:

@@ -43,9 +43,9 @@ from visx.cli.pictures import with_pictures
 from visx.errors import ExitCode, VisxError, printable, usage
 
 if TYPE_CHECKING:
-    from visx.engine import Job
+    from visx.engine.batch import Job
     from visx.models import Model
-    from visx.runner import Summary
+    from visx.run.pipeline import Summary
 
 DEFAULT_OUT = Path("visx-out")
 
@@ -125,8 +125,8 @@ def explain(
         talk.say(f"shard {shard} has none of the {len(listed)} images")
         return 0
 
-    from visx.options import assign, parse
-    from visx.render import check_colormap
+    from visx.draw.overlay import check_colormap
+    from visx.params import assign, parse
 
     # a typo is told before torch is imported and a model loaded
     check_colormap(colormap)
@@ -134,13 +134,13 @@ def explain(
     for name, values in assign(param or [], {m.name: m.params for m in possible}).items():
         parse(get_method(name).params, values, name)
 
-    from visx.engine import plan
-    from visx.preview import preview
-    from visx.results import Settings
-    from visx.runner import Run
+    from visx.draw.terminal import preview
+    from visx.engine.batch import plan
+    from visx.run.pipeline import Run
+    from visx.store.recorder import Settings
 
     if engine == "ray":
-        from visx.ray_engine import RayRun
+        from visx.run.ray.driver import RayRun
     loaded = _load(model, weights, labels, device if engine == "local" else "cpu", means, head, pictures)
     methods = common.pick_methods(names, loaded)
     dealt = assign(param or [], {m.name: m.params for m in methods})

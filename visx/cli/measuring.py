@@ -12,8 +12,8 @@ import typer
 from visx.errors import printable, usage
 
 if TYPE_CHECKING:
+    from visx.metrics.common.regions import Annotations
     from visx.metrics.contract import Metric
-    from visx.metrics.regions import Annotations
 
 Boxes = Annotated[
     Path | None,
@@ -43,7 +43,7 @@ def thresholds(option: str, pairs: Sequence[str] | None) -> dict[str, float]:
 
 def annotated(metrics: Sequence[Metric], boxes: Path | None) -> Annotations | None:
     """`--boxes` for metrics that need some; a usage error where they are missing."""
-    from visx.metrics.regions import Annotations
+    from visx.metrics.common.regions import Annotations
 
     boxed = [metric.name for metric in metrics if metric.kind == "box"]
     if boxed and boxes is None:

@@ -12,7 +12,7 @@ from visx.cli.common import Json, Quiet
 from visx.cli.output import put
 
 if TYPE_CHECKING:
-    from visx.contract import Method
+    from visx.methods.contract import Method
 
 
 def methods(
@@ -39,7 +39,7 @@ def methods(
 
 def as_dict(method: Method) -> dict[str, Any]:
     """A method's declaration as JSON has it."""
-    from visx.options import describe
+    from visx.params import describe
 
     return {
         "name": method.name,
@@ -59,8 +59,8 @@ def as_dict(method: Method) -> dict[str, Any]:
 def _full(method: Method) -> str:
     import inspect
 
-    from visx.contract import NEEDS
-    from visx.options import describe
+    from visx.methods.contract import NEEDS
+    from visx.params import describe
 
     lines = [f"{method.name}: {method.title}", f"  family  {method.family}", f"  source  {method.source}"]
     lines += [f"  needs   {NEEDS[need]}" for need in sorted(method.needs)] or ["  needs   scores alone"]
@@ -77,7 +77,7 @@ def _full(method: Method) -> str:
 
 def _table(chosen: list[Method]) -> None:
     """A line a method, and its parameters with their defaults below it: legible at 80 columns, greppable anywhere."""
-    from visx.options import describe
+    from visx.params import describe
 
     rows = [("method", "family", "needs", "score", "source")]
     rows += [(m.name, m.family, ",".join(sorted(m.needs)) or "scores", m.score, m.source) for m in chosen]

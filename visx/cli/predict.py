@@ -49,10 +49,10 @@ def predict(
     """Show the likeliest classes of images, with their probabilities and logits (of a regression, its values)."""
     size = common.batch_size(batch_size)
 
-    from visx.artifacts import to_json
+    from visx.engine.predict import predictions
+    from visx.files import to_json
     from visx.images import find as finding
     from visx.models import load_model
-    from visx.predicting import predictions
 
     talk = Talk(quiet)
     items = finding.find(inputs, None, sys.stdin.buffer, null, talk.say)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from visx.progress import SILENT, Progress
+from visx.run.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     import rich.progress

@@ -34,7 +34,7 @@ def report(
 
     [dim]visx report visx-out/[/dim]
     """
-    from visx.artifacts import to_json
+    from visx.files import to_json
     from visx.gallery import write_report
 
     summary = write_report(folder, out or folder / "report.html", int(inline_mb * 1_000_000), Talk(quiet))

@@ -31,12 +31,12 @@ from visx.cli.measuring import Boxes, annotated, failure
 from visx.cli.output import put
 from visx.cli.pictures import with_pictures
 from visx.errors import usage
-from visx.presets import Experiment, Preset, get_preset
+from visx.sensitivity.presets import Experiment, Preset, get_preset
 
 if TYPE_CHECKING:
-    from visx.contract import Method
+    from visx.methods.contract import Method
     from visx.metrics.contract import Kind
-    from visx.sensitivity import Sensitivity
+    from visx.sensitivity.measure import Sensitivity
 
 DEFAULT_METRICS = ("ssim", "spearman", "hog")
 
@@ -148,16 +148,16 @@ def sensitivity(
     talk, size = Talk(quiet), common.batch_size(batch_size)
 
     from visx.images import find as finding
-    from visx.options import assign
+    from visx.params import assign
 
     items = finding.find(inputs, out, sys.stdin.buffer, null, talk.say)
     dealt = assign(rest, {m.name: m.params for m in methods})
 
-    from visx import sensitivity as moving
     from visx.models import load_model
-    from visx.runner import Settings
-    from visx.sensitivity_report import write_sensitivity
-    from visx.varying import parse_vary, settings_of
+    from visx.run.pipeline import Settings
+    from visx.sensitivity import measure as moving
+    from visx.sensitivity.report import write_sensitivity
+    from visx.sensitivity.settings import parse_vary, settings_of
 
     found = moving.Sensitivity(measured)
     scalar = score or (chosen.score if chosen else None)
@@ -206,7 +206,7 @@ def _experiments(
 
 
 def _show(found: Sensitivity, json: bool) -> None:
-    from visx.artifacts import to_json
+    from visx.files import to_json
 
     rows = found.rows()
     if json:

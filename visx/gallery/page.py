@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from visx import __version__
-from visx.artifacts import make_folder, to_json, write_whole
+from visx.files import make_folder, to_json, write_whole
 from visx.gallery.pictures import (
     IMAGE_SIDE,
     Small,
@@ -157,7 +157,7 @@ def render_page(run: Run, data: dict[str, Any], inline: bool) -> str:
     import jinja2
     from markupsafe import Markup
 
-    templates = files("visx") / "templates"
+    templates = files("visx.gallery") / "templates"
     style, script = ((templates / name).read_text("utf-8") for name in ("report.css", "report.js"))
     loader = jinja2.FunctionLoader(lambda name: (templates / name).read_text("utf-8"))
     environment = jinja2.Environment(autoescape=True, loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True)

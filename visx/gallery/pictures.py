@@ -18,9 +18,9 @@ from urllib.parse import quote
 import cv2
 import numpy as np
 
-from visx import render
-from visx.artifacts import make_folder, write_whole
+from visx.draw.overlay import COLORMAPS, colorize, cut, strength
 from visx.errors import VisxError
+from visx.files import make_folder, write_whole
 from visx.gallery.records import links
 from visx.images.decode import decode, read
 from visx.images.geometry import Placement
@@ -137,7 +137,7 @@ def plain_picture(path: Path, preprocessing: Any = None) -> np.ndarray | None:
 def kind_of(record: dict[str, Any]) -> Kind:
     """How a result is drawn: by its method's declaration, or by its values where the method is not known here."""
     from visx.methods import get_method
-    from visx.results import has_sign
+    from visx.store.recorder import has_sign
 
     params = record.get("params") if isinstance(record.get("params"), dict) else {}
     try:
@@ -162,7 +162,7 @@ def map_picture(folder: Path, record: dict[str, Any], kind: Kind, place: Placeme
         overlay = plain_picture(folder / links(record)["overlay"])
         if overlay is None:
             return None
-        seen = cv2.resize(render.cut(overlay, place), place.input_size[::-1], interpolation=cv2.INTER_AREA)
+        seen = cv2.resize(cut(overlay, place), place.input_size[::-1], interpolation=cv2.INTER_AREA)
         return Small.of(shrink(seen, MAP_SIDE))
     try:
         values = np.load(folder / links(record)["npy"], allow_pickle=False)
@@ -172,9 +172,9 @@ def map_picture(folder: Path, record: dict[str, Any], kind: Kind, place: Placeme
         return None
     rendering = record.get("rendering")
     colormap = rendering.get("colormap") if isinstance(rendering, dict) else None
-    colours = render.colorize(values, kind == "signed", colormap if colormap in render.COLORMAPS else "turbo")
+    colours = colorize(values, kind == "signed", colormap if colormap in COLORMAPS else "turbo")
     if kind == "signed":
-        opacity = np.rint(render.strength(values) * 255).astype(np.uint8)
+        opacity = np.rint(strength(values) * 255).astype(np.uint8)
         colours = np.dstack([colours, opacity])
     return Small.of(shrink(colours, MAP_SIDE))
 

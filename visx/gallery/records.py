@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from visx.errors import usage
-from visx.journal import records, standing
-from visx.stored import target_of
+from visx.store.manifest import records, standing
+from visx.store.read import target_of
 
 TABLES = ("evaluation.json", "evaluate.json", "sensitivity.json")
 RECIPE = (

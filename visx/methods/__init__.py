@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 
-from visx.contract import REGISTRY, Method
 from visx.errors import unknown
+from visx.methods.contract import REGISTRY, Method
 
 NAMES = (
     "backprop",

@@ -5,9 +5,9 @@ M = max_c |dS/dx_c| (Simonyan et al. 2013, arXiv:1312.6034, section 3). Other re
 
 from __future__ import annotations
 
-from visx.contract import Attribution, Request, method
-from visx.maps import REDUCE_HELP, Reduce, reduce_channels
-from visx.options import Field, Params
+from visx.methods.contract import Attribution, Request, method
+from visx.ops.maps import REDUCE_HELP, Reduce, reduce_channels
+from visx.params import Field, Params
 
 
 class BackpropParams(Params):

@@ -7,9 +7,9 @@ averaged (DenseNet's after its functional ReLU). A 1x1 convolution before the po
 
 from __future__ import annotations
 
-from visx.contract import Attribution, Request, method
 from visx.errors import unsupported
-from visx.options import Params
+from visx.methods.contract import Attribution, Request, method
+from visx.params import Params
 
 
 @method(

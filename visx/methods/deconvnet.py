@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import field_validator
 
-from visx.contract import Attribution, Request, Subject, method
 from visx.errors import usage
-from visx.maps import reduce_channels
 from visx.methods.backprop import BackpropParams
+from visx.methods.contract import Attribution, Request, Subject, method
 from visx.methods.guided_backprop import left_alone
-from visx.options import Field
+from visx.ops.maps import reduce_channels
+from visx.params import Field
 
 if TYPE_CHECKING:
     from torch import Tensor

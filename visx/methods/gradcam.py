@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from visx.contract import Attribution, Request, method
-from visx.options import Field, Params
+from visx.methods.contract import Attribution, Request, method
+from visx.params import Field, Params
 
 if TYPE_CHECKING:
     from visx.network.grid import Layer

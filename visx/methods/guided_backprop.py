@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from visx.contract import Attribution, Request, method
-from visx.maps import reduce_channels
 from visx.methods.backprop import BackpropParams
+from visx.methods.contract import Attribution, Request, method
+from visx.ops.maps import reduce_channels
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from visx.contract import Attribution, Request, method
-from visx.maps import REDUCE_HELP, Reduce, reduce_channels, upsample
 from visx.methods.backprop import BackpropParams
+from visx.methods.contract import Attribution, Request, method
 from visx.methods.gradcam import GradCAMParams, gradcam
 from visx.methods.guided_backprop import guided_backprop
-from visx.options import Field, Params
+from visx.ops.maps import REDUCE_HELP, Reduce, reduce_channels, upsample
+from visx.params import Field, Params
 
 
 class GuidedGradCAMParams(Params):

@@ -6,9 +6,9 @@ SAM (arXiv:2003.08754) explains the probability with it: `--score prob`.
 
 from __future__ import annotations
 
-from visx.contract import Attribution, Request, method
-from visx.maps import REDUCE_HELP, Reduce, reduce_channels
-from visx.options import Field, Params
+from visx.methods.contract import Attribution, Request, method
+from visx.ops.maps import REDUCE_HELP, Reduce, reduce_channels
+from visx.params import Field, Params
 
 
 class InputXGradientParams(Params):

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationInfo, field_validator
 
-from visx.contract import Attribution, Request, method
-from visx.maps import REDUCE_HELP, Reduce, reduce_channels
-from visx.options import Field, Params
+from visx.methods.contract import Attribution, Request, method
+from visx.ops.maps import REDUCE_HELP, Reduce, reduce_channels
+from visx.params import Field, Params
 from visx.seeds import generator
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class _Path:
 
     def weighted(self, ts: list[float], weights: list[float]) -> Tensor:
         """sum_i weights_i * gradient at ts_i: (T, C, H, W)."""
-        from visx.targets import Targets
+        from visx.targets.classes import Targets
 
         def work(a: int, b: int) -> Tensor:
             fixed = Targets.fixed(self.ids.expand(b - a, -1))
@@ -182,7 +182,7 @@ def _baselines(req: Request, b: int, p: IntegratedGradientsParams) -> list[Any]:
     if p.baseline == "black":
         return [req.normalised(0.0).expand_as(x)]
     if p.baseline == "blur":
-        from visx.blur import gaussian_blur
+        from visx.ops.blur import gaussian_blur
 
         return [gaussian_blur(x[None], 10.0)[0]]
     draws = (

@@ -23,8 +23,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from visx.contract import Attachment, Attribution, Request, method
-from visx.options import Field, Params
+from visx.methods.contract import Attachment, Attribution, Request, method
+from visx.params import Field, Params
 from visx.seeds import generator
 
 if TYPE_CHECKING:
@@ -277,8 +277,8 @@ def _picture(labels: np.ndarray, weights: np.ndarray, show: int) -> Attachment:
     shown = numbers[labels]
 
     def draw(rgb: np.ndarray, place: Placement) -> bytes:
-        from visx.png import encode_png
-        from visx.render import regions
+        from visx.draw.overlay import regions
+        from visx.draw.png import encode_png
 
         return encode_png(regions(rgb, shown, place))
 

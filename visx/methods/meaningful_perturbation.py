@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from visx.contract import Attachment, Attribution, Request, method
 from visx.errors import usage
-from visx.options import Field, Params
+from visx.methods.contract import Attachment, Attribution, Request, method
+from visx.params import Field, Params
 from visx.seeds import generator
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class _Pairs:
 def meaningful_perturbation(req: Request, p: MeaningfulPerturbationParams) -> Attribution:
     import torch
 
-    from visx.blur import gaussian_blur
+    from visx.ops.blur import gaussian_blur
 
     size = tuple(req.x.shape[-2:])
     if p.mask_size > min(size):
@@ -156,7 +156,7 @@ class _Views:
         """The masks after all iterations (n, s, s), and (n, F, s, s) of what they were on the way."""
         import torch
 
-        from visx.targets import Targets
+        from visx.targets.classes import Targets
 
         p, owners, kept = self.p, pairs.owners.tolist(), []
         fixed = Targets.fixed(pairs.ids[:, None])
@@ -233,7 +233,7 @@ def _discs(size: tuple[int, ...], mask_size: int) -> Tensor:
     import torch
     import torch.nn.functional as F
 
-    from visx.blur import gaussian_blur
+    from visx.ops.blur import gaussian_blur
 
     height, width = size
     unit = min(size) / DISC_SIZE
@@ -269,8 +269,8 @@ def _evolution(masks: np.ndarray) -> dict[str, Attachment]:
     """The animated picture of masks (F, s, s)."""
 
     def draw(rgb: np.ndarray, place: Placement) -> bytes:
-        from visx import render
+        from visx.draw.overlay import animation
 
-        return render.animation(rgb, 1 - masks, place)
+        return animation(rgb, 1 - masks, place)
 
     return {"evolution.gif": draw}

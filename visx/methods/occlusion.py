@@ -24,10 +24,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from visx.contract import Attribution, Request, method
 from visx.errors import unsupported, usage
-from visx.fills import FILL_HELP, Fill, fill_image
-from visx.options import Field, Params
+from visx.methods.common.fills import FILL_HELP, Fill, fill_image
+from visx.methods.contract import Attribution, Request, method
+from visx.params import Field, Params
 
 if TYPE_CHECKING:
     from torch import Tensor

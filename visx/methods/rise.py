@@ -18,10 +18,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from visx.contract import Attachment, Attribution, Request, method
 from visx.errors import usage
-from visx.fills import FILL_HELP, Fill, fill_image
-from visx.options import Field, Params
+from visx.methods.common.fills import FILL_HELP, Fill, fill_image
+from visx.methods.contract import Attachment, Attribution, Request, method
+from visx.params import Field, Params
 from visx.seeds import generator
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def weigh(
 
 
 def _npy(error: Tensor) -> Attachment:
-    from visx.artifacts import npy_bytes
+    from visx.files import npy_bytes
 
     data = npy_bytes(error.float().cpu().numpy())
     return lambda picture, place: data

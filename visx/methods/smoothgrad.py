@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
-from visx.contract import Attribution, Request, method
-from visx.maps import REDUCE_HELP, Reduce, reduce_channels
-from visx.options import Field, Params
+from visx.methods.contract import Attribution, Request, method
+from visx.ops.maps import REDUCE_HELP, Reduce, reduce_channels
+from visx.params import Field, Params
 from visx.seeds import normal
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def smoothgrad(req: Request, p: SmoothGradParams) -> Attribution:
     import torch
 
     from visx.methods import get_method
-    from visx.targets import Targets
+    from visx.targets.classes import Targets
 
     base = get_method(p.base)
     base_params = base.params()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from visx.errors import unknown, usage
 from visx.metrics.contract import REGISTRY, Kind, Metric
-from visx.options import Params, assign, parse
+from visx.params import Params, assign, parse
 
 NAMES = (
     "ssim",

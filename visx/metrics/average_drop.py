@@ -6,9 +6,9 @@ Grad-CAM++, arXiv:1710.11063, section 4.1), here from 0 to 1 instead of percent.
 
 from __future__ import annotations
 
+from visx.metrics.common.masking import clean_and_masked
 from visx.metrics.contract import Measured, Trial, metric
-from visx.metrics.masking import clean_and_masked
-from visx.options import Params
+from visx.params import Params
 
 
 @metric(

@@ -8,7 +8,7 @@ all; a coarse map that was upsampled adds up to something else.
 from __future__ import annotations
 
 from visx.metrics.contract import Measured, Trial, metric
-from visx.options import Params
+from visx.params import Params
 
 
 @metric(

@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from visx.errors import unsupported
-from visx.options import Params
+from visx.params import Params
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from visx.contract import ScoreKind
-    from visx.scoring import Scorer
+    from visx.methods.contract import ScoreKind
+    from visx.network.scorer import Scorer
 
 Kind = Literal["pair", "box", "map", "set"]
 Box = tuple[float, float, float, float]  # left, top, right, bottom: edges, in pixels of the map

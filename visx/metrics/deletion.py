@@ -7,9 +7,9 @@ there for 224x224 pixels. Deviation: ties are broken by a seeded shuffle.
 
 from __future__ import annotations
 
+from visx.metrics.common.removal import STEPS_HELP, curve
 from visx.metrics.contract import Measured, Trial, metric
-from visx.metrics.removal import STEPS_HELP, curve
-from visx.options import Field, Params
+from visx.params import Field, Params
 
 
 class DeletionParams(Params):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from visx.metrics.contract import Box, Measured, metric
-from visx.options import Params
+from visx.params import Params
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def energy(values: np.ndarray, boxes: list[Box], seed: int, p: Params) -> Measured:
     import numpy as np
 
-    from visx.metrics.regions import coverage
+    from visx.metrics.common.regions import coverage
 
     positive = np.maximum(values, 0)
     total, shape = float(positive.sum()), (values.shape[0], values.shape[1])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from visx.errors import unsupported, usage
 from visx.metrics.contract import Measured, Survey, metric
-from visx.options import Field, Params
+from visx.params import Field, Params
 
 
 class GridPointingParams(Params):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from visx.errors import usage
 from visx.metrics.contract import metric
-from visx.options import Field, Params
+from visx.params import Field, Params
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +39,7 @@ def hog(a: np.ndarray, b: np.ndarray, p: HOGParams) -> float:
     from scipy.stats import pearsonr
     from skimage.feature import hog as features_of
 
-    from visx.metrics.scaling import by_largest, correlation
+    from visx.metrics.common.scaling import by_largest, correlation
 
     side = p.cell * p.block
     if min(a.shape) < side:

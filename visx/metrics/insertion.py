@@ -9,9 +9,9 @@ takes 28 steps, and divides the area by the curve's largest value, for deletion 
 
 from __future__ import annotations
 
+from visx.metrics.common.removal import STEPS_HELP, curve
 from visx.metrics.contract import Measured, Trial, metric
-from visx.metrics.removal import STEPS_HELP, curve
-from visx.options import Field, Params
+from visx.params import Field, Params
 
 
 class InsertionParams(Params):
@@ -30,6 +30,6 @@ class InsertionParams(Params):
     params=InsertionParams,
 )
 def insertion(trial: Trial, p: InsertionParams) -> Measured:
-    from visx.blur import gaussian_blur
+    from visx.ops.blur import gaussian_blur
 
     return curve(trial, gaussian_blur(trial.x[None], p.blur_radius)[0], trial.x, p.steps)

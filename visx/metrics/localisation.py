@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from visx.metrics.contract import Box, Measured, metric
-from visx.options import Field, Params
+from visx.params import Field, Params
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ class LocalisationParams(Params):
     params=LocalisationParams,
 )
 def localisation(values: np.ndarray, boxes: list[Box], seed: int, p: LocalisationParams) -> Measured:
-    from visx.metrics.regions import overlap, tight_box
+    from visx.metrics.common.regions import overlap, tight_box
 
     top = float(values.max())
     overlaps = []

@@ -8,7 +8,7 @@ class and the random stream of the method stay those of x.
 from __future__ import annotations
 
 from visx.metrics.contract import Measured, Trial, metric
-from visx.options import Field, Params
+from visx.params import Field, Params
 
 
 class MaxSensitivityParams(Params):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from visx.metrics.contract import metric
-from visx.options import Params
+from visx.params import Params
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +28,6 @@ def pearson(a: np.ndarray, b: np.ndarray, p: Params) -> float:
     import numpy as np
     from scipy.stats import pearsonr
 
-    from visx.metrics.scaling import by_largest, correlation
+    from visx.metrics.common.scaling import by_largest, correlation
 
     return correlation(by_largest(a), by_largest(b), lambda u, v: float(np.clip(pearsonr(u, v).statistic, -1.0, 1.0)))

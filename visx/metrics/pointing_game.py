@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from visx.metrics.contract import Box, Measured, metric
-from visx.options import Field, Params
+from visx.params import Field, Params
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +33,7 @@ class PointingGameParams(Params):
 def pointing_game(values: np.ndarray, boxes: list[Box], seed: int, p: PointingGameParams) -> Measured:
     import math
 
-    from visx.metrics.scaling import order
+    from visx.metrics.common.scaling import order
 
     row, column = divmod(int(order(values, seed)[0]), values.shape[1])
     x, y = column + 0.5, row + 0.5

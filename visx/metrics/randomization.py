@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from visx.metrics.contract import Measured, Survey, metric
-from visx.options import Field, Params
+from visx.params import Field, Params
 
 
 class RandomizationParams(Params):

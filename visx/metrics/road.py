@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from visx.metrics.contract import Measured, Trial, metric
-from visx.options import Field, Params
+from visx.params import Field, Params
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,8 +37,8 @@ def road(trial: Trial, p: ROADParams) -> Measured:
     import numpy as np
     import torch
 
-    from visx.metrics.imputing import impute
-    from visx.metrics.scaling import order
+    from visx.metrics.common.imputing import impute
+    from visx.metrics.common.scaling import order
 
     ranking = order(trial.values, trial.seed)
     x = trial.x.double().cpu().numpy()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from visx.metrics.contract import metric
-from visx.options import Field, Params
+from visx.params import Field, Params
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ def spearman(a: np.ndarray, b: np.ndarray, p: SpearmanParams) -> float:
     import numpy as np
     from scipy.stats import spearmanr
 
-    from visx.metrics.scaling import correlation
+    from visx.metrics.common.scaling import correlation
 
     if p.absolute:
         a, b = np.abs(a), np.abs(b)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from visx.errors import usage
 from visx.metrics.contract import metric
-from visx.options import Field, Params
+from visx.params import Field, Params
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +38,7 @@ def ssim(a: np.ndarray, b: np.ndarray, p: SSIMParams) -> float:
     import numpy as np
     from skimage.metrics import structural_similarity
 
-    from visx.metrics.scaling import by_largest
+    from visx.metrics.common.scaling import by_largest
 
     if p.window % 2 == 0 or p.window > min(a.shape):
         raise usage(f"ssim: window={p.window} does not fit maps of {a.shape[0]}x{a.shape[1]}", "odd, and no larger")

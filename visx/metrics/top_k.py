@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from visx.metrics.contract import metric
-from visx.options import Field, Params
+from visx.params import Field, Params
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +33,7 @@ def top_k(a: np.ndarray, b: np.ndarray, p: TopKParams) -> float:
     """Maps (H, W) of one shape -> shared part of the top k."""
     import numpy as np
 
-    from visx.metrics.scaling import order
+    from visx.metrics.common.scaling import order
 
     k = max(1, round(p.part * a.size))
     return len(np.intersect1d(order(a, 0)[:k], order(b, 0)[:k], assume_unique=True)) / k

@@ -1,4 +1,4 @@
-"""Taking the fingerprint of a network: eight numbers made of its outputs for a fixed picture (see visx/fingerprint.py)."""
+"""Taking the fingerprint of a network: eight numbers made of its outputs for a fixed picture (see visx/models/fingerprint.py)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visx.fingerprint import Fingerprint, close
+from visx.models.fingerprint import Fingerprint, close
 from visx.network.network import Network
 
 _NUMBERS = 8

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from visx.errors import VisxError, unsupported, usage
-from visx.fingerprint import Fingerprint
 from visx.images.geometry import Preprocess
 from visx.models import fingerprinting
 from visx.models.checkpoint import digest_state
+from visx.models.fingerprint import Fingerprint
 from visx.network.anatomy import Anatomy, examine
 from visx.network.behaviour import PLAIN, Behaviour, observe
 from visx.network.forms import copied, half, unwrapped, whereabouts
@@ -23,7 +23,7 @@ from visx.network.outputs import Outputs
 from visx.network.probe import failure, try_out
 from visx.network.restoring import Kept
 from visx.network.snapshot import Snapshot
-from visx.targets import TargetSpec, parse_targets
+from visx.targets.classes import TargetSpec, parse_targets
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -26,7 +26,7 @@ from visx.network.isolation import StopForward, hooked
 from visx.network.norms import align_norms
 from visx.network.outputs import ScoreKind, in_full, require_graph
 from visx.network.rules import Met, Rule, Rules, complete, guide, strangers
-from visx.targets import Targets
+from visx.targets.classes import Targets
 
 if TYPE_CHECKING:
     from visx.network.network import Network

@@ -18,8 +18,8 @@ from visx.network.fast.pending import tensors
 from visx.network.forms import check_values, input_dtype, lazy, quantised, whereabouts
 from visx.network.network import Network
 from visx.network.rules import strangers
-from visx.scoring import out_of_memory
-from visx.targets import Targets
+from visx.network.scorer import out_of_memory
+from visx.targets.classes import Targets
 
 
 class Watcher(Protocol):

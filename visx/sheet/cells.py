@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from visx import render
-from visx.contract import Method, ScoreKind
-from visx.engine import Answer, Job, each_once, explain_batch, missing, plan
+from visx.draw.overlay import GREYS, Limits, colorbar, cut, limits, shared
+from visx.engine.batch import Answer, Job, each_once, explain_batch, missing, plan
 from visx.errors import VisxError
 from visx.images.decode import Picture
 from visx.images.geometry import Placement
-from visx.options import parse
-from visx.progress import SILENT, Progress
-from visx.results import draw, is_signed, record_of
+from visx.methods.contract import Method, ScoreKind
+from visx.params import parse
+from visx.run.progress import SILENT, Progress
 from visx.seeds import image_seed
 from visx.sheet.layout import Bar, Cell
-from visx.targets import Targets
+from visx.store.recorder import draw, is_signed, record_of
+from visx.targets.classes import Targets
 
 if TYPE_CHECKING:
     import numpy as np
@@ -139,10 +139,10 @@ def draw_rows(rows: Sequence[Row], picture: Picture, look: Look) -> list[list[Ce
     """The cells of a sheet: in each row the picture, then a map a column."""
     columns = list(dict.fromkeys(key for row in rows for key in (*row.found, *row.reasons)))
     titles = {f.key: short_title(f.job.method) for row in rows for f in row.found.values()}
-    scales: dict[Key, render.Limits] = {}
+    scales: dict[Key, Limits] = {}
     if look.shared:
         for key in columns:
-            scales[key] = render.shared(_limits(row.found[key]) for row in rows if key in row.found)
+            scales[key] = shared(_limits(row.found[key]) for row in rows if key in row.found)
     sheet: list[list[Cell]] = []
     for row in rows:
         cells = [_first(row, picture, look)]
@@ -160,23 +160,23 @@ def _drawn_as_gradient(found: Found) -> bool:
     return found.job.method.picture == "gradient" and found.answer.channels is not None
 
 
-def _limits(found: Found) -> render.Limits:
+def _limits(found: Found) -> Limits:
     if _drawn_as_gradient(found):
-        return render.limits(found.answer.channels, True)
-    return render.limits(found.answer.map, is_signed(found.job))
+        return limits(found.answer.channels, True)
+    return limits(found.answer.map, is_signed(found.job))
 
 
 def _first(row: Row, picture: Picture, look: Look) -> Cell:
     """The picture, with what the row explains."""
     answers = [f.answer for f in row.found.values()]
     answer = next((a for a in answers if a.probability is not None), answers[0])
-    shown = render.cut(picture.rgb, row.place) if look.cut else picture.rgb
+    shown = cut(picture.rgb, row.place) if look.cut else picture.rgb
     chance = "" if answer.probability is None else f"{percent(answer.probability)} · "
     what = "value" if row.model.outputs.kind == "regression" else "class"
     return Cell(shown, answer.label, (f"{chance}{what} {answer.target}", row.model.name))
 
 
-def _cell(found: Found, picture: Picture, look: Look, scale: render.Limits | None) -> Cell:
+def _cell(found: Found, picture: Picture, look: Look, scale: Limits | None) -> Cell:
     answer, job = found.answer, found.job
     scale = scale or _limits(found)
     drawn: np.ndarray = draw(
@@ -184,12 +184,12 @@ def _cell(found: Found, picture: Picture, look: Look, scale: render.Limits | Non
     )
     gradient = _drawn_as_gradient(found)
     signed = gradient or is_signed(job)
-    colours = render.colorbar(signed, render.GREYS if gradient else look.colormap, (8, 256))
+    colours = colorbar(signed, GREYS if gradient else look.colormap, (8, 256))
     chance = "" if answer.probability is None else f" {percent(answer.probability)}"
     where = [job.layer] if job.layer else []
     took = [duration(found.seconds)] if look.times else []
     return Cell(
-        render.cut(drawn, found.place) if look.cut else drawn,
+        cut(drawn, found.place) if look.cut else drawn,
         short_title(job.method),
         (answer.label + chance, " · ".join([*where, *took])),
         Bar(colours, number(scale[0]), number(scale[1]), "0" if signed else ""),

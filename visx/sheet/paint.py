@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image as Pillow
 from PIL import ImageDraw
 
+from visx.draw.png import encode_png
 from visx.errors import unknown
-from visx.png import encode_png
 from visx.sheet.layout import Image, Layout, Text
 from visx.sheet.text import FINE
 

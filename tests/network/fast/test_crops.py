@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from normed import settled
 from oracles import fingerprint
-from visx.engine import explain_batch, plan
+from visx.engine.batch import explain_batch, plan
 from visx.errors import VisxError
 from visx.methods import get_method
 from visx.models import load_model
@@ -22,8 +22,8 @@ from visx.network.fast import crops
 from visx.network.fast.crops import Local, local
 from visx.network.fast.windows import Side
 from visx.network.network import Network
-from visx.scoring import Scorer
-from visx.targets import TargetSpec
+from visx.network.scorer import Scorer
+from visx.targets.classes import TargetSpec
 
 
 def head(channels: int) -> list[nn.Module]:
@@ -532,7 +532,7 @@ def test_occlusion_of_real_networks_is_what_it_was(spec, patch, pad, monkeypatch
         monkeypatch.setattr("visx.methods.occlusion._starts", lambda *_: [0, 100, 219])
     (job,) = plan(model, [get_method("occlusion")], params={"occlusion": params})
     net, used = model.network(), []
-    monkeypatch.setattr("visx.engine.local", lambda *args: used.append(local(*args)) or used[-1])
+    monkeypatch.setattr("visx.engine.batch.local", lambda *args: used.append(local(*args)) or used[-1])
 
     def maps() -> Tensor:
         with net.session():
@@ -540,6 +540,6 @@ def test_occlusion_of_real_networks_is_what_it_was(spec, patch, pad, monkeypatch
 
     near = maps()
     assert used[0] is not None
-    monkeypatch.setattr("visx.engine.local", lambda *args: None)
+    monkeypatch.setattr("visx.engine.batch.local", lambda *args: None)
     plain = maps()
     torch.testing.assert_close(near, plain, rtol=0, atol=1e-4 * float(plain.max() - plain.min()))

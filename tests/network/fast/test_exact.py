@@ -16,7 +16,7 @@ from nets import images
 from normed import Blocks, Mixed, Oddities, Plain, Rectified, pictures, settled
 from oracles import pearson
 from visx.network.network import Network
-from visx.targets import Targets
+from visx.targets.classes import Targets
 
 
 @pytest.mark.parametrize("rule", [None, "guided", "deconv"])

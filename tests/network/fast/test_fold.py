@@ -12,7 +12,7 @@ from normed import Blocks, Mixed, Oddities, Plain, Rectified, Shared, pictures, 
 from visx.network.fast.fold import fold
 from visx.network.network import Network
 from visx.network.rules import relu_call
-from visx.targets import Targets
+from visx.targets.classes import Targets
 
 
 class Count(torch.overrides.TorchFunctionMode):

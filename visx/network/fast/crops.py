@@ -33,7 +33,7 @@ from visx.network.fast.fold import Folded, observed
 from visx.network.fast.windows import ELEMENT, Sides, Watch
 from visx.network.isolation import hooked
 from visx.network.network import Network
-from visx.scoring import Box
+from visx.network.scorer import Box
 
 WORTHWHILE = 0.15  # the part of a pass that a cut must save
 TRIES = 3  # cuts that are tried before the plain way is taken for good

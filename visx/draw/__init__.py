@@ -1,0 +1,1 @@
+"""Maps, tables and curves as pictures."""

@@ -1,0 +1,1 @@
+"""Maps measured with metrics, and the tables of the values."""

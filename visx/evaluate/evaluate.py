@@ -1,0 +1,264 @@
+"""Evaluation: maps of several methods held against metrics, averaged over images with bootstrapped intervals."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from visx.engine.batch import Job
+from visx.errors import ExitCode, VisxError
+from visx.evaluate.bench import Bench, Maps, Sample, explain_all
+from visx.evaluate.ledger import Ledger
+from visx.files import DiskFull
+from visx.images.find import Item
+from visx.metrics.common.regions import Annotations
+from visx.metrics.contract import Measured, Metric, Survey, Trial
+from visx.models import Model
+from visx.network.network import Network
+from visx.network.randomize import cascade
+from visx.params import Params
+from visx.run.pipeline import Settings
+from visx.run.progress import SILENT, Progress
+
+RESAMPLES = 2000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Value:
+    """One measured value: of one image's map, or, for a metric over many images, of one of its cases."""
+
+    job: str
+    metric: str
+    image: str
+    target: int
+    measured: Measured
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method against a metric: the mean, its bootstrapped 95% interval (None for a single value), and how many values."""
+
+    job: str
+    metric: str
+    mean: float
+    low: float | None
+    high: float | None
+    count: int
+    best: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {"method": self.job, **{k: v for k, v in dataclasses.asdict(self).items() if k != "job"}}
+
+
+@dataclass
+class Evaluation:
+    """All values, the table, and what failed on the way ({image, method, metric, error})."""
+
+    metrics: list[Metric]
+    values: list[Value] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    reused: int = 0
+
+    @property
+    def code(self) -> ExitCode:
+        """The exit code this adds up to."""
+        if not self.errors:
+            return ExitCode.OK
+        return ExitCode.SOME_FAILED if self.values else ExitCode.FAILURE
+
+
+def evaluate(
+    model: Model,
+    jobs: Sequence[Job],
+    items: Sequence[Item],
+    settings: Settings,
+    metrics: Sequence[Metric],
+    params: Mapping[str, Params],
+    boxes: Annotations | None = None,
+    said: Callable[[str], None] = lambda text: None,
+    progress: Progress = SILENT,
+) -> Evaluation:
+    """Explain what is not explained yet, measure every map with every metric, and sum up. `progress` is told of every
+    image explained and every map measured."""
+    maps = explain_all(model, jobs, items, settings, progress, said)
+    found = Evaluation(list(metrics), reused=maps.skipped)
+    found.errors += [
+        {"image": e["image"], "method": e["method"], "metric": None, "error": e["error"]} for e in maps.errors
+    ]
+    names = job_names(jobs)
+    network = model.network(settings.precision, model.device)
+    ledger = Ledger(settings.out, settings.resume)
+    bench = Bench(model, network, settings.seed, settings.batch_size, said, boxes, ledger)
+    with network.session():
+        _measure_maps(found, maps, bench, names, metrics, params, progress)
+        for metric in metrics:
+            if metric.kind == "set":
+                for job in jobs:
+                    _measure_set(
+                        found, [s for s in maps.samples if s.job is job], bench, names[id(job)], metric, params
+                    )
+    found.rows = summarise(found.values, list(names.values()), metrics, settings.seed)
+    return found
+
+
+def job_names(jobs: Sequence[Job]) -> dict[int, str]:
+    """A short name for each job (by identity): the method, with its layer where it runs on several, else a number."""
+    names: dict[int, str] = {}
+    methods = [job.method.name for job in jobs]
+    for job in jobs:
+        several = methods.count(job.method.name) > 1
+        names[id(job)] = f"{job.method.name}.{job.layer}" if several else job.method.name
+    return names
+
+
+def _measure_maps(
+    found: Evaluation,
+    maps: Maps,
+    bench: Bench,
+    names: Mapping[int, str],
+    metrics: Sequence[Metric],
+    params: Mapping[str, Params],
+    progress: Progress,
+) -> None:
+    for sample in maps.samples:
+        for metric in metrics:
+            if metric.kind == "set":
+                continue
+            try:
+                measured = bench.measure(sample, metric, params[metric.name])
+            except DiskFull:
+                raise
+            except VisxError as error:
+                found.errors.append(measuring_error(str(sample.item.path), sample.job.method.name, metric, error))
+                continue
+            name = names[id(sample.job)]
+            found.values.append(Value(name, metric.name, str(sample.item.path), sample.target, measured))
+        progress.advance()
+
+
+def _measure_set(
+    found: Evaluation, samples: list[Sample], bench: Bench, name: str, metric: Metric, params: Mapping[str, Params]
+) -> None:
+    if not samples:
+        return
+    survey = Survey(
+        _Trials(bench, samples),
+        [s.target for s in samples],
+        [math.nan if s.record["probability"] is None else s.record["probability"] for s in samples],
+        bench.seed,
+        lambda count: _randomized(bench, samples, count),
+    )
+    try:
+        measured = metric.run(survey, params[metric.name])
+    except VisxError as error:
+        found.errors.append(measuring_error(None, name, metric, error))
+        return
+    whole = len(measured) == len(samples)
+    for i, one in enumerate(measured):
+        sample = samples[i] if whole else None
+        target = sample.target if sample else int(one.details.get("target", -1))
+        found.values.append(Value(name, metric.name, str(sample.item.path) if sample else "", target, one))
+
+
+class _Trials(Sequence[Trial]):
+    """Trials that are loaded when they are asked for, so that a folder of images need not fit into memory."""
+
+    def __init__(self, bench: Bench, samples: Sequence[Sample]) -> None:
+        self.bench, self.samples = bench, samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.bench.trial(self.samples[index])
+
+    def __iter__(self) -> Iterator[Trial]:
+        return (self.bench.trial(sample) for sample in self.samples)
+
+
+def _randomized(bench: Bench, samples: Sequence[Sample], count: int) -> Iterator[tuple[str, Iterable[np.ndarray]]]:
+    for stage, module in cascade(bench.network.module, count, bench.seed):
+        network = Network(
+            module,
+            channels_last=bench.network.channels_last,
+            outputs=lambda: bench.network.outputs,
+            behaviour=lambda: bench.network.behaviour,
+        )
+        with network.session():
+
+            def maps(network: Network = network) -> Iterator[np.ndarray]:
+                for sample in samples:
+                    yield bench.explain(network, sample, bench.load(sample.item)[0][None])[0]
+
+            yield stage, maps()
+
+
+def summarise(values: Sequence[Value], jobs: Sequence[str], metrics: Sequence[Metric], seed: int) -> list[Row]:
+    """A row for every method and metric that has values; the best mean of each metric is marked, ties all of them."""
+    rows: list[Row] = []
+    for metric in metrics:
+        table = []
+        for job in dict.fromkeys(jobs):
+            mine = [v for v in values if v.job == job and v.metric == metric.name]
+            if mine:
+                numbers = np.array([v.measured.value for v in mine])
+                classes = np.array([v.target for v in mine]) if metric.average == "class" else None
+                mean, low, high = bootstrap(numbers, classes, seed)
+                table.append(Row(job, metric.name, mean, low, high, len(mine), False))
+        if table:
+            best = (max if metric.better == "higher" else min)(row.mean for row in table)
+            rows += [dataclasses.replace(row, best=row.mean == best and len(table) > 1) for row in table]
+    return rows
+
+
+def average(values: np.ndarray, classes: np.ndarray | None) -> float:
+    """The mean of (n,) values, within each class first where classes (n,) are given."""
+    if classes is None:
+        return float(values.mean())
+    return float(np.mean([values[classes == c].mean() for c in np.unique(classes)]))
+
+
+def bootstrap(values: np.ndarray, classes: np.ndarray | None, seed: int) -> tuple[float, float | None, float | None]:
+    """(mean, low, high): the mean of (n,) values, within each class first where classes (n,) are given, and the
+    percentile interval of the same mean over 2000 resamples of the images."""
+
+    def mean(index: np.ndarray) -> float:
+        return average(values[index], None if classes is None else classes[index])
+
+    whole = average(values, classes)
+    if len(values) < 2:
+        return whole, None, None
+    random = np.random.default_rng(seed)
+    means = [mean(random.integers(0, len(values), len(values))) for _ in range(RESAMPLES)]
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return whole, float(low), float(high)
+
+
+def curves(found: Evaluation) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Per metric that has curves, per method, the mean curve over images; all images of a metric share their x."""
+    mean: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for metric in found.metrics:
+        for value in found.values:
+            if value.metric == metric.name and value.measured.curve and value.job not in mean.get(metric.name, {}):
+                mine = [v.measured.curve for v in found.values if (v.job, v.metric) == (value.job, value.metric)]
+                points = np.array(mine).mean(0)
+                mean.setdefault(metric.name, {})[value.job] = [(float(x), float(y)) for x, y in points]
+    return mean
+
+
+def measuring_error(image: str | None, method: str, metric: Metric, error: VisxError) -> dict[str, Any]:
+    """A metric that could not be measured, as JSON has it."""
+    return {
+        "image": image,
+        "method": method,
+        "metric": metric.name,
+        "error": {"code": int(error.code), "message": error.message, "hint": error.hint},
+    }

@@ -1,0 +1,50 @@
+"""Reports: what `visx evaluate` and `visx sensitivity` found, as JSON and CSV files. Numbers of one image a line."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from visx.files import SCHEMA_VERSION, make_folder, to_json, write_whole
+
+if TYPE_CHECKING:
+    from visx.evaluate.evaluate import Evaluation
+
+
+def csv_bytes(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    """Rows as CSV: UTF-8 with stray bytes of file names escaped, numbers in full."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(titles)
+    writer.writerows(rows)
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def write_evaluation(out: Path, found: Evaluation, model: str, weights: str) -> None:
+    """`evaluation.json` (table, every value with its details), `evaluation.csv` (every value), `evaluation.png` (curves)."""
+    from visx.draw.curves import plot_curves
+    from visx.evaluate.evaluate import curves
+
+    mean_curves = curves(found)
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "model": model,
+        "weights": weights,
+        "metrics": [{"name": m.name, "better": m.better, "low": m.low, "high": m.high} for m in found.metrics],
+        "table": [row.as_dict() for row in found.rows],
+        "values": [
+            {"image": v.image or None, "method": v.job, "target": v.target, "metric": v.metric, "value": v.measured.value,
+             "details": v.measured.details, "curve": v.measured.curve}
+            for v in found.values
+        ],
+        "errors": found.errors,
+    }  # fmt: skip
+    make_folder(out)
+    write_whole(out / "evaluation.json", to_json(record).encode() + b"\n")
+    rows = [(v.image, v.job, v.target, v.metric, v.measured.value) for v in found.values]
+    write_whole(out / "evaluation.csv", csv_bytes(("image", "method", "target", "metric", "value"), rows))
+    if mean_curves:
+        write_whole(out / "evaluation.png", plot_curves(mean_curves))

@@ -1,0 +1,172 @@
+"""The method contract: what a method is asked (`Request`), what it answers (`Attribution`), and how it is declared.
+
+A method is one function in one file, `visx/methods/NAME.py`, declared by `@method` and listed in
+`visx.methods.NAMES`. Declarations import no torch, so that listing methods stays instant: a method's module imports
+torch inside its function, if it needs the name at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from visx.params import Params
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from visx.images.geometry import Placement
+    from visx.network.gradients import InputGradients
+    from visx.network.network import Network
+    from visx.network.rules import Rule
+    from visx.network.scorer import Scorer
+    from visx.targets.classes import Targets
+
+Need = Literal["grad", "layer", "gap_head", "relu"]
+ScoreKind = Literal["logit", "prob", "logprob"]
+Picture = Literal["overlay", "gradient"]
+Passes = Literal["few", "many"]
+
+NEEDS: dict[str, str] = {
+    "grad": "gradients (a torch module)",
+    "layer": "a layer with a feature map",
+    "gap_head": "global average pooling followed by one linear layer (or a 1x1 convolution before it)",
+    "relu": "ReLU or ReLU6 activations",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One batch of images to explain, all in float32 on one device.
+
+    `x` is (B, C, H, W), normalised; `targets` resolves to (B, T) class indices on the first clean pass, whoever
+    makes it; `seeds` holds one integer an image; `score` scores perturbed copies (all that a black box offers); `net`
+    gives gradients, layers and ReLU rules to the methods whose `needs` say so; `layer` is a module path or None.
+    `mean` and `std` normalise pixels, one number a channel. `averaged` says that maps of many such requests will be.
+    """
+
+    x: Tensor
+    targets: Targets
+    seeds: tuple[int, ...]
+    score: Scorer
+    kind: ScoreKind
+    net: Network | None = None
+    layer: str | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    averaged: bool = False
+
+    @property
+    def network(self) -> Network:
+        """The network, for methods that declare `needs={"grad"}`."""
+        assert self.net is not None, "a method without needs={'grad'} asked for the network"
+        return self.net
+
+    def input_gradients(self, rule: Rule | None = None) -> InputGradients:
+        """Gradients of every target's score with respect to the images."""
+        return self.network.input_gradients(self.x, self.targets, self.kind, rule, one_of_many=self.averaged)
+
+    def normalised(self, pixels: float | Tensor) -> Tensor:
+        """Pixels in 0..1, one grey value or (..., C, H, W), as the network sees them: (C, 1, 1) or (..., C, H, W)."""
+        channels = self.x.shape[1]
+        mean = self.x.new_tensor(self.mean or (0.0,) * channels)[:, None, None]
+        std = self.x.new_tensor(self.std or (1.0,) * channels)[:, None, None]
+        return (pixels - mean) / std
+
+    def pixels(self) -> Tensor:
+        """The images as pixels in 0..1 again: (B, C, H, W), the inverse of `normalised`."""
+        zero, one = self.normalised(0.0), self.normalised(1.0)
+        return (self.x - zero) / (one - zero)
+
+
+@dataclass
+class Subject:
+    """What a map explains where it is not a class: a unit of a layer. Replaces the class in names and manifest."""
+
+    target: int
+    label: str
+    slug: str
+    score: float
+    score_kind: str
+
+
+Attachment = Callable[["np.ndarray", "Placement"], bytes]
+
+
+@dataclass
+class Attribution:
+    """A method's answer, raw.
+
+    `map` is (B, T, h, w) float32: at input size, or coarse (it is upsampled then, and kept as the native map).
+    `channels` is (B, T, C, H, W), the signed input gradient where there is one. `native` is (B, T, h, w), where the
+    method's own grid is not simply a coarser map. `extras`, `warnings`, `subjects` and `attachments` hold one entry an
+    image and target; an attachment is a further file, by suffix ("superpixels.png"), made from the picture (H, W, 3)
+    uint8 as the user sees it and the placement of the network's view in it.
+    """
+
+    map: Tensor
+    channels: Tensor | None = None
+    native: Tensor | None = None
+    extras: list[list[dict[str, Any]]] | None = None
+    warnings: list[list[list[str]]] | None = None
+    subjects: list[list[Subject]] | None = None
+    attachments: list[list[dict[str, Attachment]]] | None = None
+
+    def extra(self, b: int, t: int) -> dict[str, Any]:
+        """The figures of image `b`, target `t`."""
+        return self.extras[b][t] if self.extras else {}
+
+    def warned(self, b: int, t: int) -> list[str]:
+        """The warnings of image `b`, target `t`."""
+        return list(self.warnings[b][t]) if self.warnings else []
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method: its declaration and the function that computes it."""
+
+    name: str
+    family: str
+    title: str
+    source: str
+    needs: frozenset[str]
+    score: ScoreKind
+    signed: bool
+    picture: Picture
+    passes: Passes
+    params: type[Params]
+    run: Callable[[Request, Any], Attribution] = field(repr=False)
+
+    def needs_with(self, params: Params) -> frozenset[str]:
+        """All needs, those that only these parameter values bring included."""
+        return self.needs | params.extra_needs()
+
+
+REGISTRY: dict[str, Method] = {}
+
+
+def method(
+    name: str,
+    *,
+    family: Literal["gradient", "cam", "perturbation"],
+    title: str,
+    source: str,
+    needs: set[Need] | frozenset[Need] = frozenset(),
+    score: ScoreKind = "logit",
+    signed: bool = False,
+    picture: Picture = "overlay",
+    passes: Passes = "few",
+    params: type[Params] = Params,
+) -> Callable[[Callable[[Request, Any], Attribution]], Callable[[Request, Any], Attribution]]:
+    """Declare a method. `needs` is what it asks of a model, `score` the scalar it explains unless told otherwise,
+    `signed` whether negative values mean evidence against, `picture` how it is drawn, `passes` whether a batch is
+    through after a few passes or takes many."""
+
+    def register(run: Callable[[Request, Any], Attribution]) -> Callable[[Request, Any], Attribution]:
+        declared = frozenset(needs)
+        REGISTRY[name] = Method(name, family, title, source, declared, score, signed, picture, passes, params, run)
+        return run
+
+    return register

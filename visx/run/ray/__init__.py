@@ -1,0 +1,1 @@
+"""The run's pipeline on the workers of a Ray cluster."""

@@ -1,0 +1,152 @@
+"""A worker of `--engine ray`: one process that holds the model and turns batches of images into files and records."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from visx.engine.batch import Job
+from visx.errors import VisxError, said_by
+from visx.images.find import Item
+from visx.models import Model
+from visx.models.model import Weights
+from visx.run.worker import Explainer, Loaded, grouped
+from visx.store.recorder import Settings
+from visx.targets.classes import TargetSpec
+
+ATTEMPTS = 3  # at a batch whose workers die; Ray itself would try for ever
+
+Deal = tuple[
+    Item, list[tuple[int, tuple[TargetSpec, ...]]]
+]  # an image, the numbers of the jobs to do on it, their targets
+Outcome = tuple[Item, int | None, list[dict[str, Any]] | VisxError]  # the job's number, None where the image is broken
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker has to know. `load` loads the model, `weights` are those that it must have, `folder` is where
+    relative paths start, `inputs` how many there are in all, `attempts` the actor that counts the beginnings of batches."""
+
+    load: Callable[[], Model]
+    weights: Weights
+    jobs: list[Job]
+    settings: Settings
+    inputs: int
+    threads: int
+    folder: Path
+    attempts: Any
+
+
+@dataclass
+class Report:
+    """What a worker says of one batch: outcomes, remarks, and what the whole run has to stop for."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    stop: VisxError | None = None
+
+
+class Attempts:
+    """Counts how often each batch was begun and not ended, which a worker that died over one cannot."""
+
+    def __init__(self) -> None:
+        self.begun: Counter[int] = Counter()
+
+    def begin(self, number: int) -> int:
+        """How often the batch was begun in vain, and this time."""
+        self.begun[number] += 1
+        return self.begun[number]
+
+    def end(self, number: int) -> None:
+        """The batch was brought to its end."""
+        del self.begun[number]
+
+
+class Worker:
+    """One process of the pool: the model, loaded once, and threads that decode and write."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.remarks: list[str] = []
+        self.trouble: VisxError | None = None
+        self.pool = ThreadPoolExecutor(2, thread_name_prefix="visx-io")
+        torch.set_num_threads(task.threads)
+        try:
+            os.chdir(task.folder)
+            model = task.load()
+            if model.weights != task.weights:
+                raise VisxError(f"a Ray worker found other weights for {model.name} than the machine of the command")
+            self.explainer = Explainer(model, task.settings, model.device, self.remarks.append)
+            self.size = self.explainer.sized(task.inputs)
+        except Exception as error:  # told by the first batch: Ray would try a constructor that raises again
+            self.trouble = _explained(error)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, bytes]:
+        """A batch of deals -> its report, both pickled."""
+        report = Report(stop=self.trouble)
+        if not report.stop:
+            self._work(row["number"], pickle.loads(row["deals"]), report)
+        report.remarks += self.remarks
+        self.remarks.clear()
+        return {"report": pickle.dumps(report)}
+
+    def _work(self, number: int, deals: list[Deal], report: Report) -> None:
+        attempts = self.task.attempts
+        if ray.get(attempts.begin.remote(number)) > ATTEMPTS:
+            error = VisxError(
+                f"{ATTEMPTS} workers died over the batch of this image", hint="try it with --engine local"
+            )
+            report.outcomes += [(item, None, error) for item, _ in deals]
+            return
+        try:
+            report.outcomes += self._outcomes(deals)
+        except Exception as error:
+            report.stop = _explained(error)
+        attempts.end.remote(number)
+
+    def _outcomes(self, deals: list[Deal]) -> Iterator[Outcome]:
+        loading = [(item, self.pool.submit(self._load, item, todo)) for item, todo in deals]
+        images = []
+        for item, future in loading:
+            try:
+                images.append(future.result())
+            except VisxError as error:
+                yield item, None, error
+        writing = []
+        with self.explainer.network.session():
+            for batch in grouped(images, self.size):
+                for found in self.explainer.explain(batch, self.size):
+                    number = self.task.jobs.index(found.job)
+                    if isinstance(found.answers, VisxError):
+                        yield found.image.item, number, found.answers
+                    else:
+                        write = self.pool.submit(
+                            self.explainer.recorder.write, found.image, found.job, found.answers, found.seconds
+                        )
+                        writing.append((found.image.item, number, write))
+        for item, number, write in writing:
+            try:
+                yield item, number, write.result()
+            except VisxError as error:
+                yield item, number, error
+
+    def _load(self, item: Item, todo: list[tuple[int, tuple[TargetSpec, ...]]]) -> Loaded:
+        image = Loaded(item, [(self.task.jobs[number], specs) for number, specs in todo], stat=item.stat())
+        self.explainer.decode(image)
+        return image
+
+
+def _explained(error: Exception) -> VisxError:
+    """What the driver can say of an error that it has no modules or files for."""
+    if isinstance(error, VisxError):
+        return error
+    return VisxError(f"a Ray worker failed: {said_by(error)}", hint="--engine local with VISX_DEBUG=1 may show where")

@@ -1,0 +1,1 @@
+"""How far maps move when a setting moves."""

@@ -1,0 +1,1 @@
+"""What lies in an output folder: the manifest, the files of each result, and how they are found again."""

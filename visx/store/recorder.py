@@ -1,0 +1,232 @@
+"""Results: an answer as the files that hold it, the picture that is drawn of it and the record that the manifest keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from visx.draw.overlay import gradient_picture, overlay
+from visx.draw.png import encode_png
+from visx.files import SCHEMA_VERSION, Written, digest, make_folder, npy_bytes, still_there, write_whole
+from visx.models import fingerprint
+from visx.store import recipe
+from visx.store.read import target_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from visx.engine.batch import Answer, Job
+    from visx.images.find import Item
+    from visx.images.geometry import Placement
+    from visx.methods.contract import Method
+    from visx.models import Model
+    from visx.network.network import Network
+    from visx.run.worker import Loaded
+    from visx.store.manifest import Journal
+    from visx.targets.classes import TargetSpec
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a run's results depend on besides model and jobs, and how the run is to be carried out."""
+
+    out: Path
+    target: TargetSpec
+    seed: int = 0
+    precision: str = "fp32"
+    batch_size: int | None = None
+    colormap: str = "turbo"
+    alpha: float = 0.5
+    overlay: bool = True
+    raw_channels: bool = False
+    resume: bool = True
+    fail_fast: bool = False
+    shard: tuple[int, int] | None = None
+
+    @property
+    def rendering(self) -> dict[str, Any] | None:
+        """What decides the picture, given the map; None without one."""
+        return {"colormap": self.colormap, "alpha": self.alpha} if self.overlay else None
+
+
+class Recorder:
+    """Writes results, and knows those that are written already."""
+
+    def __init__(self, model: Model, network: Network, settings: Settings) -> None:
+        self.model, self.network, self.settings = model, network, settings
+        self._fingerprint = model.fingerprint  # now, and not by two writers at once
+        self._asked: dict[tuple[Job, str], str] = {}
+
+    def write(self, image: Loaded, job: Job, answers: Sequence[Answer], seconds: float) -> list[dict[str, Any]]:
+        """Write the files of a job's answers on an image; returns their records for the manifest."""
+        records: list[dict[str, Any]] = []
+        rest, seen = list(answers), set[int]()
+        for spec in image.targets_of(job):
+            mine, rest = rest[: spec.count], rest[spec.count :]
+            if len(mine) == 1 and mine[0].target in seen:
+                continue  # it is one of the top classes, whose file and record it has
+            seen |= {answer.target for answer in mine}
+            common = {"seconds": round(seconds / len(answers), 4), "targets": len(mine)}
+            for rank, answer in enumerate(mine):
+                records.append({**self._write(image, job, spec, answer), **common, "rank": rank})
+        return records
+
+    def _write(self, image: Loaded, job: Job, spec: TargetSpec, answer: Answer) -> dict[str, Any]:
+        s = self.settings
+        assert image.picture is not None and image.place is not None
+        folder = s.out / image.item.name
+        make_folder(folder)
+        stem = self._stem(job, answer)
+        files: dict[str, str | None] = {"npy": None, "overlay": None, "native": None, "channels": None}
+        written: dict[str, Written] = {}
+
+        def put(kind: str, suffix: str, data: bytes) -> None:
+            written[kind] = write_whole(folder / (stem + suffix), data)
+            files[kind] = str(PurePosixPath(image.item.name) / (stem + suffix))
+
+        put("npy", ".npy", npy_bytes(answer.map))
+        if answer.native is not None:
+            put("native", ".native.npy", npy_bytes(answer.native))
+        if s.raw_channels and answer.channels is not None:
+            put("channels", ".channels.npy", npy_bytes(answer.channels))
+        if s.overlay:
+            picture = draw(image.picture.rgb, image.place, job, answer.map, answer.channels, s.colormap, s.alpha)
+            put("overlay", ".png", encode_png(picture))
+        for suffix, make in answer.attachments.items():
+            put(suffix.split(".")[0], f".{suffix}", make(image.picture.rgb, image.place))
+        asked = self._settings_of(job, spec)
+        return {
+            **record_of(self.model, job, answer, str(image.item.path), image.place, s.seed, s.precision, self.network),
+            "remarks": list(image.picture.remarks),
+            "fingerprint": self._fingerprint.as_dict() if self._fingerprint else None,
+            "files": files,
+            "written": written,
+            "name": image.item.name,
+            "rendering": s.rendering,
+            "raw_channels": s.raw_channels,
+            "image_sha256": image.digest,
+            "image_stat": list(image.stat),
+            "settings": asked,
+            "recipe": digest([asked, image.digest]),
+        }
+
+    def done(
+        self, journal: Journal, item: Item, job: Job, spec: TargetSpec, stat: tuple[int, int], sha256: Callable[[], str]
+    ) -> list[dict[str, Any]]:
+        """The records of a job on an image if its results lie in OUT, whole and drawn as asked; else nothing.
+
+        An image of the size and modification time that were recorded is taken as unchanged; any other is read. So is a
+        file in OUT, because another result may have taken its place: of another image of this name, or drawn otherwise.
+        """
+        s, asked = self.settings, self._settings_of(job, spec)
+        found = journal.find(item.name, asked)
+        for record in found:
+            unchanged = record["image_stat"] == list(stat) or record["image_sha256"] == sha256()
+            drawn = not s.overlay or record["rendering"] == s.rendering
+            same = fingerprint.same(record.get("fingerprint"), self._fingerprint)
+            complete = (record["raw_channels"] or not s.raw_channels) and self._whole(record)
+            if not (unchanged and drawn and same and complete and self._named_alike(record, job, spec)):
+                return []
+        return found
+
+    def _named_alike(self, record: dict[str, Any], job: Job, spec: TargetSpec) -> bool:
+        """Whether a record's class is still the one that is asked for, under the name it has: labels may have been edited."""
+        target = target_of(record)
+        if not job.of_a_class or target is None:
+            return True
+        return spec.index in (None, target) and record["label"] == self.model.label(target)
+
+    def _whole(self, record: dict[str, Any]) -> bool:
+        """Whether every file of a record is there, as it was written for this record."""
+        written = record.get("written")
+        return isinstance(written, dict) and all(
+            still_there(self.settings.out, name, written.get(kind))
+            for kind, name in record["files"].items()
+            if name is not None and (kind != "overlay" or self.settings.overlay)
+        )
+
+    def _settings_of(self, job: Job, spec: TargetSpec) -> str:
+        """The digest of all that a result follows from, but for the image's content and name."""
+        key = (job, spec.text)
+        if key not in self._asked:
+            asked = recipe.of_job(self.model, job, self.settings.seed, self.settings.precision)
+            self._asked[key] = digest([asked, job.layer, spec.text])
+        return self._asked[key]
+
+    def _stem(self, job: Job, answer: Answer) -> str:
+        mark = recipe.name_of(self.model, job, self.settings.seed, self.settings.precision)
+        return ".".join(part for part in (job.method.name, _slug(job.layer or ""), answer.slug, mark) if part)
+
+
+def _slug(layer: str) -> str:
+    """A layer's name as part of a file name; where characters had to go, four hex digits tell it from others."""
+    slug = "".join(c if c.isalnum() or c in "._-+" else "-" for c in layer)
+    return slug if slug == layer else f"{slug}-{digest(layer)[:4]}"
+
+
+def record_of(
+    model: Model, job: Job, answer: Answer, image: str, place: Placement, seed: int, precision: str, network: Network
+) -> dict[str, Any]:
+    """A result as the manifest has it, but for what the run adds (files, recipe, time)."""
+    shapes = (layer.shape for layer in model.anatomy.layers if layer.name == job.layer)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "image": image,
+        "method": job.method.name,
+        "params": job.params.model_dump(mode="json"),
+        "model": model.name,
+        "weights": {"name": model.weights.name, "sha256": model.weights.sha256},
+        "outputs": model.outputs.identity,
+        "preprocessing": recipe.of_preprocessing(model.preprocess),
+        "layer": job.layer,
+        "layer_shape": next((list(shape) for shape in shapes if shape), None),
+        "target": answer.target if model.outputs.kind != "regression" else None,
+        **({"objective": {"kind": "out", "index": answer.target}} if model.outputs.kind == "regression" else {}),
+        "label": answer.label,
+        "score": answer.score,
+        "score_kind": answer.score_kind,
+        "probability": answer.probability,
+        "seed": seed,
+        "device": str(network.device),
+        "precision": precision,
+        "input_size": list(model.input_size),
+        "crop": [round(v, 3) for v in place.box],
+        "min": float(answer.map.min()),
+        "max": float(answer.map.max()),
+        "extras": answer.extras,
+        "warnings": answer.warnings,
+    }
+
+
+def draw(
+    rgb: np.ndarray,
+    place: Placement,
+    job: Job,
+    values: np.ndarray,
+    channels: np.ndarray | None,
+    colormap: str,
+    alpha: float,
+    scale: tuple[float, float] | None = None,
+) -> np.ndarray:
+    """A result's picture (H, W, 3) uint8: a gradient picture where the method declares one, else an overlay.
+
+    `scale` replaces the limits of the map (of the gradient, where that is drawn)."""
+    if job.method.picture == "gradient" and channels is not None:
+        return gradient_picture(rgb, channels, place, scale)
+    return overlay(rgb, values, place, is_signed(job), colormap, alpha, scale)
+
+
+def is_signed(job: Job) -> bool:
+    """Whether negative values of this job's maps mean something."""
+    return has_sign(job.method, job.params.model_dump())
+
+
+def has_sign(method: Method, params: Mapping[str, Any]) -> bool:
+    """Whether negative values mean something: as the method declares, or because `relu=false`/`reduce` says so."""
+    if params.get("relu") is False:
+        return True
+    if "reduce" in params:
+        return params["reduce"] in ("sum", "mean")
+    return method.signed

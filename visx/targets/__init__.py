@@ -1,0 +1,1 @@
+"""What is explained of an image."""
