@@ -28,17 +28,18 @@ from typing import Any
 import torch
 
 import visx
-from visx.cli.common import Talk
+from visx.cli.talk import Talk
 from visx.draw.png import encode_png
-from visx.engine.batch import plan
+from visx.engine.jobs import plan
+from visx.engine.loaded import AUTO_BATCH as BATCH
+from visx.engine.picture import draw
 from visx.images.find import Item, find
 from visx.methods import get_method
 from visx.run.allocator import keep_freed_memory
 from visx.run.pipeline import Run
-from visx.run.worker import AUTO_BATCH as BATCH
 from visx.run.worker import Explainer
 from visx.store.manifest import Journal
-from visx.store.recorder import Settings, draw
+from visx.store.settings import Settings
 from visx.targets.classes import parse_target
 
 PEER = """

@@ -18,7 +18,8 @@ from timing import table, take_turns
 from torch import Tensor, nn
 
 import visx
-from visx.engine.batch import explain_batch, plan
+from visx.engine.batch import explain_batch
+from visx.engine.jobs import plan
 from visx.methods import get_method
 from visx.models import Model
 from visx.network.isolation import undisturbed

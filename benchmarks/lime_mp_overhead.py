@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 
 import visx
-from visx.engine.batch import explain_batch, plan
+from visx.engine.batch import explain_batch
+from visx.engine.jobs import plan
 from visx.methods import get_method
 from visx.targets.classes import TargetSpec
 

@@ -34,7 +34,8 @@ def compare(spec: str, precision: str, batch: int, copies: int, repeats: int) ->
     """Interleaved timings of one model at one precision and batch size."""
     import torch
 
-    from visx.engine.batch import explain_batch, plan
+    from visx.engine.batch import explain_batch
+    from visx.engine.jobs import plan
     from visx.methods import NAMES, get_method
     from visx.models import load_model
     from visx.targets.classes import TargetSpec
@@ -96,7 +97,8 @@ def peak(masks: int) -> None:
     from torch import nn
 
     import visx
-    from visx.engine.batch import explain_batch, plan
+    from visx.engine.batch import explain_batch
+    from visx.engine.jobs import plan
     from visx.methods import get_method
     from visx.targets.classes import TargetSpec
 

@@ -27,7 +27,8 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 import visx
-from visx.engine.batch import explain_batch, plan
+from visx.engine.batch import explain_batch
+from visx.engine.jobs import plan
 from visx.images.decode import as_picture
 from visx.methods import get_method
 from visx.models import Model

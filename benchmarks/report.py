@@ -107,14 +107,15 @@ def main() -> None:
     parser.add_argument("--results", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
     asked = parser.parse_args()
-    from visx.cli.common import Talk
+    from visx.cli.talk import Talk
     from visx.gallery import write_report
 
     folder = Path(tempfile.mkdtemp())
     try:
         synthesise(folder, asked.results)
         begun = time.perf_counter()
-        made = write_report(folder / "run", folder / "run" / "report.html", 8_000_000, Talk(quiet=True))
+        talk = Talk(quiet=True)
+        made = write_report(folder / "run", folder / "run" / "report.html", 8_000_000, talk.say, talk.progress)
         print(f"written in {time.perf_counter() - begun:.1f} s: {made['results']} results, page {made['page_bytes'] / 1e6:.1f} MB, "
               f"pictures {made['picture_bytes'] / 1e6:.1f} MB {'in it' if made['inline'] else 'beside it'}")  # fmt: skip
         rounds = [opened(folder / "run" / "report.html") for _ in range(asked.rounds)]

@@ -34,7 +34,8 @@ import torchvision
 from torch import Tensor, nn
 
 import visx
-from visx.engine.batch import explain_batch, plan
+from visx.engine.batch import explain_batch
+from visx.engine.jobs import plan
 from visx.methods import get_method
 from visx.targets.classes import parse_target
 

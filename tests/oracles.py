@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from nets import TwoConvs
 from visx import Model, VisxError
-from visx.engine.batch import Answer, explain_batch, plan
+from visx.engine.batch import Answer, explain_batch
+from visx.engine.jobs import plan
 from visx.methods import get_method
 from visx.methods.contract import Attribution, Request
 from visx.models import wrap

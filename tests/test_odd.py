@@ -18,7 +18,7 @@ import odd_networks
 import visx
 from in_process import visx as command
 from visx.errors import ExitCode, VisxError
-from visx.models.load import seeded
+from visx.models.seeded import seeded
 
 FILE = Path(odd_networks.__file__)
 METHODS: dict[str, dict[str, Any]] = {

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from visx.engine import arguments
-from visx.engine.batch import Answer, Job, each_once, explain_batch, plan
+from visx.engine.batch import Answer, each_once, explain_batch
+from visx.engine.jobs import Job, plan
 from visx.errors import VisxError, usage
 from visx.images.decode import Picture, as_picture
 from visx.images.geometry import Placement
@@ -53,8 +54,8 @@ class Result:
 
     def overlay(self, colormap: str = "turbo", alpha: float = 0.5) -> np.ndarray:
         """The picture at full size with the map where the network looked: (H, W, 3) uint8 RGB."""
-        from visx.draw.overlay import check_colormap
-        from visx.store.recorder import draw
+        from visx.draw.colours import check_colormap
+        from visx.engine.picture import draw
 
         assert self._picture is not None and self._place is not None and self._job is not None
         rgb, colours = self._picture.rgb, check_colormap(colormap)

@@ -228,7 +228,7 @@ def test_an_explainer_in_another_lane_knows_the_meaning(work: Path) -> None:
     import visx
     from visx.run.threads import beside
     from visx.run.worker import Explainer
-    from visx.store.recorder import Settings
+    from visx.store.settings import Settings
 
     model = visx.load_model("f.py:one")
     explainer = Explainer(model, Settings(work, model.targets([])), torch.device("cpu"))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visx.draw.overlay import check_colormap, colorbar, colorize, gradient_picture, limits, overlay, to_levels
+from visx.draw.colours import check_colormap, colorbar, colorize, limits, to_levels
+from visx.draw.overlay import gradient_picture, overlay
 from visx.errors import VisxError
 from visx.images.decode import decode, read
 from visx.images.geometry import Placement, Preprocess

@@ -92,12 +92,12 @@ def hostile(run: RunMaker) -> RunMaker:
 @pytest.fixture
 def write(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., tuple[dict[str, Any], str]]]:
     """`write(run, inline=bytes)` writes the page and returns what was said of it, and the page."""
-    from visx.cli.common import Talk
+    from visx.cli.talk import Talk
     from visx.gallery import write_report
 
     def made(run: RunMaker, inline: int = 8_000_000, out: Path | None = None) -> tuple[dict[str, Any], str]:
         out = out or run.folder / "report.html"
-        summary = write_report(run.folder, out, inline, Talk())
+        summary = write_report(run.folder, out, inline, Talk().say, Talk().progress)
         return summary, out.read_text()
 
     yield made

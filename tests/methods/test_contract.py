@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from visx.methods import get_method
-from visx.store.recorder import has_sign
 
 
 @pytest.mark.parametrize(
@@ -25,4 +24,4 @@ from visx.store.recorder import has_sign
 def test_a_map_is_signed_as_its_method_says_unless_its_parameters_say_otherwise(
     method: str, params: dict[str, object], signed: bool
 ) -> None:
-    assert has_sign(get_method(method), params) is signed
+    assert get_method(method).signed_with(params) is signed

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import visx
-from visx.engine.batch import explain_batch, plan
+from visx.engine.batch import explain_batch
+from visx.engine.jobs import plan
 from visx.errors import ExitCode, VisxError
 from visx.images.geometry import Placement
 from visx.methods import get_method

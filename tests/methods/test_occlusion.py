@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import visx
-from visx.engine.batch import explain_batch, plan
+from visx.engine.batch import explain_batch
+from visx.engine.jobs import plan
 from visx.errors import ExitCode, VisxError
 from visx.methods import get_method
 from visx.methods.contract import Attribution, Request

@@ -190,7 +190,7 @@ def test_a_network_without_maps_says_what_was_seen() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 8), nn.ReLU(), nn.Linear(8, 4)).double()
     found = wrap(net, size=12)
     assert found.anatomy.default_layer is None and "one vector" in found.anatomy.no_layer
-    from visx.engine.batch import plan
+    from visx.engine.jobs import plan
 
     with pytest.raises(VisxError, match="one vector") as caught:
         plan(found, [get_method("gradcam")])

@@ -17,14 +17,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 import visx
-from visx.engine.batch import plan
+from visx.engine.jobs import plan
 from visx.errors import VisxError
 from visx.images.find import Item, find
 from visx.methods import NAMES, get_method
 from visx.models import Model
 from visx.run import pipeline, threads
 from visx.run.worker import Explainer
-from visx.store.recorder import Settings
+from visx.store.settings import Settings
 from visx.targets.classes import parse_target
 
 COUNT, SIZE = 72, 4  # images, and images a batch

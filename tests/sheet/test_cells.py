@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from visx.draw import overlay
+from visx.draw import colours
 from visx.errors import ExitCode, VisxError
 from visx.images.decode import as_picture
 from visx.methods import get_method
@@ -87,12 +87,12 @@ def test_a_shared_scale_is_the_widest_of_its_column_and_a_cells_own_otherwise(pi
     )
     cams = [row.found["cam", 0].answer.map for row in rows]
     own = draw_rows(rows, picture, Look())
-    assert [r[2].bar.high for r in own] == [number(overlay.limits(m, True)[1]) for m in cams]
+    assert [r[2].bar.high for r in own] == [number(colours.limits(m, True)[1]) for m in cams]
     shared = draw_rows(rows, picture, Look(shared=True))
-    widest = max(overlay.limits(m, True)[1] for m in cams)
+    widest = max(colours.limits(m, True)[1] for m in cams)
     assert {r[2].bar.high for r in shared} == {number(widest)} and {r[2].bar.low for r in shared} == {number(-widest)}
     assert len({r[1].bar.high for r in shared}) == 1 and shared[0][1].bar.high != shared[0][2].bar.high
-    weakest = min(range(4), key=lambda n: overlay.limits(cams[n], True)[1])
+    weakest = min(range(4), key=lambda n: colours.limits(cams[n], True)[1])
     assert not np.array_equal(own[weakest][2].picture, shared[weakest][2].picture)
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,7 +11,6 @@ import typer
 
 from visx.cli.output import put
 from visx.errors import usage
-from visx.run.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     import torch
@@ -155,38 +152,6 @@ Verbose = Annotated[
 _OFTEN = 700  # new objects between two looks for garbage, as Python has it
 
 
-class Talk:
-    """Remarks on standard error, for people; silent with --quiet."""
-
-    def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
-        self.quiet, self.verbose = quiet, verbose
-
-    def say(self, text: str) -> None:
-        """A remark."""
-        if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
-
-    def detail(self, text: str) -> None:
-        """A remark for --verbose."""
-        if self.verbose:
-            self.say(text)
-
-    def error(self, text: str) -> None:
-        """An error; said even when quiet."""
-        print(f"visx: {text}", file=sys.stderr, flush=True)
-
-    @contextmanager
-    def progress(self, total: int, what: str, drawn: bool = True) -> Iterator[Progress]:
-        """What to tell how far `total` units are; it shows nothing with --quiet, or where it is not to be `drawn`."""
-        if self.quiet or not drawn:
-            yield SILENT
-            return
-        from visx.cli.progress import shown
-
-        with shown(total, what, self.say) as progress:
-            yield progress
-
-
 def split(values: Sequence[str] | None) -> list[str]:
     """Repeatable, comma-separated options as one list without doubles."""
     return list(dict.fromkeys(part.strip() for value in values or () for part in value.split(",") if part.strip()))
@@ -267,7 +232,7 @@ def pick_methods(names: Sequence[str], model: Model | None = None) -> list[Metho
         if name != "all":
             picked.append(get_method(name))
         elif model is not None:
-            from visx.engine.batch import missing
+            from visx.engine.jobs import missing
 
             picked += [m for m in all_methods() if not missing(model, m, m.params())]
     return list(dict.fromkeys(picked))

@@ -24,12 +24,12 @@ from visx.cli.common import (
     Quiet,
     Score,
     Seed,
-    Talk,
     Target,
     WeightsSpec,
 )
 from visx.cli.output import put
 from visx.cli.pictures import with_pictures
+from visx.cli.talk import Talk
 from visx.errors import printable, usage
 
 DEFAULT_OUT = Path("visx-compare.png")
@@ -98,7 +98,7 @@ def compare(
         raise usage(f"no such file: {source}")
 
     from visx import sheet
-    from visx.draw.overlay import check_colormap
+    from visx.draw.colours import check_colormap
 
     suffix = sheet.check_suffix(out)
     check_colormap(colormap)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from visx.cli.common import Json, Param, Quiet, Talk
+from visx.cli.common import Json, Param, Quiet
 from visx.cli.measuring import thresholds
 from visx.cli.output import put
+from visx.cli.talk import Talk
 from visx.errors import ExitCode, printable, usage
 
 if TYPE_CHECKING:

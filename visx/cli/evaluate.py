@@ -24,13 +24,13 @@ from visx.cli.common import (
     Precision,
     Quiet,
     Seed,
-    Talk,
     Target,
     WeightsSpec,
 )
 from visx.cli.measuring import Boxes, annotated, failure, thresholds
 from visx.cli.output import put
 from visx.cli.pictures import with_pictures
+from visx.cli.talk import Talk
 from visx.errors import ExitCode, VisxError, usage
 
 if TYPE_CHECKING:
@@ -132,12 +132,12 @@ def evaluate(
 
     items = finding.find(inputs, out, sys.stdin.buffer, null, talk.say)
 
-    from visx.engine.batch import plan
+    from visx.engine.jobs import plan
     from visx.evaluate.evaluate import evaluate as measure
     from visx.evaluate.tables import write_evaluation
     from visx.models import load_model
     from visx.params import assign
-    from visx.run.pipeline import Settings
+    from visx.store.settings import Settings
 
     if "all" not in names:
         assign(rest, {m.name: m.params for m in methods})

@@ -33,17 +33,17 @@ from visx.cli.common import (
     Quiet,
     Score,
     Seed,
-    Talk,
     Target,
     Verbose,
     WeightsSpec,
 )
 from visx.cli.output import put
 from visx.cli.pictures import with_pictures
+from visx.cli.talk import Talk
 from visx.errors import ExitCode, VisxError, printable, usage
 
 if TYPE_CHECKING:
-    from visx.engine.batch import Job
+    from visx.engine.jobs import Job
     from visx.models import Model
     from visx.run.pipeline import Summary
 
@@ -125,7 +125,7 @@ def explain(
         talk.say(f"shard {shard} has none of the {len(listed)} images")
         return 0
 
-    from visx.draw.overlay import check_colormap
+    from visx.draw.colours import check_colormap
     from visx.params import assign, parse
 
     # a typo is told before torch is imported and a model loaded
@@ -135,9 +135,9 @@ def explain(
         parse(get_method(name).params, values, name)
 
     from visx.draw.terminal import preview
-    from visx.engine.batch import plan
+    from visx.engine.jobs import plan
     from visx.run.pipeline import Run
-    from visx.store.recorder import Settings
+    from visx.store.settings import Settings
 
     if engine == "ray":
         from visx.run.ray.driver import RayRun

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from visx.cli import common
 from visx.cli.common import Head, Json, Means, Quiet
 from visx.cli.output import put
 from visx.cli.pictures import with_pictures
+from visx.cli.talk import Talk
 
 
 @with_pictures
@@ -76,6 +76,6 @@ def layers(
             layout = "" if row.grid is None or row.grid.layout == "channels first" else f"  ({row.grid.layout})"
             put(f"{'*' if default else ' '} {row.name:<{width}}  {row.type:<22} {shape}{layout}")
     about = f": {found.outputs.seen}" if found.outputs.seen else ""
-    common.Talk(quiet).say(f"output: {found.outputs}{about}")
+    Talk(quiet).say(f"output: {found.outputs}{about}")
     if found.default_layer is None and not json:
-        common.Talk(quiet).say(f"{model} has no default layer: {found.no_layer}")
+        Talk(quiet).say(f"{model} has no default layer: {found.no_layer}")

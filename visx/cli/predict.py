@@ -20,11 +20,11 @@ from visx.cli.common import (
     Nul,
     Precision,
     Quiet,
-    Talk,
     WeightsSpec,
 )
 from visx.cli.output import put
 from visx.cli.pictures import with_pictures
+from visx.cli.talk import Talk
 from visx.errors import printable
 
 

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from visx.cli.common import Json, Quiet, Talk
+from visx.cli.common import Json, Quiet
 from visx.cli.output import put
+from visx.cli.talk import Talk
 
 INLINE_MB = 8.0
 
@@ -37,7 +38,8 @@ def report(
     from visx.files import to_json
     from visx.gallery import write_report
 
-    summary = write_report(folder, out or folder / "report.html", int(inline_mb * 1_000_000), Talk(quiet))
+    talk, page = Talk(quiet), out or folder / "report.html"
+    summary = write_report(folder, page, int(inline_mb * 1_000_000), talk.say, talk.progress)
     if json:
         put(to_json(summary))
     elif not quiet:

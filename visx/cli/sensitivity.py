@@ -23,13 +23,13 @@ from visx.cli.common import (
     Precision,
     Quiet,
     Seed,
-    Talk,
     Target,
     WeightsSpec,
 )
 from visx.cli.measuring import Boxes, annotated, failure
 from visx.cli.output import put
 from visx.cli.pictures import with_pictures
+from visx.cli.talk import Talk
 from visx.errors import usage
 from visx.sensitivity.presets import Experiment, Preset, get_preset
 
@@ -154,10 +154,10 @@ def sensitivity(
     dealt = assign(rest, {m.name: m.params for m in methods})
 
     from visx.models import load_model
-    from visx.run.pipeline import Settings
     from visx.sensitivity import measure as moving
     from visx.sensitivity.report import write_sensitivity
     from visx.sensitivity.settings import parse_vary, settings_of
+    from visx.store.settings import Settings
 
     found = moving.Sensitivity(measured)
     scalar = score or (chosen.score if chosen else None)

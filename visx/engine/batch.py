@@ -1,57 +1,30 @@
-"""The engine: jobs (a method with its parameters on a layer) on batches of images. The CLI, the Python API and every
-other command explain through here.
+"""A job on a batch of images: the answers. The CLI, the Python API and every other command explain through here.
 
-What a job needs of a model is checked before anything is computed; what a method returns is checked before anyone
-sees it: maps are finite, and an empty map says so.
+What a method returns is checked before anyone sees it: maps are finite, and an empty map says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from visx.errors import ExitCode, VisxError, unknown, unsupported
-from visx.methods.contract import NEEDS, Attachment, Attribution, Method, Request, ScoreKind
+from visx.engine.jobs import Job
+from visx.errors import VisxError
+from visx.methods.contract import Attachment, Attribution, Request
+from visx.models import Model
 from visx.network.fast.crops import local
-from visx.network.forms import closed, scripted
 from visx.network.network import Network
-from visx.network.paths import layer_path
-from visx.network.probe import reaches
+from visx.network.outputs import Outputs
 from visx.network.scorer import Scorer
 from visx.ops.maps import upsample
-from visx.params import Params, parse
 from visx.targets.classes import Targets, TargetSpec
 
-if TYPE_CHECKING:
-    from visx.models import Model
-    from visx.network.outputs import Outputs
-
 FLAT = 1e-6  # the part of its largest value within which a map is the same everywhere
-
-
-@dataclass(frozen=True)
-class Job:
-    """One method with its parameters, the layer it looks at (None where it needs none) and the scalar it explains."""
-
-    method: Method
-    params: Params
-    layer: str | None
-    kind: ScoreKind
-
-    @property
-    def of_a_class(self) -> bool:
-        """Whether its maps are of a target."""
-        return self.params.of_a_class()
-
-    @property
-    def default_params(self) -> bool:
-        """Whether every parameter has its default value and the score is the method's own."""
-        return self.params == self.method.params() and self.kind == self.method.score
 
 
 @dataclass(frozen=True)
@@ -71,82 +44,6 @@ class Answer:
     extras: dict[str, Any]
     warnings: list[str]
     attachments: dict[str, Attachment]
-
-
-def plan(
-    model: Model,
-    methods: Iterable[Method],
-    layers: Sequence[str] = (),
-    params: Mapping[str, Mapping[str, Any]] | None = None,
-    score: ScoreKind | None = None,
-    on_unfit: Callable[[VisxError], None] | None = None,
-) -> list[Job]:
-    """The jobs of a run: every method, once a layer where it looks at layers.
-
-    Raises what is wrong (exit 2) and what does not fit the model (exit 4). With `on_unfit`, which is told of them, methods
-    that do not fit are left out as long as another one does.
-    """
-    if score is not None and score not in get_args(ScoreKind):
-        raise unknown("score", score, get_args(ScoreKind))
-    layers = list(dict.fromkeys(layer_path(model.module, name) for name in layers))
-    jobs: list[Job] = []
-    unfit: list[VisxError] = []
-    for method in methods:
-        values = parse(method.params, (params or {}).get(method.name, {}), method.name)
-        try:
-            jobs += _jobs(model, method, values, layers, score)
-        except VisxError as error:
-            if error.code != ExitCode.UNSUPPORTED or on_unfit is None:
-                raise
-            unfit.append(error)
-    if unfit and not jobs:
-        raise unfit[0]
-    for each in unfit:
-        assert on_unfit is not None
-        on_unfit(each)
-    return jobs
-
-
-def _jobs(model: Model, method: Method, values: Params, layers: Sequence[str], score: ScoreKind | None) -> list[Job]:
-    lacking = missing(model, method, values, layers)
-    if lacking:
-        raise unsupported(f"{method.name} does not fit {model.name}: {lacking}", _alternatives(model, method))
-    kind = score or method.score
-    if kind == "logprob" and not model.outputs.has_probabilities:
-        raise unsupported(f"--score logprob: {model.outputs} have no probability", "--score logit")
-    if "layer" not in method.needs_with(values):
-        return [Job(method, values, None, kind)]
-    names = layers or [str(model.anatomy.default_layer)]
-    found = [model.network().feature_layer(name, model.input_shape).name for name in names]
-    return [Job(method, values, name, kind) for name in found]
-
-
-def missing(model: Model, method: Method, params: Params, layers: Sequence[str] = ()) -> str:
-    """What `method` needs and `model` does not have, in words; empty where it fits."""
-    needs, anatomy = method.needs_with(params), model.anatomy
-    if needs & {"layer", "gap_head", "relu"} and (reason := closed(model.module)):
-        return reason
-    if "relu" in needs and (inside := scripted(model.module)):
-        return f"a ReLU rule does not reach into its scripted module {inside}"
-    if "grad" in needs and anatomy.no_input_gradient and "gap_head" not in needs:  # CAM differentiates nothing
-        looked_at = layers or [anatomy.default_layer or ""]
-        if needs != {"grad", "layer"} or not all(reaches(model.network(), model.input_shape, n) for n in looked_at):
-            return anatomy.no_input_gradient
-    if "layer" in needs and not layers and anatomy.default_layer is None:
-        return anatomy.no_layer
-    if "gap_head" in needs and not anatomy.gap_head:
-        return f"it has no {NEEDS['gap_head']}"
-    if "relu" in needs and anatomy.relus == 0:
-        others = f"; it uses {', '.join(anatomy.others)}" if anatomy.others else ""
-        return f"it has no ReLU whose rule could change{others}"
-    return ""
-
-
-def _alternatives(model: Model, method: Method) -> str:
-    from visx.methods import all_methods
-
-    fitting = [m.name for m in all_methods() if m.name != method.name and not missing(model, m, m.params())]
-    return f"these fit: {', '.join(fitting)}" if fitting else ""
 
 
 def explain_batch(

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 
 from visx import __version__
-from visx.engine.batch import Job, explain_batch
+from visx.engine.batch import explain_batch
+from visx.engine.jobs import Job
+from visx.engine.loaded import AUTO_BATCH
 from visx.errors import VisxError, unsupported
 from visx.evaluate.ledger import Ledger
 from visx.files import digest
@@ -26,11 +28,10 @@ from visx.network.scorer import Scorer
 from visx.params import Params
 from visx.run.pipeline import Run
 from visx.run.progress import SILENT, Progress
-from visx.run.worker import AUTO_BATCH
 from visx.seeds import image_seed
 from visx.store import recipe
 from visx.store.read import read_map, target_of
-from visx.store.recorder import Settings
+from visx.store.settings import Settings
 from visx.targets.classes import TargetSpec
 
 

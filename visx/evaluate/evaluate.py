@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from visx.engine.batch import Job
+from visx.engine.jobs import Job
 from visx.errors import ExitCode, VisxError
 from visx.evaluate.bench import Bench, Maps, Sample, explain_all
 from visx.evaluate.ledger import Ledger
@@ -22,8 +22,8 @@ from visx.models import Model
 from visx.network.network import Network
 from visx.network.randomize import cascade
 from visx.params import Params
-from visx.run.pipeline import Settings
 from visx.run.progress import SILENT, Progress
+from visx.store.settings import Settings
 
 RESAMPLES = 2000
 LEVEL = 0.95

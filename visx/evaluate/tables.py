@@ -6,12 +6,10 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from visx.evaluate.evaluate import Evaluation, curves
 from visx.files import SCHEMA_VERSION, make_folder, to_json, write_whole
-
-if TYPE_CHECKING:
-    from visx.evaluate.evaluate import Evaluation
 
 
 def csv_bytes(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
@@ -26,7 +24,6 @@ def csv_bytes(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
 def write_evaluation(out: Path, found: Evaluation, model: str, weights: str) -> None:
     """`evaluation.json` (table, every value with its details), `evaluation.csv` (every value), `evaluation.png` (curves)."""
     from visx.draw.curves import plot_curves
-    from visx.evaluate.evaluate import curves
 
     mean_curves = curves(found)
     record = {

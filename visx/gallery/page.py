@@ -12,8 +12,9 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,9 +35,9 @@ from visx.gallery.pictures import (
     shrink,
 )
 from visx.gallery.records import Run, links, numbers, read_run, recipes
+from visx.run.progress import Progress
 
 if TYPE_CHECKING:
-    from visx.cli.common import Talk
     from visx.images.geometry import Placement
 
 Drawn = tuple[str, Small | None, list[float] | None]  # how it is drawn, the map, where it lies in the image
@@ -45,23 +46,30 @@ WORKERS = 4
 TURNING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
-def write_report(folder: Path, out: Path, inline_limit: int, talk: Talk) -> dict[str, Any]:
+def write_report(
+    folder: Path,
+    out: Path,
+    inline_limit: int,
+    on_message: Callable[[str], None],
+    progress: Callable[[int, str], AbstractContextManager[Progress]],
+) -> dict[str, Any]:
     """Write the page of the run in `folder` to `out`; returns {report, results, errors, inline, page_bytes, picture_bytes}.
 
     Pictures of up to `inline_limit` bytes in all are inside the page, more in a folder `NAME-files` beside it.
+    `on_message` gets remarks; `progress` is given how many results are drawn, and a word for that.
     """
     run = read_run(folder)
     store = Store(out.parent / f"{out.stem}-files", inline_limit)
     make_folder(out.parent)
-    with talk.progress(len(run.results), "drawing") as progress:
-        shown, images = _draw(run, store, progress.advance)
+    with progress(len(run.results), "drawing") as drawn:
+        shown, images = _draw(run, store, drawn.advance)
     to_folder = quote(os.fsencode(os.path.relpath(folder, out.parent))) + "/"
     data = _data(run, shown, images, store, "./" if to_folder == "./" else to_folder)
     page = render_page(run, data, inline=store.inline).encode()
     write_whole(out, page)
     store.sweep()
     if run.skipped:
-        talk.say(f"{run.skipped} lines of the manifest are no results and were passed over")
+        on_message(f"{run.skipped} lines of the manifest are no results and were passed over")
     return {"report": str(out), "results": len(run.results), "errors": len(run.errors), "inline": store.inline,
             "page_bytes": len(page), "picture_bytes": store.bytes}  # fmt: skip
 
@@ -157,7 +165,7 @@ def render_page(run: Run, data: dict[str, Any], inline: bool) -> str:
     import jinja2
     from markupsafe import Markup
 
-    templates = files("visx.gallery") / "templates"
+    templates = files("visx") / "gallery" / "templates"
     style, script = ((templates / name).read_text("utf-8") for name in ("report.css", "report.js"))
     loader = jinja2.FunctionLoader(lambda name: (templates / name).read_text("utf-8"))
     environment = jinja2.Environment(autoescape=True, loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True)

@@ -18,7 +18,8 @@ from urllib.parse import quote
 import cv2
 import numpy as np
 
-from visx.draw.overlay import COLORMAPS, colorize, cut, strength
+from visx.draw.colours import COLORMAPS, colorize, strength
+from visx.draw.overlay import cut
 from visx.errors import VisxError
 from visx.files import make_folder, write_whole
 from visx.gallery.records import links
@@ -137,7 +138,6 @@ def plain_picture(path: Path, preprocessing: Any = None) -> np.ndarray | None:
 def kind_of(record: dict[str, Any]) -> Kind:
     """How a result is drawn: by its method's declaration, or by its values where the method is not known here."""
     from visx.methods import get_method
-    from visx.store.recorder import has_sign
 
     params = record.get("params") if isinstance(record.get("params"), dict) else {}
     try:
@@ -146,7 +146,7 @@ def kind_of(record: dict[str, Any]) -> Kind:
         return "signed" if (record.get("min") or 0) < 0 else "map"
     if method.picture == "gradient" and "overlay" in links(record):
         return "gradient"
-    return "signed" if has_sign(method, params or {}) else "map"
+    return "signed" if method.signed_with(params or {}) else "map"
 
 
 def overlay_picture(folder: Path, record: dict[str, Any]) -> Small | None:

@@ -7,7 +7,7 @@ torch inside its function, if it needs the name at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -142,6 +142,14 @@ class Method:
     def needs_with(self, params: Params) -> frozenset[str]:
         """All needs, those that only these parameter values bring included."""
         return self.needs | params.extra_needs()
+
+    def signed_with(self, params: Mapping[str, Any]) -> bool:
+        """Whether negative values mean something: as declared, or because `relu=false`/`reduce` says so."""
+        if params.get("relu") is False:
+            return True
+        if "reduce" in params:
+            return params["reduce"] in ("sum", "mean")
+        return self.signed
 
 
 REGISTRY: dict[str, Method] = {}

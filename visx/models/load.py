@@ -16,6 +16,7 @@ from visx.models import checkpoint, sources
 from visx.models.labels import labels_of
 from visx.models.model import Model, Weights
 from visx.models.preprocessing import Size, adapted, override, sides, taking_nhwc
+from visx.models.seeded import seeded
 from visx.network.behaviour import take_as_plain
 from visx.network.meaning import check_means
 from visx.network.probe import complete
@@ -190,13 +191,6 @@ def _plain_defaults() -> Iterator[None]:
     finally:
         if dtype != torch.float32:
             torch.set_default_dtype(dtype)
-
-
-def seeded(build: Any) -> Any:
-    """Run `build` under a fixed seed, the global random state left alone: random weights are always the same."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return build()
 
 
 def _settle(model: Model, device: torch.device) -> None:

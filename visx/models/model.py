@@ -11,7 +11,7 @@ from torch import nn
 
 from visx.errors import VisxError, unsupported, usage
 from visx.images.geometry import Preprocess
-from visx.models import fingerprinting
+from visx.models import fingerprint
 from visx.models.checkpoint import digest_state
 from visx.models.fingerprint import Fingerprint
 from visx.network.anatomy import Anatomy, examine
@@ -118,7 +118,7 @@ class Model:
         """What tells a model of one's own from another of the same name and weights; None for a library's model."""
         if self.code is not None and self._fingerprint is None:
             shape = (len(self.preprocess.mean), *self.input_size)
-            self._fingerprint = fingerprinting.take(self.network(), shape, self.code)
+            self._fingerprint = fingerprint.take(self.network(), shape, self.code)
         return self._fingerprint
 
     @property

@@ -16,16 +16,17 @@ from typing import Any
 
 import torch
 
-from visx.engine.batch import Job
+from visx.engine.jobs import Job
+from visx.engine.loaded import Explained, Loaded, grouped
 from visx.errors import ExitCode, VisxError, printable
 from visx.files import SCHEMA_VERSION, DiskFull, to_json
 from visx.images.decode import digest_of
 from visx.images.find import Item
 from visx.models import Model
 from visx.run.threads import Lanes, count_lanes
-from visx.run.worker import Explained, Explainer, Loaded, grouped
+from visx.run.worker import Explainer
 from visx.store.manifest import Journal
-from visx.store.recorder import Settings
+from visx.store.settings import Settings
 from visx.targets.classes import TargetSpec
 
 AHEAD = 2  # batches decoded ahead and written behind

@@ -16,9 +16,10 @@ from typing import Generic, TypeVar
 
 import torch
 
-from visx.engine.batch import Job
+from visx.engine.jobs import Job
+from visx.engine.loaded import Loaded
 from visx.network.network import Network
-from visx.run.worker import Explainer, Loaded
+from visx.run.worker import Explainer
 
 MOST = 4  # each lane holds the activations of a batch
 LANES_FROM = 64  # inputs; below, lanes would idle while the last batches are explained

@@ -8,71 +8,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 
-from visx.engine.batch import Answer, Job, explain_batch
+from visx.engine.batch import Answer, explain_batch
+from visx.engine.jobs import Job
+from visx.engine.loaded import AUTO_BATCH, Explained, Loaded
 from visx.errors import VisxError, printable
-from visx.images.decode import Picture
 from visx.images.find import Item
-from visx.images.geometry import Placement
 from visx.models import Model
 from visx.network.scorer import out_of_memory
 from visx.seeds import image_seed
-from visx.store.recorder import Recorder, Settings
-from visx.targets.classes import TargetSpec, together
-
-AUTO_BATCH = 16
-
-
-Todo = tuple[Job, tuple[TargetSpec, ...]]  # a job, and the targets that it has still to explain of an image
-
-
-@dataclass
-class Loaded:
-    """One image on its way through the pipeline, with the jobs still to do; decoded only if there are any."""
-
-    item: Item
-    todo: list[Todo]
-    digest: str = ""
-    stat: tuple[int, int] = (0, 0)
-    picture: Picture | None = None
-    x: np.ndarray | None = None
-    place: Placement | None = None
-    done: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def jobs(self) -> list[Job]:
-        """The jobs still to do."""
-        return [job for job, _ in self.todo]
-
-    def targets_of(self, job: Job) -> tuple[TargetSpec, ...]:
-        """The targets that one of the jobs has still to explain."""
-        return next(specs for other, specs in self.todo if other is job)
-
-
-@dataclass
-class Explained:
-    """One job's outcome on one image: an answer a target or the error it met, and the seconds it took."""
-
-    image: Loaded
-    job: Job
-    answers: list[Answer] | VisxError
-    seconds: float
-
-
-def grouped(images: Iterable[Loaded], size: int) -> Iterator[list[Loaded]]:
-    """Batches of up to `size` images that have the same jobs to do, for as many targets each."""
-    groups: dict[tuple[tuple[int, ...], ...], list[Loaded]] = {}
-    for image in images:
-        key = tuple((id(job), *(spec.count for spec in specs)) for job, specs in image.todo)
-        groups.setdefault(key, []).append(image)
-        if len(groups[key]) == size:
-            yield groups.pop(key)
-    yield from groups.values()
+from visx.store.recorder import Recorder
+from visx.store.settings import Settings
+from visx.targets.classes import together
 
 
 class Explainer:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from visx.engine.batch import Job
+from visx.engine.jobs import Job
 from visx.engine.predict import predictions
 from visx.errors import ExitCode, VisxError, usage
 from visx.evaluate.bench import Bench, Sample, explain_all
@@ -34,10 +34,10 @@ from visx.metrics.common.regions import Annotations
 from visx.metrics.contract import Metric
 from visx.models import Model
 from visx.params import Params
-from visx.run.pipeline import Settings
 from visx.run.progress import SILENT, Progress
 from visx.seeds import image_seed
 from visx.sensitivity.settings import Against, Setting
+from visx.store.settings import Settings
 from visx.targets.classes import TargetSpec
 
 Maps = dict[tuple[Job, int, float], list[tuple[Sample, dict[str, float]]]]  # by setting: maps and their own values

@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from visx.draw.colours import colorize
 from visx.draw.curves import font, png_bytes
-from visx.draw.overlay import colorize
 from visx.evaluate.tables import csv_bytes
 from visx.files import SCHEMA_VERSION, make_folder, to_json, write_whole
 from visx.images.decode import read
 from visx.metrics.contract import Metric
 from visx.models import Model
 from visx.sensitivity.measure import Group, Sensitivity
-from visx.store.recorder import is_signed
 
 CELL, GAP, LINE = 176, 6, 15
 MOST_ROWS = 12
@@ -82,7 +81,7 @@ def teaser(group: Group, model: Model, found: Sensitivity) -> Image.Image:
                 continue
             left = GAP + column * (CELL + GAP)
             values = row[setting.name].map()
-            sheet.paste(_fit(colorize(values, is_signed(setting.job))), (left, top))
+            sheet.paste(_fit(colorize(values, setting.job.signed)), (left, top))
             for line, metric in enumerate(found.metrics):
                 mine = [
                     s.value

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from visx.engine.batch import Job, plan
+from visx.engine.jobs import Job, plan
 from visx.errors import usage
 from visx.methods.contract import Method, ScoreKind
 from visx.models import Model

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from visx.draw.overlay import GREYS, Limits, colorbar, cut, limits, shared
-from visx.engine.batch import Answer, Job, each_once, explain_batch, missing, plan
+from visx.draw.colours import GREYS, Limits, colorbar, limits, shared
+from visx.draw.overlay import cut
+from visx.engine.batch import Answer, each_once, explain_batch
+from visx.engine.jobs import Job, missing, plan
+from visx.engine.picture import draw
 from visx.errors import VisxError
 from visx.images.decode import Picture
 from visx.images.geometry import Placement
@@ -20,7 +23,7 @@ from visx.params import parse
 from visx.run.progress import SILENT, Progress
 from visx.seeds import image_seed
 from visx.sheet.layout import Bar, Cell
-from visx.store.recorder import draw, is_signed, record_of
+from visx.store.record import record_of
 from visx.targets.classes import Targets
 
 if TYPE_CHECKING:
@@ -163,7 +166,7 @@ def _drawn_as_gradient(found: Found) -> bool:
 def _limits(found: Found) -> Limits:
     if _drawn_as_gradient(found):
         return limits(found.answer.channels, True)
-    return limits(found.answer.map, is_signed(found.job))
+    return limits(found.answer.map, found.job.signed)
 
 
 def _first(row: Row, picture: Picture, look: Look) -> Cell:
@@ -183,7 +186,7 @@ def _cell(found: Found, picture: Picture, look: Look, scale: Limits | None) -> C
         picture.rgb, found.place, job, answer.map, answer.channels, look.colormap, look.alpha, scale
     )
     gradient = _drawn_as_gradient(found)
-    signed = gradient or is_signed(job)
+    signed = gradient or job.signed
     colours = colorbar(signed, GREYS if gradient else look.colormap, (8, 256))
     chance = "" if answer.probability is None else f" {percent(answer.probability)}"
     where = [job.layer] if job.layer else []

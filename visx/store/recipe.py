@@ -8,14 +8,12 @@ output means) in `of_model`, what belongs to the run or the job in `of_job`.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from visx.engine.jobs import Job
 from visx.files import digest
 from visx.images.geometry import Preprocess
-
-if TYPE_CHECKING:
-    from visx.engine.batch import Job
-    from visx.models import Model
+from visx.models import Model
 
 
 def of_preprocessing(preprocess: Preprocess) -> dict[str, Any]:

@@ -1,54 +1,26 @@
-"""Results: an answer as the files that hold it, the picture that is drawn of it and the record that the manifest keeps."""
+"""The files of results: an answer is written, and found again by a later run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from pathlib import PurePosixPath
+from typing import Any
 
-from visx.draw.overlay import gradient_picture, overlay
 from visx.draw.png import encode_png
-from visx.files import SCHEMA_VERSION, Written, digest, make_folder, npy_bytes, still_there, write_whole
-from visx.models import fingerprint
+from visx.engine.batch import Answer
+from visx.engine.jobs import Job
+from visx.engine.loaded import Loaded
+from visx.engine.picture import draw
+from visx.files import Written, digest, make_folder, npy_bytes, still_there, write_whole
+from visx.images.find import Item
+from visx.models import Model, fingerprint
+from visx.network.network import Network
 from visx.store import recipe
+from visx.store.manifest import Journal
 from visx.store.read import target_of
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from visx.engine.batch import Answer, Job
-    from visx.images.find import Item
-    from visx.images.geometry import Placement
-    from visx.methods.contract import Method
-    from visx.models import Model
-    from visx.network.network import Network
-    from visx.run.worker import Loaded
-    from visx.store.manifest import Journal
-    from visx.targets.classes import TargetSpec
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything a run's results depend on besides model and jobs, and how the run is to be carried out."""
-
-    out: Path
-    target: TargetSpec
-    seed: int = 0
-    precision: str = "fp32"
-    batch_size: int | None = None
-    colormap: str = "turbo"
-    alpha: float = 0.5
-    overlay: bool = True
-    raw_channels: bool = False
-    resume: bool = True
-    fail_fast: bool = False
-    shard: tuple[int, int] | None = None
-
-    @property
-    def rendering(self) -> dict[str, Any] | None:
-        """What decides the picture, given the map; None without one."""
-        return {"colormap": self.colormap, "alpha": self.alpha} if self.overlay else None
+from visx.store.record import record_of
+from visx.store.settings import Settings
+from visx.targets.classes import TargetSpec
 
 
 class Recorder:
@@ -164,69 +136,3 @@ def _slug(layer: str) -> str:
     """A layer's name as part of a file name; where characters had to go, four hex digits tell it from others."""
     slug = "".join(c if c.isalnum() or c in "._-+" else "-" for c in layer)
     return slug if slug == layer else f"{slug}-{digest(layer)[:4]}"
-
-
-def record_of(
-    model: Model, job: Job, answer: Answer, image: str, place: Placement, seed: int, precision: str, network: Network
-) -> dict[str, Any]:
-    """A result as the manifest has it, but for what the run adds (files, recipe, time)."""
-    shapes = (layer.shape for layer in model.anatomy.layers if layer.name == job.layer)
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "image": image,
-        "method": job.method.name,
-        "params": job.params.model_dump(mode="json"),
-        "model": model.name,
-        "weights": {"name": model.weights.name, "sha256": model.weights.sha256},
-        "outputs": model.outputs.identity,
-        "preprocessing": recipe.of_preprocessing(model.preprocess),
-        "layer": job.layer,
-        "layer_shape": next((list(shape) for shape in shapes if shape), None),
-        "target": answer.target if model.outputs.kind != "regression" else None,
-        **({"objective": {"kind": "out", "index": answer.target}} if model.outputs.kind == "regression" else {}),
-        "label": answer.label,
-        "score": answer.score,
-        "score_kind": answer.score_kind,
-        "probability": answer.probability,
-        "seed": seed,
-        "device": str(network.device),
-        "precision": precision,
-        "input_size": list(model.input_size),
-        "crop": [round(v, 3) for v in place.box],
-        "min": float(answer.map.min()),
-        "max": float(answer.map.max()),
-        "extras": answer.extras,
-        "warnings": answer.warnings,
-    }
-
-
-def draw(
-    rgb: np.ndarray,
-    place: Placement,
-    job: Job,
-    values: np.ndarray,
-    channels: np.ndarray | None,
-    colormap: str,
-    alpha: float,
-    scale: tuple[float, float] | None = None,
-) -> np.ndarray:
-    """A result's picture (H, W, 3) uint8: a gradient picture where the method declares one, else an overlay.
-
-    `scale` replaces the limits of the map (of the gradient, where that is drawn)."""
-    if job.method.picture == "gradient" and channels is not None:
-        return gradient_picture(rgb, channels, place, scale)
-    return overlay(rgb, values, place, is_signed(job), colormap, alpha, scale)
-
-
-def is_signed(job: Job) -> bool:
-    """Whether negative values of this job's maps mean something."""
-    return has_sign(job.method, job.params.model_dump())
-
-
-def has_sign(method: Method, params: Mapping[str, Any]) -> bool:
-    """Whether negative values mean something: as the method declares, or because `relu=false`/`reduce` says so."""
-    if params.get("relu") is False:
-        return True
-    if "reduce" in params:
-        return params["reduce"] in ("sum", "mean")
-    return method.signed

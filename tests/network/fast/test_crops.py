@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from normed import settled
 from oracles import fingerprint
-from visx.engine.batch import explain_batch, plan
+from visx.engine.batch import explain_batch
+from visx.engine.jobs import plan
 from visx.errors import VisxError
 from visx.methods import get_method
 from visx.models import load_model

@@ -22,7 +22,7 @@ from in_process import visx
 if find_spec("ray") is None:
     pytest.skip("the extra visx[ray] is not installed", allow_module_level=True)
 
-from visx.engine.batch import plan
+from visx.engine.jobs import plan
 from visx.errors import VisxError
 from visx.images.find import find
 from visx.methods import get_method
@@ -34,7 +34,7 @@ from visx.run.ray.driver import (
     ray,
 )  # before anything else imports ray: it keeps ray off standard output
 from visx.run.ray.worker import ATTEMPTS, Task, Worker
-from visx.store.recorder import Settings
+from visx.store.settings import Settings
 from visx.targets.classes import parse_target
 
 # Every process that builds it leaves its number; a black picture takes the process down that looks at it.

@@ -15,6 +15,7 @@ from visx.errors import VisxError, said_by, unknown, usage
 from visx.images.geometry import Preprocess
 from visx.models import checkpoint
 from visx.models.model import Model, Weights
+from visx.models.seeded import seeded
 from visx.models.sources.neighbours import Neighbours
 from visx.network.network import Folding
 from visx.network.probe import complete
@@ -62,8 +63,6 @@ class Factory:
 
     def _made_by(self, module: ModuleType, path: Path, attribute: str) -> nn.Module | Model:
         """What the factory returns: a module or a `Model`; a usage error says what else it is."""
-        from visx.models.load import seeded
-
         if not hasattr(module, attribute):
             names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
             raise unknown(f"factory in {path}", attribute, names)

@@ -25,15 +25,15 @@ from typing import Any
 
 import torch
 
-from visx.engine.batch import Job
+from visx.engine.jobs import Job
+from visx.engine.loaded import Loaded, grouped
 from visx.errors import VisxError, said_by, usage
 from visx.files import DiskFull
 from visx.images.find import Item
 from visx.models import Model
 from visx.run.pipeline import AHEAD, Run
 from visx.run.threads import count_lanes, threads_of
-from visx.run.worker import Loaded, grouped
-from visx.store.recorder import Settings
+from visx.store.settings import Settings
 
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # read at import: Ray would print deaths to standard output
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no network is needed, so none is used

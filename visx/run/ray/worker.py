@@ -14,13 +14,14 @@ from typing import Any
 import ray
 import torch
 
-from visx.engine.batch import Job
+from visx.engine.jobs import Job
+from visx.engine.loaded import Loaded, grouped
 from visx.errors import VisxError, said_by
 from visx.images.find import Item
 from visx.models import Model
 from visx.models.model import Weights
-from visx.run.worker import Explainer, Loaded, grouped
-from visx.store.recorder import Settings
+from visx.run.worker import Explainer
+from visx.store.settings import Settings
 from visx.targets.classes import TargetSpec
 
 ATTEMPTS = 3  # at a batch whose workers die; Ray itself would try for ever

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from tests.cli.conftest import NETS
-from visx.cli import progress as showing
-from visx.cli.common import Talk
+from visx.cli import talk as showing
+from visx.cli.talk import Talk
 
 COMMAND = [sys.executable, "-c", "from visx.cli import main; main()"]
 
@@ -65,7 +65,7 @@ def test_a_folder_on_a_terminal_has_a_bar_and_its_data_stay_on_standard_output(f
 def test_the_passes_of_one_image_move_the_bar(folder, method, monkeypatch):
     passes = {"rise": "masks=64", "meaningful_perturbation": "iterations=64"}[method]
     args = ["explain", "photos/a.png", "-M", "nets.py:good", "-m", method, "-p", passes, "--batch-size", "1"]
-    impatient = "import visx.cli.progress as p; p.PATIENCE = 0; from visx.cli import main; main()"
+    impatient = "import visx.cli.talk as p; p.PATIENCE = 0; from visx.cli import main; main()"
     monkeypatch.setattr(sys.modules[__name__], "COMMAND", [sys.executable, "-c", impatient])
     code, out, err = on_a_terminal(folder, *args)
     assert code == 0 and method in out, err

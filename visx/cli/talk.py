@@ -1,4 +1,5 @@
-"""Showing progress on standard error: one bar on a terminal, a line every half minute in a log."""
+"""What a command says beside its results, on standard error: remarks, errors, and how far it is (one bar on a terminal, a
+line every half minute in a log)."""
 
 from __future__ import annotations
 
@@ -15,6 +16,36 @@ if TYPE_CHECKING:
 
 LOG_SECONDS = 30.0
 PATIENCE = 0.5  # seconds that a single unit may take before it is worth a bar
+
+
+class Talk:
+    """Remarks on standard error, for people; silent with --quiet."""
+
+    def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
+        self.quiet, self.verbose = quiet, verbose
+
+    def say(self, text: str) -> None:
+        """A remark."""
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def detail(self, text: str) -> None:
+        """A remark for --verbose."""
+        if self.verbose:
+            self.say(text)
+
+    def error(self, text: str) -> None:
+        """An error; said even when quiet."""
+        print(f"visx: {text}", file=sys.stderr, flush=True)
+
+    @contextmanager
+    def progress(self, total: int, what: str, drawn: bool = True) -> Iterator[Progress]:
+        """What to tell how far `total` units are; it shows nothing with --quiet, or where it is not to be `drawn`."""
+        if self.quiet or not drawn:
+            yield SILENT
+            return
+        with shown(total, what, self.say) as progress:
+            yield progress
 
 
 @contextmanager
