@@ -115,6 +115,12 @@ def test_every_entry_is_a_room_and_they_are_few() -> None:
     assert len(entries) <= MOST_ENTRIES
 
 
+def test_the_page_names_them_in_this_order() -> None:
+    page = (HOUSE.parent / "docs" / "rooms.md").read_text(encoding="utf-8").split("## Old names")[0]
+    shown = re.findall(r"^\| `(\w+)(?:/|\.py)` \|", page, re.MULTILINE)
+    assert shown == [name for name in ROOMS if name != "__init__"]
+
+
 def test_imports_point_downwards() -> None:
     assert upward(HOUSE) == []
 
