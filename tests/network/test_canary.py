@@ -89,7 +89,7 @@ def test_onednns_convolution():
     x, weight = torch.ones(1, 4, 5, 5), torch.ones(4, 4, 3, 3)
     call = onednn.Convolution.called(F.conv2d, (x, weight), {})
     try:
-        found = onednn.pointwise(call, onednn.packed(weight, call), None, 6.0)
+        found = onednn.pointwise(x, onednn.packed(weight, call), None, call.geometry(), 6.0)
     except (RuntimeError, AttributeError) as error:
         pytest.fail(f"fast/onednn.py leans on torch.ops.mkldnn: {error}")
     assert bool((found == 6).all())

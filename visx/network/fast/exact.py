@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from visx.network.fast.fold import Chain, Folded
-from visx.network.fast.onednn import CONVOLUTIONS, Convolution, packed, pointwise
+from visx.network.fast.onednn import CONVOLUTIONS, Convolution, Geometry, packed, pointwise
 from visx.network.fast.pending import Astray, Pending
 
 _BLOCK = 16  # input channels that are summed at a time in the plain layout
@@ -70,12 +70,12 @@ class AsWritten(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _convolve(self, call: Convolution) -> Tensor:
-        weight, _, chain = self.folded.weights.get(id(call.given["weight"]), (None, None, None))
-        way = self._way(call, chain is not None)
-        if weight is None or chain is None or way.geometry is None or not self.linking:
+        step = self.folded.steps.get(id(call.given["weight"]))
+        way = self._way(call, step is not None)
+        if step is None or way.geometry is None or not self.linking:
             return way.run(call)
-        link = _Link(chain)
-        output: Tensor = _Convolved.apply(call.given["input"], call, way, weight, link)
+        link = _Link(step.chain)
+        output: Tensor = _Convolved.apply(call.given["input"], call, way, step.weight, link)
         self._pending.add(output, link)
         return output
 
@@ -107,7 +107,7 @@ class _Way:
         self.geometry = call.geometry()
         self._weight, self._version = call.given["weight"], call.given["weight"]._version
         if packable is not None and self.geometry is not None and call.given["input"].dim() == 4:
-            self._choose(call, self.geometry[0], packable)
+            self._choose(call, self.geometry, packable)
 
     def holds(self, call: Convolution) -> bool:
         """Whether this is still the same convolution of the same values."""
@@ -115,7 +115,7 @@ class _Way:
         return weight is self._weight and weight._version == self._version and call.geometry() == self.geometry
 
     @torch.no_grad()
-    def _choose(self, call: Convolution, stride: list[int], packable: bool) -> None:
+    def _choose(self, call: Convolution, geometry: Geometry, packable: bool) -> None:
         """Choose the fastest way that gives these sums. Which ways do depends on the processor and on all sizes, so they
         are tried on noise. Terms of several blocks are never added up one after another."""
         x, weight = call.given["input"], call.given["weight"]
@@ -124,11 +124,11 @@ class _Way:
             self.run = _plain(plain)
             return
         ways: list[Callable[[Convolution], Tensor]] = [_plain(plain)]
-        blocks, positions = weight.shape[1] // _BLOCK, x.shape[2:].numel() // math.prod(stride)
+        blocks, positions = weight.shape[1] // _BLOCK, x.shape[2:].numel() // math.prod(geometry[0])
         if not blocks or (weight.shape[2:].numel() == 1 and positions >= _LARGE):
             ways.insert(0, Convolution.run)
             with suppress(RuntimeError, AttributeError):  # this processor, or this torch, has no such operator
-                ways[:0] = [_packed(packed(weight, call))] if packable else []
+                ways[:0] = [_packed(packed(weight, call), geometry)] if packable else []
         self.run = _one_by_one(_plain(plain))
         noise = torch.empty_like(x[:2]).uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
         tried = Convolution(call.func, {**call.given, "input": noise})
@@ -140,8 +140,8 @@ class _Way:
                     return
 
 
-def _packed(weight: Tensor) -> Callable[[Convolution], Tensor]:
-    return lambda call: pointwise(call, weight, call.given.get("bias"), None)
+def _packed(weight: Tensor, geometry: Geometry) -> Callable[[Convolution], Tensor]:
+    return lambda call: pointwise(call.given["input"], weight, call.given.get("bias"), geometry)
 
 
 def _plain(weight: Tensor) -> Callable[[Convolution], Tensor]:

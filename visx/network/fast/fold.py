@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from operator import is_
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.overrides import TorchFunctionMode
 
-from visx.network.fast.onednn import CONVOLUTIONS, Convolution, packed, pointwise
+from visx.network.fast.onednn import CONVOLUTIONS, Convolution, Geometry, packed, pointwise
 from visx.network.fast.pending import ASKING, Astray, Pending, tensors
 from visx.network.isolation import hooked
-from visx.network.rules import ReluCall, relu_call
+from visx.network.rules import RELUS, ReluCall, relu_call
 from visx.network.snapshot import GLOBAL_HOOKS
 
 _NORM_ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
@@ -139,8 +139,42 @@ class _Watch(TorchFunctionMode):
         return found
 
 
-@dataclass(frozen=True)
-class _Result:
+class Step:
+    """A convolution that runs folded: `chain`, and `weight` and `bias` of the convolution that does all of it."""
+
+    def __init__(self, chain: Chain) -> None:
+        self.chain = chain
+        self.weight, self.bias = chain.folded()
+        self._packed: Tensor | None = None  # in the layout that is best for the input it first met
+        self._behind: tuple[Any, ...] = ()  # the last call's arguments behind the bias
+        self._geometry: Geometry | None = None  # and what they are for oneDNN
+
+    def bias_given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a call of the convolution has the bias that was folded."""
+        return (args[2] if len(args) > 2 else kwargs.get("bias")) is self.chain.bias
+
+    def fused(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        """The convolution by oneDNN, and rectified; None where oneDNN's operator does not take such a call."""
+        x = args[0]
+        if x.dim() != 4:
+            return None
+        if kwargs or self._packed is None or args[3:] != self._behind:
+            call = Convolution.called(func, args, kwargs)
+            self._geometry, self._behind = call.geometry(), args[3:]
+            if self._geometry is None:
+                return None
+            if self._packed is None:
+                self._packed = packed(self.weight, call)
+        if self._geometry is None:
+            return None
+        return pointwise(x, self._packed, self.bias, self._geometry, self.chain.ceiling)
+
+    def plain(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """The convolution as it is called, with the folded weight and bias."""
+        return Convolution.called(func, args, kwargs).run(weight=self.weight, bias=self.bias)
+
+
+class _Result(NamedTuple):
     """The output of a folded convolution, to be read by the normalisation or the ReLU of its chain."""
 
     output: Tensor
@@ -162,10 +196,8 @@ class Folded(TorchFunctionMode):
         super().__init__()
         self.chains = chains
         self._versions = [(t, t._version, t.data_ptr()) for chain in chains for t in chain.tensors()]
-        # by weight: weight and bias of the folded convolution, and what is folded
-        self.weights = {id(chain.weight): (*chain.folded(), chain) for chain in chains}
+        self.steps = {id(chain.weight): Step(chain) for chain in chains}
         self._pending = Pending()  # purpose: _Result
-        self._packed: dict[int, Tensor] = {}  # by weight, in the layout that is best for the input it first met
         self.fusing = fusing
         self.active = True  # off: calls pass as they are
         self.passed = 0  # convolutions that could be folded, but came while that was off
@@ -200,13 +232,11 @@ class Folded(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         kwargs = kwargs or {}
         if func in CONVOLUTIONS and len(args) > 1:
-            weight, bias, chain = self.weights.get(id(args[1]), (None, None, None))
-            if weight is not None and bias is not None and chain is not None:
-                call = Convolution.called(func, args, kwargs)
-                if not self.active:
-                    self.passed += 1
-                elif call.given.get("bias") is chain.bias and not self._pending.has(args[0]):
-                    return self._convolve(call, weight, bias, chain)
+            step = self.steps.get(id(args[1]))
+            if step is not None and not self.active:
+                self.passed += 1
+            elif step is not None and step.bias_given(args, kwargs) and not self._pending.has(args[0]):
+                return self._convolve(step, func, args, kwargs)
         if self._pending:
             done = self._done(func, args, kwargs) if self.active else None
             if done is not None:
@@ -225,6 +255,8 @@ class Folded(TorchFunctionMode):
             if not result.rectified:
                 return result.output
             return self._handed(_Result(result.output, result.chain, rectified=True, at_relu=True))
+        if func not in RELUS:
+            return None
         relu = relu_call(func, args, kwargs)
         result = self._pending.purpose(relu.input) if relu is not None else None
         if relu is None or result is None or not result.at_relu or result.chain.ceiling != relu.ceiling:
@@ -235,14 +267,12 @@ class Folded(TorchFunctionMode):
         self._pending.spend(relu.input)
         return result.output
 
-    def _convolve(self, call: Convolution, weight: Tensor, bias: Tensor, chain: Chain) -> Tensor:
-        recorded = torch.is_grad_enabled() and call.given["input"].requires_grad
-        if self.fusing and not recorded and call.given["input"].dim() == 4 and call.geometry():
-            if id(weight) not in self._packed:
-                self._packed[id(weight)] = packed(weight, call)
-            output = pointwise(call, self._packed[id(weight)], bias, chain.ceiling)
-            return self._handed(_Result(output, chain, rectified=chain.ceiling is not None))
-        return self._handed(_Result(call.run(weight=weight, bias=bias), chain, rectified=False))
+    def _convolve(self, step: Step, func: Any, args: Any, kwargs: Any) -> Tensor:
+        if self.fusing and not (args[0].requires_grad and torch.is_grad_enabled()):
+            output = step.fused(func, args, kwargs)
+            if output is not None:
+                return self._handed(_Result(output, step.chain, rectified=step.chain.ceiling is not None))
+        return self._handed(_Result(step.plain(func, args, kwargs), step.chain, rectified=False))
 
     def _handed(self, result: _Result) -> Tensor:
         """An alias of a result, for the next step of its chain alone."""

@@ -12,6 +12,10 @@ from torch import Tensor
 
 CONVOLUTIONS = {F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d}
 _ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_NONE: tuple[str, list[float]] = ("none", [])
+_RELU: tuple[str, list[float]] = ("relu", [])
+
+Geometry = tuple[list[int], list[int], list[int], int]  # stride, padding and dilation along each axis, and groups
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Convolution:
         output: Tensor = self.func(**{**self.given, **instead})
         return output
 
-    def geometry(self) -> tuple[list[int], list[int], list[int], int] | None:
+    def geometry(self) -> Geometry | None:
         """Stride, padding and dilation along each axis, and groups, for the operators beneath; None for a call that they
         don't know: padding by name, or an image without a batch."""
         x, weight, padding = self.given["input"], self.given["weight"], self.given.get("padding", 0)
@@ -53,13 +57,13 @@ def packed(weight: Tensor, call: Convolution) -> Tensor:
     return found
 
 
-def pointwise(call: Convolution, weight: Tensor, bias: Tensor | None, ceiling: float | None) -> Tensor:
-    """conv2d(...), or min(max(conv2d(...), 0), ceiling), by oneDNN and with a packed weight."""
-    stride, padding, dilation, groups = call.geometry() or ([], [], [], 1)
-    does, bounds = (
-        ("none", []) if ceiling is None else ("relu", []) if ceiling == math.inf else ("hardtanh", [0.0, ceiling])
-    )
-    output: Tensor = torch.ops.mkldnn._convolution_pointwise(
-        call.given["input"], weight, bias, padding, stride, dilation, groups, does, bounds, ""
+def pointwise(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, ceiling: float | None = None
+) -> Tensor:
+    """conv2d(x, ...), or min(max(conv2d(x, ...), 0), ceiling), by oneDNN and with a packed weight."""
+    stride, padding, dilation, groups = geometry
+    does, bounds = _NONE if ceiling is None else _RELU if ceiling == math.inf else ("hardtanh", [0.0, ceiling])
+    output: Tensor = torch.ops.mkldnn._convolution_pointwise.default(
+        x, weight, bias, padding, stride, dilation, groups, does, bounds, ""
     )
     return output

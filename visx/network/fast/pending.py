@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -25,36 +24,41 @@ class Astray(BaseException):
 
 
 class Pending:
-    """Tensors that wait for one function, and those that it has already read. Tensors are held weakly: most die at once."""
+    """Tensors that wait for one function, and those that it has already read.
+
+    What a tensor waits for is an attribute of the tensor itself: it ends with the tensor, and costs a pass of one small
+    picture less than a table of weak references with a callback each.
+    """
 
     def __init__(self) -> None:
-        self._waiting: dict[int, tuple[weakref.ref[Tensor], Any]] = {}  # None: nobody may read it any more
+        self._pass = object()  # what an earlier pass has left on a tensor says nothing
+        self._marked: list[weakref.ref[Tensor]] = []
 
     def __bool__(self) -> bool:
-        return bool(self._waiting)
+        return bool(self._marked)
 
-    def add(self, tensor: Tensor, purpose: Any) -> None:
+    def add(self, tensor: Any, purpose: Any) -> None:
         """From now on only what knows `purpose` may read `tensor`."""
-        key = id(tensor)
-        self._waiting[key] = weakref.ref(tensor, partial(self._forget, key)), purpose
+        tensor._visx_pending = self._pass, purpose
+        self._marked.append(weakref.ref(tensor))
 
-    def spend(self, tensor: Tensor) -> None:
+    def spend(self, tensor: Any) -> None:
         """From now on nobody may read `tensor`."""
-        self._waiting[id(tensor)] = self._waiting[id(tensor)][0], None
+        tensor._visx_pending = self._pass, None
 
-    def drop(self, tensor: Tensor) -> None:
+    def drop(self, tensor: Any) -> None:
         """`tensor` is what it should be."""
-        self._waiting.pop(id(tensor), None)
+        tensor._visx_pending = None
 
     def purpose(self, tensor: Any) -> Any:
         """What `tensor` waits for; None for any other."""
-        reference, purpose = self._waiting.get(id(tensor), (None, None))
-        return purpose if reference is not None and reference() is tensor else None
+        mark = getattr(tensor, "_visx_pending", None)
+        return mark[1] if mark is not None and mark[0] is self._pass else None
 
     def has(self, tensor: Any) -> bool:
         """Whether `tensor` is one of them."""
-        reference, _ = self._waiting.get(id(tensor), (None, None))
-        return reference is not None and reference() is tensor
+        mark = getattr(tensor, "_visx_pending", None)
+        return mark is not None and mark[0] is self._pass
 
     def read_by(self, func: Any, args: Any, kwargs: Any) -> list[Tensor]:
         """Those that a call reads the values of."""
@@ -63,14 +67,11 @@ class Pending:
 
     def alive(self) -> list[Tensor]:
         """Those that somebody still holds."""
-        return [t for reference, _ in list(self._waiting.values()) if (t := reference()) is not None]
+        return [t for reference in self._marked if (t := reference()) is not None and self.has(t)]
 
     def clear(self) -> None:
-        self._waiting.clear()
-
-    def _forget(self, key: int, reference: Any) -> None:
-        if key in self._waiting and self._waiting[key][0] is reference:
-            del self._waiting[key]
+        self._pass = object()
+        self._marked.clear()
 
 
 def _shows(func: Any, tensor: Tensor) -> bool:

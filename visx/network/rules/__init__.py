@@ -15,12 +15,13 @@ applied.
 from __future__ import annotations
 
 from visx.network.rules.arithmetic import Arithmetic
-from visx.network.rules.calls import OTHER_ACTIVATIONS, ReluCall, Rules, relu_call
+from visx.network.rules.calls import OTHER_ACTIVATIONS, RELUS, ReluCall, Rules, relu_call
 from visx.network.rules.met import Met, Rule
 from visx.network.rules.nodes import complete, guide, strangers
 
 __all__ = [
     "OTHER_ACTIVATIONS",
+    "RELUS",
     "Arithmetic",
     "Met",
     "ReluCall",

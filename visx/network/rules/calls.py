@@ -22,6 +22,9 @@ _CLAMP_MIN = {torch.clamp_min, Tensor.clamp_min}
 _CLAMP_MIN_ = {torch.clamp_min_, Tensor.clamp_min_}
 _THRESHOLD = {F.threshold, torch.threshold}
 _THRESHOLD_ = {torch.threshold_}  # which is F.threshold_ too
+RELUS = frozenset().union(  # what may be one; its arguments decide
+    _RELU, _RELU_, _CLAMP, _CLAMP_, _CLAMP_MIN, _CLAMP_MIN_, _THRESHOLD, _THRESHOLD_, {F.relu6, F.hardtanh, F.hardtanh_}
+)
 OTHER_ACTIVATIONS = {
     F.gelu, F.silu, F.hardswish, F.hardsigmoid, F.elu, F.celu, F.selu, F.rrelu, F.leaky_relu, F.mish, F.softplus, F.prelu,
     torch.sigmoid, torch.tanh, Tensor.sigmoid, Tensor.tanh, F.sigmoid, F.tanh, torch.prelu, torch.celu, torch.selu,
