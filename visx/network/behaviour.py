@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from visx.network.fast.pending import tensors
 from visx.network.members import rows
 from visx.network.restoring import Kept, same_values
 from visx.network.scorer import out_of_memory
 from visx.network.settings import random_states, seed_all
 from visx.network.snapshot import Values
+from visx.network.tensors import tensors
 
 if TYPE_CHECKING:
     from visx.network.network import Network

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from visx.errors import VisxError, said_by, unsupported
-from visx.network.fast.pending import tensors
 from visx.network.forms import check_values, input_dtype, lazy, quantised, whereabouts
 from visx.network.network import Network
 from visx.network.rules import strangers
 from visx.network.scorer import out_of_memory
+from visx.network.tensors import tensors
 from visx.targets.classes import Targets
 
 

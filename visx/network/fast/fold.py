@@ -28,10 +28,11 @@ from torch.nn.modules import module as torch_module
 from torch.overrides import TorchFunctionMode
 
 from visx.network.fast.onednn import CONVOLUTIONS, Convolution, Geometry, packed, pointwise
-from visx.network.fast.pending import ASKING, Astray, Pending, tensors
+from visx.network.fast.pending import ASKING, Astray, Pending
 from visx.network.isolation import hooked
 from visx.network.rules import RELUS, ReluCall, relu_call
 from visx.network.snapshot import GLOBAL_HOOKS
+from visx.network.tensors import tensors
 
 _NORM_ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 # What rounding alone may move logits by, as a part of their range. More means that the structure was misread.

@@ -9,10 +9,11 @@ is made again without folding (`Astray`).
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
+
+from visx.network.tensors import tensors
 
 # Of a tensor's form, not its values. `__get__`: attributes such as `shape`; those that are tensors (`data`) show values.
 ASKING = {"__get__", "dim", "ndimension", "size", "numel", "stride", "is_contiguous"}
@@ -77,14 +78,3 @@ class Pending:
 def _shows(func: Any, tensor: Tensor) -> bool:
     """Whether an attribute of a tensor is a tensor of its values."""
     return isinstance(func(tensor), Tensor) if func.__name__ == "__get__" else False
-
-
-def tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors in nested arguments, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        yield from tensors(tuple(value.values()))
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensors(item)

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from visx.network.fast.fold import Folded
-from visx.network.fast.pending import ASKING, tensors
+from visx.network.fast.pending import ASKING
 from visx.network.isolation import hooked
+from visx.network.tensors import tensors
 
 ELEMENT = 32  # what writing an element costs, in multiplications
 
