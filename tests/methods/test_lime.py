@@ -16,7 +16,7 @@ from visx.engine.jobs import plan
 from visx.errors import ExitCode, VisxError
 from visx.images.geometry import Placement
 from visx.methods import get_method
-from visx.methods.lime import LimeParams, fit, on_off, superpixels
+from visx.methods.lime import LimeParams, fit, random_visibility, superpixels
 from visx.network.network import Network
 from visx.targets.classes import TargetSpec
 
@@ -161,10 +161,10 @@ def test_the_map_shrinks_what_does_not_stand_out():
 
 
 def test_the_first_sample_is_the_whole_image_and_half_of_the_rest_is_seen():
-    on = on_off(5, 2000, 30)
+    on = random_visibility(5, 2000, 30)
     assert on[0].all() and abs(on[1:].double().mean() - 0.5) < 0.01
     assert not (on[1] == on[2]).all()
-    assert (on == on_off(5, 2000, 30)).all() and not (on == on_off(6, 2000, 30)).all()
+    assert (on == random_visibility(5, 2000, 30)).all() and not (on == random_visibility(6, 2000, 30)).all()
 
 
 def test_costs_its_samples_and_one_clean_pass_whatever_the_number_of_targets():
@@ -202,7 +202,7 @@ def test_samples_without_a_finite_score_are_left_out_and_counted():
     ((answer,),) = ask(module, x, hide="0", alpha=1e-9)
     labels = labels_of(x[0])
     corner = labels[0, 0]
-    lost = int((~on_off(11, 60, labels.max() + 1)[:, corner]).sum())
+    lost = int((~random_visibility(11, 60, labels.max() + 1)[:, corner]).sum())
     assert answer.warnings[0].startswith(f"{lost} of 60 samples have no finite score")
     expected = sums((x[0] * module.weight[0]).sum(0).detach().numpy(), labels)
     elsewhere = labels != corner  # where every sample shows the corner, its own weight cannot be told

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from visx.methods.lime import LimeParams, Surrogate, fit, on_off, standard_errors
+from visx.methods.lime import LimeParams, Surrogate, fit, random_visibility, standard_errors
 
 
 def ridge(
@@ -66,17 +66,17 @@ def test_standard_errors_are_the_spread_of_the_weights_over_samples():
     np.testing.assert_allclose(np.mean(errors, axis=0), spread, rtol=0.12)
     typical = np.sqrt(np.square(spread).mean())
     assert np.mean([found.error for found in fits]) == pytest.approx(typical, rel=0.05)
-    assert all(found.stand_out() >= 2 for found in fits)  # the two that matter, and of the others
-    assert np.mean([found.stand_out() - 2 for found in fits]) < 0.1  # hardly ever one
+    assert all(found.significant() >= 2 for found in fits)  # the two that matter, and of the others
+    assert np.mean([found.significant() - 2 for found in fits]) < 0.1  # hardly ever one
 
 
 def test_weights_within_their_errors_shrink_and_keep_their_order():
     found = Surrogate(np.array([1.0, -1.0, 0.5, -0.25, 0.0]), 0.25, 0.0, 0.0, 1.0)
-    np.testing.assert_allclose(found.told(4.0), [1.0, -1.0, 0.5 / 8, -0.25 / 64, 0.0])
-    assert found.stand_out() == 2
-    assert (found.told(0) == found.weights).all()
+    np.testing.assert_allclose(found.shrunk(4.0), [1.0, -1.0, 0.5 / 8, -0.25 / 64, 0.0])
+    assert found.significant() == 2
+    assert (found.shrunk(0) == found.weights).all()
     unknown = Surrogate(found.weights, np.nan, 0.0, 0.0, 1.0)  # too few samples to tell errors from
-    assert (unknown.told(4.0) == found.weights).all() and unknown.stand_out() == 4
+    assert (unknown.shrunk(4.0) == found.weights).all() and unknown.significant() == 4
 
 
 def test_the_lime_package_fits_the_same_samples_alike_and_the_default_map_ranks_as_it_does():
@@ -84,7 +84,7 @@ def test_the_lime_package_fits_the_same_samples_alike_and_the_default_map_ranks_
     from scipy.stats import rankdata
 
     draw = np.random.default_rng(0)
-    z = on_off(7, 300, 20).numpy()
+    z = random_visibility(7, 300, 20).numpy()
     y = np.tanh(z @ draw.normal(size=20) / 3) + 0.1 * draw.normal(size=300)
     distances = 1 - np.sqrt(z.mean(1))  # cosine
     peer = base.LimeBase(lambda d: np.sqrt(np.exp(-((d / 0.25) ** 2))))
@@ -92,4 +92,4 @@ def test_the_lime_package_fits_the_same_samples_alike_and_the_default_map_ranks_
     weights = np.array([found[i] for i in range(20)])
     fitted, p = fit(z, y, LimeParams()), LimeParams()
     np.testing.assert_allclose(fitted.weights, weights, rtol=0, atol=1e-12)
-    np.testing.assert_array_equal(rankdata(fitted.told(p.significance)), rankdata(weights))
+    np.testing.assert_array_equal(rankdata(fitted.shrunk(p.significance)), rankdata(weights))

@@ -1,4 +1,4 @@
-"""The explanation methods, one a file. To add one: write `visx/methods/NAME.py` and add NAME here."""
+"""The explanation methods, one a file. To add a method: write `visx/methods/NAME.py` and add NAME to `NAMES`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ NAMES = (
 
 
 def get_method(name: str) -> Method:
-    """The method called `name`; only its own module is imported. A typo is a usage error with near matches."""
+    """The method called `name`. Only the module of that method is imported, so that listing methods stays fast.
+
+    Raises `VisxError` (usage, exit 2) with near matches where there is no such method.
+    """
     if name not in NAMES:
         raise unknown("method", name, NAMES)
     importlib.import_module(f"visx.methods.{name}")
@@ -33,5 +36,5 @@ def get_method(name: str) -> Method:
 
 
 def all_methods() -> list[Method]:
-    """Every method in listing order."""
+    """Every method, in the order of `NAMES`."""
     return [get_method(name) for name in NAMES]

@@ -1,6 +1,9 @@
-"""Backpropagation: the gradient of a class score with respect to the input, "vanilla" saliency.
+"""Backpropagation: the gradient of a class score with respect to the input ("vanilla" saliency).
 
-M = max_c |dS/dx_c| (Simonyan et al. 2013, arXiv:1312.6034, section 3). Other reductions of the channels by `reduce`.
+M = max_c |dS/dx_c| over the colour channels c (Simonyan et al. 2013, arXiv:1312.6034, section 3). The parameter `reduce`
+chooses another way to make one map of the channels.
+
+Deviations from the paper: none.
 """
 
 from __future__ import annotations
@@ -24,5 +27,5 @@ class BackpropParams(Params):
     params=BackpropParams,
 )
 def backprop(req: Request, p: BackpropParams) -> Attribution:
-    found = req.input_gradients()
-    return Attribution(reduce_channels(found.grads, p.reduce), channels=found.grads)
+    grads = req.input_gradients().grads
+    return Attribution(reduce_channels(grads, p.reduce), channels=grads)

@@ -1,8 +1,10 @@
-"""CAM: the last feature map weighted by a class's row of the linear layer behind global average pooling.
+"""CAM: the last feature map, weighted by a class's row of the linear layer that follows global average pooling.
 
-M_c = sum_k w_ck A_k, bias left out (Zhou et al. 2015, arXiv:1512.04150, equation 2). A is the very tensor that is
-averaged (DenseNet's after its functional ReLU). A 1x1 convolution before the pooling counts as such a head
-(SqueezeNet, where a ReLU stands between: A is the convolution's input, as in zhoubolei/CAM). One forward pass.
+M_c = sum_k w_ck A_k, without the bias (Zhou et al. 2015, arXiv:1512.04150, equation 2). A (K, h, w) is the tensor that the
+pooling averages; in DenseNet that is the output of a functional ReLU. One forward pass.
+
+Extension beyond the paper: a 1x1 convolution before the pooling counts as the linear layer. In SqueezeNet, where a ReLU
+stands between that convolution and the pooling, A is the convolution's input, as in the authors' program zhoubolei/CAM.
 """
 
 from __future__ import annotations

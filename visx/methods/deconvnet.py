@@ -1,14 +1,16 @@
-"""Deconvnet: a ReLU passes ReLU of the incoming gradient, whatever its input was.
+"""Deconvnet: a backward pass in which a ReLU passes the positive part of the incoming signal, whatever its input was.
 
-R_l = (R_{l+1} > 0) R_{l+1} (Zeiler & Fergus 2013, arXiv:1311.2901; as a backward pass in Springenberg et al. 2014,
-arXiv:1412.6806, figure 1). Max-pooling's backward pass is unpooling by switches, a convolution's is the transposed
-filter without bias, so two things are the same vector-Jacobian product with this rule:
+R_l = (R_{l+1} > 0) R_{l+1} (Zeiler & Fergus 2013, arXiv:1311.2901; written as a backward pass in Springenberg et al. 2014,
+arXiv:1412.6806, figure 1). The backward pass of max pooling is the paper's unpooling by switches, and that of a convolution
+is the transposed filter without bias. So one vector-Jacobian product with this rule for ReLU gives both of the following:
 
-- for a class, seeded with the score (the gradient's analogue);
-- with `unit`, the Zeiler-Fergus projection of a unit of `--layer`, seeded with the activation itself, all else zero:
-  `unit=max` the layer's strongest unit, `unit=C` the strongest unit of a channel, `unit=C,Y,X` one unit.
+- The map of a class: the product starts from the score.
+- The map of a unit (`unit`): the projection of Zeiler and Fergus. The product starts from the activation of one unit of
+  `--layer`; all other units start from zero. `unit=max` takes the layer's strongest unit, `unit=C` the strongest unit of
+  channel C, `unit=C,Y,X` the unit at row Y and column X of channel C.
 
-The unit's own layer is taken as it is (no rectification of its output), as in the authors' figures for convolutions.
+Deviation from the paper: the layer's own output is not rectified before the projection, as in the authors' figures for
+convolutions.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from pydantic import field_validator
 from visx.errors import usage
 from visx.methods.backprop import BackpropParams
 from visx.methods.contract import Attribution, Request, Subject, method
-from visx.methods.guided_backprop import left_alone
+from visx.methods.guided_backprop import activation_warnings
 from visx.ops.maps import reduce_channels
 from visx.params import Field
 
@@ -60,37 +62,42 @@ class DeconvnetParams(BackpropParams):
 def deconvnet(req: Request, p: DeconvnetParams) -> Attribution:
     if p.unit:
         return _project(req, p, p.unit)
-    found = req.input_gradients("deconv")
-    return Attribution(
-        reduce_channels(found.grads, p.reduce), found.grads, warnings=left_alone(found.other_activations, found.scores)
-    )
+    result = req.input_gradients("deconv")
+    warnings = activation_warnings(result.other_activations, result.scores)
+    return Attribution(reduce_channels(result.grads, p.reduce), result.grads, warnings=warnings)
 
 
 def _project(req: Request, p: DeconvnetParams, unit: str) -> Attribution:
+    """The map of one unit for each image: maps (B, 1, H, W)."""
     import torch
 
     assert req.layer is not None
-    picked: list[tuple[int, int, int]] = []
+    units: list[tuple[int, int, int]] = []  # (channel, y, x), one an image
 
     def seed(activation: Tensor) -> Tensor:
         seeds = torch.zeros_like(activation)
         for image, maps in enumerate(activation):
-            picked.append(_locate(maps, unit, str(req.layer)))
-            seeds[image][picked[-1]] = maps[picked[-1]]
+            units.append(_locate(maps, unit, str(req.layer)))
+            seeds[image][units[-1]] = maps[units[-1]]
         return seeds
 
     grads, activation = req.network.project(req.x, req.layer, seed, "deconv")
     channels = grads.unsqueeze(1)
     subjects = [
         [Subject(c, f"{req.layer}[{c},{y},{x}]", f"unit-{c}-{y}-{x}", float(activation[image, c, y, x]), "activation")]
-        for image, (c, y, x) in enumerate(picked)
+        for image, (c, y, x) in enumerate(units)
     ]
-    extras = [[{"unit": list(where)}] for where in picked]
+    extras = [[{"unit": list(where)}] for where in units]
     return Attribution(reduce_channels(channels, p.reduce), channels, extras=extras, subjects=subjects)
 
 
 def _locate(maps: Tensor, unit: str, layer: str) -> tuple[int, int, int]:
-    """(K, h, w) activations and a `unit` -> (channel, y, x)."""
+    """The place (channel, y, x) in the activations `maps` (K, h, w) that the text `unit` asks for.
+
+    Raises `VisxError` (usage, exit 2) where that place is outside the layer.
+    """
+    import torch
+
     channels, height, width = maps.shape
     if "," in unit:
         c, y, x = map(int, unit.split(","))
@@ -98,10 +105,10 @@ def _locate(maps: Tensor, unit: str, layer: str) -> tuple[int, int, int]:
             raise usage(f"unit {unit} is outside layer {layer}", f"it has {channels} channels of {height} x {width}")
         return c, y, x
     if unit == "max":
-        flat = int(maps.argmax())
-        return flat // (height * width), flat // width % height, flat % width
+        c, y, x = map(int, torch.unravel_index(maps.argmax(), maps.shape))
+        return c, y, x
     c = int(unit)
     if c >= channels:
         raise usage(f"channel {unit} is outside layer {layer}", f"it has {channels} channels of {height} x {width}")
-    flat = int(maps[c].argmax())
-    return c, flat // width, flat % width
+    y, x = map(int, torch.unravel_index(maps[c].argmax(), maps.shape[1:]))
+    return c, y, x

@@ -1,9 +1,13 @@
 """Guided backpropagation: a ReLU passes gradient only where its input and the incoming gradient are both positive.
 
-R_l = (f_l > 0) (R_{l+1} > 0) R_{l+1} (Springenberg et al. 2014, arXiv:1412.6806, figure 1). The rule reaches every
-ReLU, functional, reused and in-place ones too, those written as arithmetic (`maximum(x, 0)`, `where(x > 0, x, 0)`,
-`x * (x > 0)`, ...), and ReLU6 (passing where 0 < f < 6). Other activations (GELU, SiLU, leaky ones, thresholds, ...) keep
-their plain gradient: a model with some of them is warned about, one without any ReLU is refused.
+R_l = (f_l > 0) (R_{l+1} > 0) R_{l+1} (Springenberg et al. 2014, arXiv:1412.6806, figure 1), f_l being the ReLU's input.
+
+The rule applies to every ReLU: modules, functions, reused ones, in-place ones, and ReLUs written as arithmetic
+(`maximum(x, 0)`, `where(x > 0, x, 0)`, `x * (x > 0)`, ...).
+
+Extension beyond the paper: ReLU6 has the rule too, with 0 < f < 6. Other activations (GELU, SiLU, leaky ReLU, thresholds,
+...) keep their plain gradient: a model that has such activations beside ReLUs gets a warning, a model without any ReLU is
+refused.
 """
 
 from __future__ import annotations
@@ -29,14 +33,16 @@ if TYPE_CHECKING:
     params=BackpropParams,
 )
 def guided_backprop(req: Request, p: BackpropParams) -> Attribution:
-    found = req.input_gradients("guided")
-    return Attribution(
-        reduce_channels(found.grads, p.reduce), found.grads, warnings=left_alone(found.other_activations, found.scores)
-    )
+    result = req.input_gradients("guided")
+    warnings = activation_warnings(result.other_activations, result.scores)
+    return Attribution(reduce_channels(result.grads, p.reduce), result.grads, warnings=warnings)
 
 
-def left_alone(others: Counter[str], scores: Tensor) -> list[list[list[str]]] | None:
-    """One warning for every map if activations other than ReLU kept their plain gradient, else None."""
+def activation_warnings(others: Counter[str], scores: Tensor) -> list[list[list[str]]] | None:
+    """The warning that activations other than ReLU kept their plain gradient, once for each image and target.
+
+    `others` counts those activations by name; without any the result is None. `scores` is (B, T).
+    """
     if not others:
         return None
     text = f"activations without a ReLU rule keep their plain gradient: {', '.join(others)}"

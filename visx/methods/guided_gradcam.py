@@ -1,7 +1,11 @@
 """Guided Grad-CAM: the guided-backpropagation gradient times the upsampled Grad-CAM, channel by channel.
 
-(Selvaraju et al. 2016, arXiv:1610.02391, section 3.2.) The Grad-CAM stays raw by default; kazuto1011's program
-multiplies it min-max scaled, which `rescale=minmax` does: the two differ by a factor and an offset a map.
+M_c = R_c * L for each colour channel c, R_c (H, W) the guided-backpropagation gradient, L (H, W) the Grad-CAM, upsampled
+bilinearly (Selvaraju et al. 2016, arXiv:1610.02391, section 3.2). The picture shows the channels M_c as colours; `reduce`
+makes the raw map of them.
+
+Deviations from the paper: none. `rescale=minmax` first scales the Grad-CAM of each map to 0..1, as the program
+kazuto1011/grad-cam-pytorch does; the paper multiplies the Grad-CAM as it is.
 """
 
 from __future__ import annotations

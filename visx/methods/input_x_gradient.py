@@ -1,7 +1,9 @@
-"""Input x gradient: the input, as the network sees it (normalised), times the gradient; summed over the channels.
+"""Input x gradient: the input times the gradient of the score with respect to it, summed over the channels.
 
-M = sum_c x_c dS/dx_c (Shrikumar et al. 2016, arXiv:1605.01713). For a linear score without bias it sums to the score.
-SAM (arXiv:2003.08754) explains the probability with it: `--score prob`.
+M = sum_c x_c dS/dx_c, x the input after normalisation (Shrikumar et al. 2016, arXiv:1605.01713). For a score that is linear
+in the input and has no bias, the map sums to the score.
+
+Deviations from the paper: none. SAM (arXiv:2003.08754) explains the probability with this method: `--score prob`.
 """
 
 from __future__ import annotations
@@ -25,6 +27,6 @@ class InputXGradientParams(Params):
     params=InputXGradientParams,
 )
 def input_x_gradient(req: Request, p: InputXGradientParams) -> Attribution:
-    found = req.input_gradients()
-    channels = req.x.unsqueeze(1).to(found.grads) * found.grads
+    grads = req.input_gradients().grads
+    channels = req.x.unsqueeze(1).to(grads) * grads
     return Attribution(reduce_channels(channels, p.reduce), channels)

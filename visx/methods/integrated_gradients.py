@@ -1,11 +1,16 @@
-"""Integrated gradients: the gradient averaged along the straight path from a baseline, times the way travelled.
+"""Integrated gradients: the mean gradient along the straight path from a baseline to the input, times input minus baseline.
 
-IG_i = (x_i - x'_i) * integral_0^1 dS(x' + t (x - x'))/dx_i dt (Sundararajan et al. 2017, arXiv:1703.01365, equation 1).
-Completeness: IG sums to S(x) - S(x'); the relative gap is reported with every map. The integral is taken by
-Gauss-Legendre nodes; `rule=trapezoid` is SAM's (arXiv:2003.08754). On a real network the path is steep near the
-baseline, so `tolerance` refines: the path is cut into panels, and since S at a panel's ends tells the exact integral of
-the directional derivative over it, the panels that are off are known and halved, the others' gradients kept, until the
-gap is met or `max_steps` gradients are spent. `baseline=random` averages over `trials` baselines of uniform pixels.
+IG_i = (x_i - x'_i) * integral_0^1 dS(x' + t (x - x'))/dx_i dt, x' the baseline (Sundararajan et al. 2017, arXiv:1703.01365,
+equation 1). Completeness: the values of IG sum to S(x) - S(x'). The relative error of that sum, the completeness gap, is
+reported with every map.
+
+Deviations from the paper:
+- Gauss-Legendre nodes instead of a Riemann sum. `rule=trapezoid` is the rule of SAM (arXiv:2003.08754).
+- `tolerance` above 0 refines the sum, because the gradient changes fast near the baseline. The path is cut into panels. The
+  scores at both ends of a panel give the exact integral of the directional derivative over it, and so the error of that
+  panel. Panels with large errors are halved, the gradients of the others are kept, until the gap is within the tolerance or
+  `max_steps` gradients are spent.
+- `baseline=random` averages over `trials` baselines of uniformly random pixels.
 """
 
 from __future__ import annotations
@@ -23,8 +28,8 @@ from visx.seeds import generator
 if TYPE_CHECKING:
     from torch import Tensor
 
-GAP_WARNING = 0.05
-PANEL_NODES = 4  # few nodes a panel: on networks of ReLUs the error falls with the panels' width, not with their order
+GAP_WARNING = 0.05  # a completeness gap above this part of the score's rise is warned about
+PANEL_NODES = 4  # few: in a network of ReLUs narrower panels lower the error, more nodes in a panel do not
 
 
 class IntegratedGradientsParams(Params):
@@ -53,7 +58,11 @@ class IntegratedGradientsParams(Params):
 
 @dataclass
 class _Panel:
-    """A piece of the path: the mean gradient's part (T, C, H, W) and the signed error of its directional integral (T,)."""
+    """The piece of a path from position `start` to `stop` (both in 0..1).
+
+    `part` (T, C, H, W) is what the piece adds to the path's mean gradient. `error` (T,) is the integral of the directional
+    derivative by quadrature minus the exact one.
+    """
 
     start: float
     stop: float
@@ -62,7 +71,11 @@ class _Panel:
 
 
 class _Path:
-    """One image's path; gradients and scores of its points stream through the scorer's batches."""
+    """The path from a baseline (C, H, W) to image `b`, for the T targets `ids`.
+
+    A position t in 0..1 is the point baseline + t * way. Scores and gradients of many points are computed in batches of
+    bounded size. `steps` counts the gradients so far, `rise` (T,) is the score at the image minus that at the baseline.
+    """
 
     def __init__(self, req: Request, b: int, ids: Tensor, baseline: Tensor) -> None:
         self.req, self.ids, self.baseline = req, ids, baseline
@@ -72,14 +85,15 @@ class _Path:
         self.at_baseline, self.rise = first, last - first
 
     def points(self, ts: list[float]) -> Tensor:
+        """(n, C, H, W): the points at positions `ts`."""
         return self.baseline + self.way * self.way.new_tensor(ts)[:, None, None, None]
 
     def scores(self, ts: list[float]) -> Tensor:
-        """(n, T) scores at path positions."""
+        """(n, T): the scores at positions `ts`."""
         return self.req.score.scores(len(ts), lambda a, b: self.points(ts[a:b]), self.ids, self.req.kind)
 
     def weighted(self, ts: list[float], weights: list[float]) -> Tensor:
-        """sum_i weights_i * gradient at ts_i: (T, C, H, W)."""
+        """(T, C, H, W): the sum of the gradients at positions `ts`, each times its weight."""
         from visx.targets.classes import Targets
 
         def work(a: int, b: int) -> Tensor:
@@ -91,38 +105,47 @@ class _Path:
         return sum(self.req.score.batches(len(ts), work))  # type: ignore[return-value]
 
     def gap(self, mean_gradient: Tensor) -> Tensor:
-        """(T,) completeness gap relative to the rise of the score."""
+        """(T,): |sum of the map - rise| / |rise|, the completeness gap."""
         total = (mean_gradient * self.way).sum((-3, -2, -1))
         return (total - self.rise).abs() / self.rise.abs().clamp_min(1e-12)
 
     def refined(self, p: IntegratedGradientsParams) -> Tensor:
-        """The mean gradient (T, C, H, W), panels halved where they are off until the gap is within tolerance."""
+        """(T, C, H, W): the mean gradient, with the panels of large error halved until the gap is within `p.tolerance`."""
         count = max(1, min(p.steps, p.max_steps) // PANEL_NODES)
         panels = self.panels([(i / count, (i + 1) / count) for i in range(count)])
         while True:
             allowed = p.tolerance * self.rise.abs()
-            off = sum(panel.error for panel in panels)
+            error = sum(panel.error for panel in panels)
             affordable = (p.max_steps - self.steps) // (2 * PANEL_NODES)
-            if bool((off.abs() <= allowed).all()) or affordable < 1:  # type: ignore[union-attr]
+            if bool((error.abs() <= allowed).all()) or affordable < 1:  # type: ignore[union-attr]
                 return sum(panel.part for panel in panels)  # type: ignore[return-value]
             panels.sort(key=lambda panel: float((panel.error.abs() / allowed.clamp_min(1e-12)).max()))
-            kept, rest = 0, panels[0].error.abs() * 0
-            while kept < len(panels) - 1 and bool((rest + panels[kept].error.abs() <= allowed / 2).all()):
-                rest = rest + panels[kept].error.abs()
+            kept, kept_error = (
+                0,
+                panels[0].error.abs() * 0,
+            )  # the panels of least error may make half of the allowed one
+            while kept < len(panels) - 1 and bool((kept_error + panels[kept].error.abs() <= allowed / 2).all()):
+                kept_error = kept_error + panels[kept].error.abs()
                 kept += 1
             kept = max(kept, len(panels) - affordable)
-            halves = [h for q in panels[kept:] for m in [(q.start + q.stop) / 2] for h in ((q.start, m), (m, q.stop))]
+            middles = [(panel.start + panel.stop) / 2 for panel in panels[kept:]]
+            halves = [
+                half
+                for panel, middle in zip(panels[kept:], middles, strict=True)
+                for half in ((panel.start, middle), (middle, panel.stop))
+            ]
             panels = panels[:kept] + self.panels(halves)
 
     def panels(self, spans: list[tuple[float, float]]) -> list[_Panel]:
+        """The panels from `start` to `stop` of each span, their gradients computed."""
         nodes, weights = _gauss_legendre(PANEL_NODES)
         ends = sorted({t for span in spans for t in span})
         score_at = dict(zip(ends, self.scores(ends), strict=True))
-        made = []
+        panels = []
         for a, b in spans:
             part = self.weighted([a + (b - a) * t for t in nodes], [(b - a) * w for w in weights])
-            made.append(_Panel(a, b, part, (part * self.way).sum((-3, -2, -1)) - (score_at[b] - score_at[a])))
-        return made
+            panels.append(_Panel(a, b, part, (part * self.way).sum((-3, -2, -1)) - (score_at[b] - score_at[a])))
+        return panels
 
 
 @method(
@@ -156,12 +179,13 @@ def integrated_gradients(req: Request, p: IntegratedGradientsParams) -> Attribut
         extras.append(
             [{"completeness_gap": g, "steps": steps, "baseline_score": s} for g, s in zip(gap, start, strict=True)]
         )
-        warnings.append([_remarks(g, p) for g in gap])
+        warnings.append([_gap_warnings(g, p) for g in gap])
     stacked = torch.stack(channels)
     return Attribution(reduce_channels(stacked, p.reduce), stacked, extras=extras, warnings=warnings)
 
 
-def _remarks(gap: float, p: IntegratedGradientsParams) -> list[str]:
+def _gap_warnings(gap: float, p: IntegratedGradientsParams) -> list[str]:
+    """A warning where the completeness gap is above the tolerance, or above 5 % without one."""
     if p.tolerance and gap > p.tolerance:
         return [
             f"completeness gap {gap:.1%} after {p.max_steps} steps, tolerance {p.tolerance:.1%}: raise -p max_steps"
@@ -172,6 +196,7 @@ def _remarks(gap: float, p: IntegratedGradientsParams) -> list[str]:
 
 
 def _baselines(req: Request, b: int, p: IntegratedGradientsParams) -> list[Any]:
+    """The baselines of image `b`, normalised, each (C, H, W): one, or `trials` random ones."""
     import torch
 
     x = req.x[b]
@@ -193,7 +218,10 @@ def _baselines(req: Request, b: int, p: IntegratedGradientsParams) -> list[Any]:
 
 
 def _rule(p: IntegratedGradientsParams) -> tuple[list[float], list[float]]:
-    """Positions in 0..1 and weights that add up to 1. SAM's trapezoid has `steps` intervals, so steps + 1 gradients."""
+    """The positions in 0..1 and the weights of the quadrature rule; the weights sum to 1.
+
+    SAM's trapezoid rule has `steps` intervals, and so steps + 1 positions.
+    """
     if p.rule == "gauss_legendre":
         return _gauss_legendre(p.steps)
     inner = [1 / p.steps] * (p.steps - 1)
@@ -201,6 +229,7 @@ def _rule(p: IntegratedGradientsParams) -> tuple[list[float], list[float]]:
 
 
 def _gauss_legendre(count: int) -> tuple[list[float], list[float]]:
+    """The `count` positions in 0..1 of Gauss-Legendre quadrature and their weights, which sum to 1."""
     import numpy as np
 
     nodes, weights = np.polynomial.legendre.leggauss(count)

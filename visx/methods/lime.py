@@ -1,21 +1,24 @@
-"""LIME: a linear model of the score over superpixels that are switched on and off; the map is its weights.
+"""LIME: a linear model of the score, fitted to copies with random superpixels hidden; the map is the model's weights.
 
-Superpixels of the image are hidden at random (each on with probability 1/2, the first sample all on); a ridge
-regression g(z) = b + w.z is fitted to the scores, each sample weighted by sqrt(exp(-D(z, 1)^2 / kernel_width^2)), D the
-cosine distance to the whole image (Ribeiro et al. 2016, arXiv:1602.04938, sections 3.3 and 3.4, and the authors' `lime`
-package, whose kernel takes the root). The weighted R^2 says how much of the score the linear model explains.
+In each of N copies of the image every superpixel is hidden with probability 1/2; z (N, S) says which are visible. The first
+copy shows all of them. The model g(z) = b + w.z is a ridge regression of the scores. Each copy is weighted by
+sqrt(exp(-D(z, 1)^2 / kernel_width^2)), D the cosine distance to the whole image (Ribeiro et al. 2016, arXiv:1602.04938,
+sections 3.3 and 3.4; the square root is that of the authors' package `lime`). The map has w_s at every pixel of superpixel s.
+R^2 (weighted) is the part of the score's variance that the linear model explains.
 
-Deviations from the package: SLIC is the default segmenter (SAM's, arXiv:2003.08754; quickshift is the package's); the
-seed moves the samples and never the superpixels; `features` picks the largest weights of the fit with the same `alpha`
-and fits again (the package picks with alpha 0.01, or step by step for six and fewer). Superpixels are found on the
-pixels that the network sees. Samples whose score is not finite are left out, and said so.
-
-One default was chosen by measurement (benchmarks/localisation.py): a weight that lies within `significance` standard
-errors of zero shrinks by the cube of the part it is of them, because most superpixels' weights are chance and together
-outweigh what is found: of 50 weights that are all chance the largest lies 3 standard errors out, and shrinks to a
-twentieth. One standard error, the root mean square of the weights', holds for all (they differ by some hundredths), so
-that the order of the weights is exactly the fit's. `significance=0` takes every weight as fitted, as the paper and the
-package do. Standard errors are heteroscedasticity-consistent (White 1980), for a score is steeper near the whole image.
+Deviations from the package:
+- The default segmenter is SLIC, as in SAM (arXiv:2003.08754); the package takes quickshift. Superpixels are computed on the
+  pixels that the network sees. The seed changes the copies, never the superpixels.
+- `features` keeps the largest weights of the fit with the same `alpha`, and fits again. The package chooses with
+  alpha = 0.01, or step by step for six features and fewer.
+- Copies whose score is not finite are left out, with a warning.
+- Small weights shrink. A weight w of less than `significance` standard errors e becomes w (|w| / (significance e))^3. Most
+  superpixels' weights are chance, and their sum would outweigh the few that are not. Of 50 weights that are all chance the
+  largest is about 3 standard errors and shrinks to a twentieth. `significance=0` keeps every weight as fitted, like the paper
+  and the package. The default was chosen by measurement (benchmarks/localisation.py).
+- One standard error e, the root mean square of those of all weights, holds for every weight (they differ by some
+  hundredths). So shrinking never changes the order of the weights. Standard errors are heteroscedasticity-consistent (White
+  1980), because the score changes faster near the whole image.
 """
 
 from __future__ import annotations
@@ -33,9 +36,9 @@ if TYPE_CHECKING:
 
     from visx.images.geometry import Placement
 
-POOR_FIT = 0.3
-CHANCE = 3.0  # standard errors
-ROUNDING = 1e-6  # scores that differ by less than this part of themselves are the same
+POOR_FIT = 0.3  # a fit with a smaller R^2 is warned about
+CHANCE = 3.0  # standard errors; the largest of 50 weights that are all chance is about that large
+ROUNDING = 1e-6  # scores that differ relatively by less are equal
 
 
 class LimeParams(Params):
@@ -65,8 +68,12 @@ class LimeParams(Params):
 
 @dataclass(frozen=True)
 class Surrogate:
-    """The linear model: `weights` (S,), one a superpixel, and their typical standard `error`, NaN where it cannot be told;
-    `r2` weighted, None where the score never changes; `local` is its prediction for the whole image."""
+    """The fitted linear model of S superpixels.
+
+    `weights` (S,) float64: NaN where no score is finite. `error`: the root mean square of the weights' standard errors, NaN
+    where there are too few copies to estimate it. `local`: the model's prediction for the whole image. `r2`: the weighted
+    R^2, None where the score never changes.
+    """
 
     weights: np.ndarray
     error: float
@@ -74,16 +81,16 @@ class Surrogate:
     local: float
     r2: float | None
 
-    def told(self, significance: float) -> np.ndarray:
-        """The weights (S,), shrunk where they lie within so many standard errors of zero."""
+    def shrunk(self, significance: float) -> np.ndarray:
+        """(S,): the weights, made smaller where they are less than `significance` standard errors (see the module)."""
         import numpy as np
 
         size = np.abs(self.weights)
-        doubt = np.nan_to_num(significance * self.error)
-        return self.weights * (size / np.maximum(doubt, size + 1e-300)) ** 3
+        limit = np.nan_to_num(significance * self.error)
+        return self.weights * (size / np.maximum(limit, size + 1e-300)) ** 3
 
-    def stand_out(self) -> int:
-        """How many weights are more than the largest of some chance ones is likely to be."""
+    def significant(self) -> int:
+        """The number of weights that are larger than `CHANCE` standard errors."""
         import numpy as np
 
         return int((np.abs(self.weights) > CHANCE * np.nan_to_num(self.error)).sum())
@@ -115,67 +122,67 @@ def lime(req: Request, p: LimeParams) -> Attribution:
 def _image(
     req: Request, b: int, ids: Tensor, p: LimeParams
 ) -> tuple[Tensor, list[dict[str, Any]], list[list[str]], list[dict[str, Attachment]]]:
-    """One image: maps (T, H, W), and an entry a target of figures, warnings and attachments."""
+    """The maps (T, H, W) of image `b`; for each target its figures, warnings and attachments."""
     import torch
 
     labels = superpixels(_pixels(req, b), p)
     count = int(labels.max()) + 1
-    on = on_off(req.seeds[b], p.samples, count)
-    scores = _scores(req, b, ids, torch.from_numpy(labels).to(req.x.device), on.to(req.x.device), p)
+    visible = random_visibility(req.seeds[b], p.samples, count)
+    scores = _scores(req, b, ids, torch.from_numpy(labels).to(req.x.device), visible.to(req.x.device), p)
     maps, extras, warnings, attachments = [], [], [], []
-    z, table = on.numpy(), scores.double().cpu().numpy()
+    z, table = visible.numpy(), scores.double().cpu().numpy()
     for y in table.T:
-        found = fit(z, y, p)
-        weights = found.told(p.significance)
+        surrogate = fit(z, y, p)
+        weights = surrogate.shrunk(p.significance)
         maps.append(torch.from_numpy(weights[labels]).to(req.x))
-        figures = {"r2": found.r2, "superpixels": count, "significant": found.stand_out()}
-        extras.append({**figures, "intercept": found.intercept, "local_prediction": found.local})
-        warnings.append(_remarks(found, y))
+        figures = {"r2": surrogate.r2, "superpixels": count, "significant": surrogate.significant()}
+        extras.append({**figures, "intercept": surrogate.intercept, "local_prediction": surrogate.local})
+        warnings.append(_warnings(surrogate, y))
         attachments.append({"superpixels.png": _picture(labels, weights, p.show)})
     return torch.stack(maps), extras, warnings, attachments
 
 
 def superpixels(pixels: np.ndarray, p: LimeParams) -> np.ndarray:
-    """(H, W, 3) RGB in 0..1 -> labels (H, W) int64, 0..S-1 without gaps."""
+    """(H, W, 3) RGB in 0..1 -> (H, W) int64: the number of each pixel's superpixel, 0 to S-1 without gaps."""
     import numpy as np
     from skimage import segmentation
 
     if p.segmenter == "slic":
         sigma = 3.0 if p.sigma is None else p.sigma
-        found = segmentation.slic(pixels, n_segments=p.segments, compactness=p.compactness, sigma=sigma, start_label=0)
+        labels = segmentation.slic(pixels, n_segments=p.segments, compactness=p.compactness, sigma=sigma, start_label=0)
     elif p.segmenter == "quickshift":
-        found = segmentation.quickshift(
+        labels = segmentation.quickshift(
             pixels, kernel_size=p.kernel_size, max_dist=p.max_dist, ratio=p.ratio, sigma=p.sigma or 0.0
         )
     else:
         sigma = 0.8 if p.sigma is None else p.sigma
-        found = segmentation.felzenszwalb(pixels, scale=p.scale, sigma=sigma, min_size=p.min_size)
-    return np.unique(found, return_inverse=True)[1].reshape(found.shape).astype(np.int64)
+        labels = segmentation.felzenszwalb(pixels, scale=p.scale, sigma=sigma, min_size=p.min_size)
+    return np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.int64)
 
 
-def on_off(seed: int, samples: int, count: int) -> Tensor:
-    """(samples, count) bool: which superpixels are seen. The first row is the whole image."""
+def random_visibility(seed: int, samples: int, count: int) -> Tensor:
+    """(samples, count) bool on the CPU: which superpixels each copy shows. The first copy shows all of them."""
     import torch
 
-    on = torch.randint(0, 2, (samples, count), generator=generator(seed, "lime")).bool()
-    on[0] = True
-    return on
+    visible = torch.randint(0, 2, (samples, count), generator=generator(seed, "lime")).bool()
+    visible[0] = True
+    return visible
 
 
-def fit(on: np.ndarray, scores: np.ndarray, p: LimeParams) -> Surrogate:
-    """The weighted ridge regression of scores (N,) on on/off vectors (N, S). Weights are NaN where no score is finite."""
+def fit(visible: np.ndarray, scores: np.ndarray, p: LimeParams) -> Surrogate:
+    """The weighted ridge regression of scores (N,) on `visible` (N, S) bool. Weights are NaN where no score is finite."""
     import numpy as np
     from sklearn.linear_model import Ridge
 
-    count = on.shape[1]
+    count = visible.shape[1]
     usable = np.isfinite(scores)
     if not usable.any():
         return Surrogate(np.full(count, np.nan), np.nan, np.nan, np.nan, None)
-    z, y = on[usable].astype(np.float64), scores[usable]
+    z, y = visible[usable].astype(np.float64), scores[usable]
     weights = np.zeros(count)
     if np.ptp(y) <= ROUNDING * np.abs(y).max():
         return Surrogate(weights, 0.0, float(y[0]), float(y[0]), None)
-    distance = 1 - np.sqrt(z.mean(1))  # cosine distance of a vector of zeros and ones to all ones
+    distance = 1 - np.sqrt(z.mean(1))  # cosine distance between a row of zeros and ones and a row of ones
     weight = np.sqrt(np.exp(-((distance / p.kernel_width) ** 2)))
     kept, model = np.arange(count), Ridge(alpha=p.alpha).fit(z, y, sample_weight=weight)
     if p.features is not None and p.features < count:
@@ -189,8 +196,10 @@ def fit(on: np.ndarray, scores: np.ndarray, p: LimeParams) -> Surrogate:
 
 
 def standard_errors(z: np.ndarray, residual: np.ndarray, weight: np.ndarray, alpha: float) -> np.ndarray:
-    """Of a weighted ridge regression's coefficients, heteroscedasticity-consistent (HC1): (S,), for z (N, S), residuals
-    and sample weights (N,). NaN where there are no more samples than coefficients."""
+    """(S,): the standard errors of a weighted ridge regression's coefficients, heteroscedasticity-consistent (HC1).
+
+    `z` is (N, S), `residual` and `weight` are (N,). NaN where N <= S + 1, too few samples for an estimate.
+    """
     import numpy as np
 
     samples, count = z.shape
@@ -202,22 +211,22 @@ def standard_errors(z: np.ndarray, residual: np.ndarray, weight: np.ndarray, alp
     return np.sqrt(np.square(influence).sum(0) * samples / (samples - count - 1))
 
 
-def _scores(req: Request, b: int, ids: Tensor, labels: Tensor, on: Tensor, p: LimeParams) -> Tensor:
-    """(N, T) scores of the image with the superpixels of each row of `on` (N, S) seen and the rest hidden."""
+def _scores(req: Request, b: int, ids: Tensor, labels: Tensor, visible: Tensor, p: LimeParams) -> Tensor:
+    """(N, T): the scores of N copies of image `b`; copy n shows the superpixels that are true in `visible[n]` (N, S)."""
     import torch
 
     x, flat = req.x[b], labels.flatten()
-    hidden, seen = _hidden(req, b, labels, on.shape[1], p), on.to(x.dtype)
+    hidden, shown = _hidden(req, b, labels, visible.shape[1], p), visible.to(x.dtype)
 
     def copies(start: int, stop: int) -> Tensor:
-        keep = seen[start:stop].index_select(1, flat).view(-1, 1, *labels.shape)
-        return torch.lerp(hidden, x, keep)  # exact at 0 and 1, and far faster than where() with broadcasting
+        keep = shown[start:stop].index_select(1, flat).view(-1, 1, *labels.shape)
+        return torch.lerp(hidden, x, keep)  # exact at 0 and 1, and much faster than a broadcast where()
 
-    return req.score.scores(len(on), copies, ids, req.kind)
+    return req.score.scores(len(visible), copies, ids, req.kind)
 
 
 def _hidden(req: Request, b: int, labels: Tensor, count: int, p: LimeParams) -> Tensor:
-    """(C, H, W) or (C, 1, 1): what hidden superpixels are replaced with."""
+    """(C, H, W) or (C, 1, 1), normalised: the pixels that replace hidden superpixels."""
     import torch
 
     x = req.x[b]
@@ -232,43 +241,45 @@ def _hidden(req: Request, b: int, labels: Tensor, count: int, p: LimeParams) -> 
 
 
 def _pixels(req: Request, b: int) -> np.ndarray:
-    """The image as the network sees it: (H, W, 3) in 0..1; other than three channels become grey."""
+    """(H, W, 3) float64 in 0..1: image `b` as the network sees it. The mean of the channels where there are not three."""
     import numpy as np
 
-    levels = np.rint(
-        req.pixels()[b].permute(1, 2, 0).double().cpu().numpy() * 255
-    )  # a device's rounding must not matter
+    values = req.pixels()[b].permute(1, 2, 0).double().cpu().numpy()
+    levels = np.rint(values * 255)  # 8-bit levels are the same on every device, whatever its rounding
     pixels = np.clip(np.nan_to_num(levels), 0, 255) / 255
     return pixels if pixels.shape[2] == 3 else np.repeat(pixels.mean(2, keepdims=True), 3, axis=2)
 
 
-def _remarks(found: Surrogate, scores: np.ndarray) -> list[str]:
+def _warnings(surrogate: Surrogate, scores: np.ndarray) -> list[str]:
+    """What is wrong with the copies, the superpixels or the fit, one sentence each."""
     import numpy as np
 
-    count = len(found.weights)
+    count = len(surrogate.weights)
     lost = int((~np.isfinite(scores)).sum())
     if lost == len(scores):
         return ["the model's score is not finite (NaN or infinity) for any sample: try another -p hide"]
-    remarks = []
+    warnings = []
     if lost:
-        remarks.append(f"{lost} of {len(scores)} samples have no finite score and were left out: try another -p hide")
+        warnings.append(f"{lost} of {len(scores)} samples have no finite score and were left out: try another -p hide")
     if count == 1:
-        remarks.append(
+        warnings.append(
             "the image is a single superpixel, so the map is flat: try more -p segments or another segmenter"
         )
     if len(scores) - lost < count:
-        remarks.append(f"{len(scores) - lost} samples for {count} superpixels: raise -p samples, or have fewer superpixels")  # fmt: skip
-    if found.r2 is None:
-        remarks.append("the score does not change when superpixels are hidden")
-    elif not found.stand_out():
-        remarks.append("no superpixel's weight stands out from chance: raise -p samples")
-    elif found.r2 < POOR_FIT:
-        remarks.append(f"the linear model explains little of the score (R² {found.r2:.2f}): do not rely on this map")
-    return remarks
+        warnings.append(f"{len(scores) - lost} samples for {count} superpixels: raise -p samples, or have fewer superpixels")  # fmt: skip
+    if surrogate.r2 is None:
+        warnings.append("the score does not change when superpixels are hidden")
+    elif not surrogate.significant():
+        warnings.append("no superpixel's weight stands out from chance: raise -p samples")
+    elif surrogate.r2 < POOR_FIT:
+        warnings.append(
+            f"the linear model explains little of the score (R² {surrogate.r2:.2f}): do not rely on this map"
+        )
+    return warnings
 
 
 def _picture(labels: np.ndarray, weights: np.ndarray, show: int) -> Attachment:
-    """The strongest positive superpixels with their boundaries, over the picture."""
+    """A further file: the picture with the `show` strongest positive superpixels outlined and the rest dimmed (PNG)."""
     import numpy as np
 
     strongest = [i for i in np.argsort(-weights, kind="stable")[:show] if weights[i] > 0]

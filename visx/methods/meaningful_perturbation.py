@@ -1,19 +1,26 @@
-"""Meaningful perturbation: the smallest smooth region whose blurring makes the score fall, learned by gradient descent.
+"""Meaningful perturbation: the smallest smooth region whose blurring lowers the score, found by gradient descent on a mask.
 
-A mask m in [0, 1], 1 keeps, minimises S(x m + blur(x) (1 - m)) + l1 sum |1 - m| + tv sum |grad m|^tv_beta; the map is
-1 - m (Fong & Vedaldi 2017, arXiv:1704.03296, equations 3 and 4). The mask is coarse and upsampled, Adam moves it, it
-is clamped to [0, 1] after every step, and both sums run over the coarse mask, so their weights go with its size.
-With fixed weights a class of probability 0.001 cannot pay for the l1 of ten cells: the mask melts away to what the start
-left of it. So weights that are left out are parts of what there is to gain, |S(x) - S(blur(x))| of each image and class;
-numbers are taken as they are, as in the paper. An exponent of 1, the paper's own total variation, lets the mask be
-sharp where it ends; SAM's 3 spreads it out.
-The circular start is the smallest blurred disc that takes the score below 1% of its range (clean to the largest disc).
+The mask m has values in [0, 1]; 1 keeps a pixel, 0 blurs it. It minimises
+S(x m + blur(x) (1 - m)) + l1 sum |1 - m| + tv sum |grad m|^tv_beta, and the map is 1 - m (Fong & Vedaldi 2017,
+arXiv:1704.03296, equations 3 and 4). The mask has `mask_size` cells a side and is upsampled to the input. After every step
+of Adam it is clamped to [0, 1]. Both sums run over the cells, so the right weights depend on `mask_size`. The exponent 1 of
+the total variation (the default) allows the mask a sharp border; SAM (arXiv:2003.08754) takes 3, which makes it wide.
 
-SAM's program (arXiv:2003.08754) is followed, but for these: its jitter shifts the picture under the mask within a view
-that is `jitter` pixels larger, and ours, which has no more than the network's view, shifts it about the centre and
-repeats the edge; discs are measured at input size (radii 0 to 170 of 224 pixels, blurred by 10) and averaged onto the
-mask, so any mask size has the same ones; the final blur is Gaussian in floats, not 8-bit levels.
-Images and targets are optimised together, each with its own sums, its own Adam moments and its own stream of jitter.
+Deviations from the paper:
+- A weight that is not given is a part of |S(x) - S(blur(x))|, which differs from image to image and target to target. With
+  a fixed weight a class of probability 0.001 gains less than ten cells cost, and the mask learns nothing. Given weights are
+  used as they are, like the paper's.
+- The circular start is the smallest blurred disc that lowers the score below 1 % of the range between the clean image and
+  the largest disc.
+
+Deviations from SAM's program, which is followed otherwise:
+- Jitter: the program moves the picture under the mask inside a view that is `jitter` pixels larger than the input. visx has
+  only the input; it moves that about its centre and repeats the edge pixels.
+- Discs are made at input size (radius 0 to 170 of 224 pixels, blurred by 10) and averaged onto the mask's cells, so that
+  they are the same for every mask size.
+- The final blur is computed in floats, not in 8-bit levels.
+
+All images and targets are optimised together, each with sums, Adam moments and a jitter stream of its own.
 """
 
 from __future__ import annotations
@@ -33,10 +40,10 @@ if TYPE_CHECKING:
 
     from visx.images.geometry import Placement
 
-RADII = range(0, 175, 5)  # of an input of 224 pixels
+RADII = range(0, 175, 5)  # of the discs, in pixels of an input of DISC_SIZE
 DISC_SIZE, DISC_BLUR, DISC_THRESHOLD = 224, 10.0, 0.01
-WEAK_FALL = 0.5
-AUTO_L1, AUTO_TV = 2e-3, 1e-2  # of the score that blurring everything takes away
+WEAK_FALL = 0.5  # a probability that stays above this part of the clean image's is warned about
+AUTO_L1, AUTO_TV = 2e-3, 1e-2  # default weights, as parts of the score that blurring the whole image takes away
 
 
 class MeaningfulPerturbationParams(Params):
@@ -62,8 +69,11 @@ class MeaningfulPerturbationParams(Params):
 
 @dataclass
 class _Pairs:
-    """Some pairs of image and target: `owners` (n,) is each one's image, `ids` (n,) its class, `masks` (n, s, s), `l1` (n,)
-    and `tv` (n,) the weights."""
+    """n pairs of an image and a target.
+
+    `owners` (n,) int64: the number of the image. `ids` (n,) int64: the class. `masks` (n, s, s) in 0..1. `l1` (n,) and `tv`
+    (n,): the weights of the area and of the total variation.
+    """
 
     owners: Tensor
     ids: Tensor
@@ -72,7 +82,8 @@ class _Pairs:
     tv: Tensor
 
     def part(self, start: int, stop: int) -> _Pairs:
-        return _Pairs(*(of_all[start:stop] for of_all in (self.owners, self.ids, self.masks, self.l1, self.tv)))
+        """The pairs from number `start` to `stop`."""
+        return _Pairs(*(field[start:stop] for field in (self.owners, self.ids, self.masks, self.l1, self.tv)))
 
 
 @method(
@@ -99,7 +110,7 @@ def meaningful_perturbation(req: Request, p: MeaningfulPerturbationParams) -> At
     batch, count = ids.shape
     views = _Views(req, gaussian_blur(req.x, p.blur_radius), p)
     start = torch.cat([views.initial(b, ids[b]) for b in range(batch)])
-    l1, tv = (torch.cat(found) for found in zip(*(views.weights(b, ids[b]) for b in range(batch)), strict=True))
+    l1, tv = (torch.cat(weights) for weights in zip(*(views.weights(b, ids[b]) for b in range(batch)), strict=True))
     pairs = _Pairs(torch.arange(batch, device=ids.device).repeat_interleave(count), ids.flatten(), start, l1, tv)
     learned = list(req.score.batches(batch * count, lambda a, b: views.learn(pairs.part(a, b))))
     masks = torch.cat([masks for masks, _ in learned]).unflatten(0, (batch, count))
@@ -109,15 +120,15 @@ def meaningful_perturbation(req: Request, p: MeaningfulPerturbationParams) -> At
     for b in range(batch):
         scores = views.scores(b, ids[b], torch.cat([torch.ones_like(maps[b, :1]), 1 - maps[b]]))
         ends = scores[1:].diagonal().tolist()
-        found = zip(scores[0].tolist(), ends, maps[b].mean((-2, -1)).tolist(), strict=True)
-        extras.append([{"score_start": first, "score_end": last, "area": area} for first, last, area in found])
-        warnings.append([_remarks(entry, req.kind == "prob") for entry in extras[-1]])
+        figures = zip(scores[0].tolist(), ends, maps[b].mean((-2, -1)).tolist(), strict=True)
+        extras.append([{"score_start": first, "score_end": last, "area": area} for first, last, area in figures])
+        warnings.append([_warnings(entry, req.kind == "prob") for entry in extras[-1]])
     attachments = [[_evolution(frames[b, t]) for t in range(count)] for b in range(batch)] if p.frames else None
     return Attribution(maps, native=1 - masks, extras=extras, warnings=warnings, attachments=attachments)
 
 
 class _Views:
-    """The images and their blurred copies, composed by masks and shifted by jitter."""
+    """The images and their blurred copies, (B, C, H, W) each: mixes them by masks and shifts them by jitter."""
 
     def __init__(self, req: Request, blurred: Tensor, p: MeaningfulPerturbationParams) -> None:
         import torch
@@ -134,14 +145,14 @@ class _Views:
         self.shifts: list[list[list[int]]] = [draw.tolist() for draw in draws]
 
     def grown(self, masks: Tensor) -> Tensor:
-        """(..., T, s, s) -> (..., T, H, W)."""
+        """Masks (..., T, s, s), upsampled to input size: (..., T, H, W)."""
         import torch.nn.functional as F
 
         corners = {} if self.p.upsample == "nearest" else {"align_corners": False}
         return F.interpolate(masks, self.size, mode=self.p.upsample, **corners)
 
     def shifted(self, owners: list[int], step: int) -> tuple[Tensor, Tensor]:
-        """The pictures and blurred pictures of these images as the network sees them at one step: two (n, C, H, W)."""
+        """The images numbered `owners` and their blurred copies, shifted by the jitter of one step: two (n, C, H, W)."""
         import torch
 
         height, width = self.size
@@ -153,7 +164,7 @@ class _Views:
         return sharp, soft
 
     def learn(self, pairs: _Pairs) -> tuple[Tensor, Tensor]:
-        """The masks after all iterations (n, s, s), and (n, F, s, s) of what they were on the way."""
+        """The masks after all iterations (n, s, s), and F frames of their evolution (n, F, s, s)."""
         import torch
 
         from visx.targets.classes import Targets
@@ -162,26 +173,26 @@ class _Views:
         fixed = Targets.fixed(pairs.ids[:, None])
         masks = pairs.masks.clone().requires_grad_()
         adam = torch.optim.Adam([masks], lr=p.lr)
-        moments = _moments(p)
+        frame_steps = _frame_steps(p)
         for step in range(p.iterations):
-            if step in moments:
+            if step in frame_steps:
                 kept.append(masks.detach().clone())
             sharp, soft = self.shifted(owners, step)
             with torch.enable_grad():
                 copies = torch.lerp(soft, sharp, self.grown(masks[:, None]))
                 costs = pairs.l1 @ (1 - masks).abs().sum((1, 2)) + pairs.tv @ _variation(masks, p.tv_beta)
-            found = self.req.network.input_gradients(copies.detach(), fixed, self.req.kind, one_of_many=True)
-            (masks.grad,) = torch.autograd.grad([copies, costs], masks, [found.grads[:, 0], torch.ones_like(costs)])
+            grads = self.req.network.input_gradients(copies.detach(), fixed, self.req.kind, one_of_many=True).grads
+            (masks.grad,) = torch.autograd.grad([copies, costs], masks, [grads[:, 0], torch.ones_like(costs)])
             adam.step()
             masks.data.clamp_(0, 1)
             self.req.score.progress(step + 1, p.iterations)
-        if p.iterations in moments:
+        if p.iterations in frame_steps:
             kept.append(masks.detach().clone())
         frames = torch.stack(kept, 1) if kept else masks.detach()[:, None][:, :0]
         return masks.detach(), frames
 
     def scores(self, b: int, ids: Tensor, masks: Tensor) -> Tensor:
-        """(n, T) scores of image `b` under masks (n, H, W), without jitter."""
+        """(n, T): the scores of image `b` under masks (n, H, W), without jitter."""
         import torch
 
         def copies(start: int, stop: int) -> Tensor:
@@ -190,7 +201,7 @@ class _Views:
         return self.req.score.scores(len(masks), copies, ids, self.req.kind)
 
     def weights(self, b: int, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """(T,) weights of the area and of the total variation for image `b`."""
+        """The weights of the area (T,) and of the total variation (T,) for image `b`."""
         import torch
 
         p, given = self.p, self.req.x.new_ones(len(ids))
@@ -205,7 +216,7 @@ class _Views:
         )
 
     def initial(self, b: int, ids: Tensor) -> Tensor:
-        """The masks that image `b` starts with: (T, s, s)."""
+        """(T, s, s): the masks of image `b` before the first step."""
         import torch
 
         p, shape = self.p, (1, self.p.mask_size, self.p.mask_size)
@@ -221,15 +232,15 @@ class _Views:
         masks = torch.cat([torch.ones_like(discs[:1]), discs])
         scores = self.scores(b, ids, self.grown(masks[:, None])[:, 0])
         clean, of_discs = scores[0], scores[1:]
-        left = (of_discs - of_discs[-1]) / (clean - of_discs[-1])
-        hidden = left < DISC_THRESHOLD
+        remaining = (of_discs - of_discs[-1]) / (clean - of_discs[-1])  # 1: no fall, 0: that of the largest disc
+        hidden = remaining < DISC_THRESHOLD
         smallest = torch.where(hidden.any(0), hidden.int().argmax(0), len(discs) - 1)
         return discs[smallest]
 
 
-@cache  # nearly a second's work, the same for every image
+@cache  # takes nearly a second, and is the same for every image
 def _discs(size: tuple[int, ...], mask_size: int) -> Tensor:
-    """Blurred discs about the centre, one a radius, averaged onto the mask: (R, s, s), 1 within."""
+    """(R, s, s): for each of the R radii a blurred disc at the centre, 1 inside, averaged onto the mask's cells."""
     import torch
     import torch.nn.functional as F
 
@@ -244,19 +255,20 @@ def _discs(size: tuple[int, ...], mask_size: int) -> Tensor:
 
 
 def _variation(masks: Tensor, beta: float) -> Tensor:
-    """Of each mask (n, s, s): the sum of |vertical differences|^beta + |horizontal differences|^beta."""
+    """(n,): for each mask (n, s, s) the sum of |vertical differences|^beta + |horizontal differences|^beta."""
     return masks.diff(dim=-2).abs().pow(beta).sum((1, 2)) + masks.diff(dim=-1).abs().pow(beta).sum((1, 2))
 
 
-def _moments(p: MeaningfulPerturbationParams) -> set[int]:
-    """The steps whose masks are frames: evenly spread from the start to the end; a single frame is the end."""
+def _frame_steps(p: MeaningfulPerturbationParams) -> set[int]:
+    """The steps before which the mask is kept as a frame, spread evenly from the first to the last; of one frame the last."""
     if p.frames <= 1:
         return {p.iterations} if p.frames else set()
     return {round(p.iterations * k / (p.frames - 1)) for k in range(p.frames)}
 
 
-def _remarks(found: dict[str, Any], probability: bool) -> list[str]:
-    start, end = found["score_start"], found["score_end"]
+def _warnings(figures: dict[str, Any], probability: bool) -> list[str]:
+    """A warning where the mask hardly lowers the score; `probability` says that the score is one."""
+    start, end = figures["score_start"], figures["score_end"]
     weak = end > WEAK_FALL * start if probability else end >= start
     if weak:
         fall = f"lowers the score from {start:.3g} to {end:.3g} only"
@@ -266,7 +278,7 @@ def _remarks(found: dict[str, Any], probability: bool) -> list[str]:
 
 
 def _evolution(masks: np.ndarray) -> dict[str, Attachment]:
-    """The animated picture of masks (F, s, s)."""
+    """A further file: the F masks (F, s, s) over the picture as an animated GIF."""
 
     def draw(rgb: np.ndarray, place: Placement) -> bytes:
         from visx.draw.overlay import animation

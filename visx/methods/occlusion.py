@@ -1,23 +1,25 @@
 """Occlusion (the sliding patch): how far the score falls when a patch of the image is hidden.
 
-grid[i, j] = S(x) - S(x with patch (i, j) replaced by the fill) (Zeiler & Fergus 2013, arXiv:1311.2901, section 4.2), so
-positive where hiding hurts; the paper draws S itself. Every pixel of the map is the mean over the patches that cover
-it. Where the stride does not divide the way, a last row or column of patches is shifted back to the border: all patches
-have one size, so their scores compare (a patch clipped at the border, as captum has it, hides less).
+grid[i, j] = S(x) - S(x with patch (i, j) replaced by the fill) (Zeiler & Fergus 2013, arXiv:1311.2901, section 4.2). It is
+positive where hiding lowers the score. Each pixel of the map is the mean over the patches that cover the pixel.
 
-Defaults follow the input's size: a patch of 2/7 of its shorter side and a stride of a quarter of the patch, 64 and 16 of 224,
-11 x 11 = 121 passes and up to four patches over a pixel each way; the fill is the image's own colour. On mosaics of
-photographs larger patches (to 64) and this fill put more of the map on the right picture than smaller ones and `zero`.
-SAM's settings (arXiv:2003.08754) are `patch=53 stride=3 fill=zero`, 58 x 58 = 3364 passes.
+Deviations from the paper:
+- The paper draws S itself, not the fall of S.
+- Where the stride does not divide the way, the last row or column of patches is moved back to the border. So all patches
+  have one size and their scores compare; a patch that is cut at the border, as in captum, hides less.
+- The defaults depend on the input's size: a patch of 2/7 of the shorter side and a stride of a quarter of the patch. For 224
+  pixels these are 64 and 16, which makes 11 x 11 = 121 passes and up to 16 patches over a pixel. The fill is the image's own
+  mean colour. On mosaics of photographs these put more of the map on the right photograph than smaller patches and the fill
+  `zero`. SAM's settings (arXiv:2003.08754) are `patch=53 stride=3 fill=zero`: 58 x 58 = 3364 passes.
 
-`pad=true` is kazuto1011/grad-cam-pytorch's demo 3 (patch 35, stride 1, logit): the network sees the image with a frame of
-fill of half a patch around it, so that a patch can be centred on every pixel; the map holds each centre's value,
-interpolated linearly between the centres where the stride is above 1. There the sign is the opposite, occluded minus clean,
-and every row begins one stride late.
+`pad=true` is demo 3 of the program kazuto1011/grad-cam-pytorch (patch 35, stride 1, logit). The network sees the image inside
+a frame of fill half a patch wide, so that a patch can be centred on every pixel. The map holds the value of each centre,
+interpolated linearly where the stride is above 1. In that program the sign is the opposite (occluded minus clean), and every
+row begins one stride late.
 
-Copies of a convolutional network that visx loads compute its early layers only around the patch, exact but for rounding
-(visx/network/fast/crops.py). The clean image is the first copy of the stream, so that its score is computed just as the others' are. A copy whose score
-is not finite is left out of the mean, with a warning; its place in the grid is 0.
+Copies of a convolutional network that visx loads compute its early layers only around the patch, which is exact but for
+rounding (visx/network/fast/crops.py). The clean image is the first copy of the same stream, so that its score has the same
+rounding as the others. A copy whose score is not finite is left out of the mean, with a warning; its place in the grid is 0.
 """
 
 from __future__ import annotations
@@ -32,9 +34,9 @@ from visx.params import Field, Params
 if TYPE_CHECKING:
     from torch import Tensor
 
-PATCH_PART = 2 / 7  # of the input's shorter side
-ROUNDING = 8  # units in the last place of the score: what two passes over one picture may differ by
-SAME = 1e-4  # a hundredth of a grey level, normalised: a mean is not exact to the last bit
+PATCH_PART = 2 / 7  # the default patch, as a part of the input's shorter side
+ROUNDING = 8  # units in the last place of the score; two passes over one picture differ by no more
+SAME = 1e-4  # image and fill that differ by less (about a hundredth of a grey level, normalised) are equal
 
 
 class OcclusionParams(Params):
@@ -65,14 +67,14 @@ def occlusion(req: Request, p: OcclusionParams) -> Attribution:
 
     height, width = req.x.shape[-2:]
     patch, stride = _sizes(p, height, width)
-    reach = patch // 2 if p.pad else 0
+    frame = patch // 2 if p.pad else 0
     tops, lefts = (_starts(n, 1 if p.pad else patch, stride) for n in (height, width))
-    spread = _between_centres if p.pad else _covering
-    rows, columns = spread(tops, patch, height), spread(lefts, patch, width)
+    weights = _between_centres if p.pad else _covering
+    rows, columns = weights(tops, patch, height), weights(lefts, patch, width)
     ids = req.score.resolve(req.x, req.targets)
     maps, grids, extras, warnings = [], [], [], []
     for b in range(len(req.x)):
-        image, fill = _framed(req.x[b], fill_image(req, b, p.fill), reach)
+        image, fill = _framed(req.x[b], fill_image(req, b, p.fill), frame)
         passes = 1 + len(tops) * len(lefts)
         same = bool((image - fill).abs().max() < SAME)
         scores = (
@@ -82,22 +84,25 @@ def occlusion(req: Request, p: OcclusionParams) -> Attribution:
         finite = drops.isfinite()
         grid = drops.where(finite, 0.0)
         share = (rows @ finite.double() @ columns.T).clamp_min(torch.finfo(torch.float64).tiny)
-        nothing = ~finite.flatten(1).any(1)
-        maps.append((rows @ grid @ columns.T / share).masked_fill(nothing[:, None, None], torch.nan))
+        none_finite = ~finite.flatten(1).any(1)
+        maps.append((rows @ grid @ columns.T / share).masked_fill(none_finite[:, None, None], torch.nan))
         grids.append(grid)
-        extras.append([{"patch": patch, "stride": stride, "passes": passes} for _ in nothing])
+        extras.append([{"patch": patch, "stride": stride, "passes": passes} for _ in none_finite])
         least = ROUNDING * torch.finfo(scores.dtype).eps * scores[0].abs().double().cpu()
-        moved = grid.abs().amax((1, 2)) > least
+        unchanged = (grid.abs().amax((1, 2)) <= least).tolist()
         lost = (~finite).flatten(1).sum(1).tolist()
-        still = ["" if m else _STILL if req.kind == "logit" else f"{_STILL}: try --score logit" for m in moved.tolist()]
-        warnings.append([_remarks(n, passes - 1, same, s) for n, s in zip(lost, still, strict=True)])
+        try_logit = req.kind != "logit"
+        warnings.append([_warnings(n, passes - 1, same, u, try_logit) for n, u in zip(lost, unchanged, strict=True)])
     return Attribution(
         torch.stack(maps).to(req.x), native=torch.stack(grids).to(req.x), extras=extras, warnings=warnings
     )
 
 
 def _sizes(p: OcclusionParams, height: int, width: int) -> tuple[int, int]:
-    """Patch and stride for an input of this size; usage errors where they do not fit."""
+    """The patch and the stride in pixels for an input of this size.
+
+    Raises `VisxError` (usage, exit 2) where the patch is larger than the input or patches leave pixels out.
+    """
     patch = p.patch or max(1, round(PATCH_PART * min(height, width)))
     if patch > min(height, width):
         raise usage(f"occlusion: patch={patch} is larger than the input of {height} x {width}", "a smaller patch")
@@ -108,13 +113,13 @@ def _sizes(p: OcclusionParams, height: int, width: int) -> tuple[int, int]:
 
 
 def _starts(size: int, patch: int, stride: int) -> list[int]:
-    """Where patches begin along one side; the last one ends at the border."""
+    """The first pixels of the patches along one side of `size` pixels; the last patch ends at the border."""
     starts = list(range(0, size - patch + 1, stride))
     return starts if starts[-1] == size - patch else [*starts, size - patch]
 
 
 def _covering(starts: list[int], patch: int, size: int) -> Tensor:
-    """(size, len(starts)) float64: which patches cover each pixel, along one side."""
+    """(size, len(starts)) float64, along one side: 1 where a patch covers a pixel, else 0."""
     import torch
 
     pixel, start = torch.arange(size)[:, None], torch.tensor(starts)
@@ -122,7 +127,7 @@ def _covering(starts: list[int], patch: int, size: int) -> Tensor:
 
 
 def _between_centres(starts: list[int], patch: int, size: int) -> Tensor:
-    """(size, len(starts)) float64: for each pixel the weights of the two centres that it lies between, along one side."""
+    """(size, len(starts)) float64, along one side: the weights of the two patch centres that a pixel lies between."""
     import numpy as np
     import torch
 
@@ -130,23 +135,25 @@ def _between_centres(starts: list[int], patch: int, size: int) -> Tensor:
     return torch.from_numpy(np.stack(weights, 1))
 
 
-def _framed(x: Tensor, fill: Tensor, reach: int) -> tuple[Tensor, Tensor]:
-    """Image and fill (C, H, W), both with a frame of fill `reach` pixels wide."""
+def _framed(x: Tensor, fill: Tensor, frame: int) -> tuple[Tensor, Tensor]:
+    """The image and the fill (C, H, W), both with a frame of fill `frame` pixels wide."""
     import torch.nn.functional as F
 
-    if not reach:
+    if not frame:
         return x, fill
-    fill = F.pad(fill[None], (reach,) * 4, mode="replicate")[0]
+    fill = F.pad(fill[None], (frame,) * 4, mode="replicate")[0]
     image = fill.clone()
-    image[:, reach:-reach, reach:-reach] = x
+    image[:, frame:-frame, frame:-frame] = x
     return image, fill
 
 
 def _scores(
     req: Request, ids: Tensor, image: Tensor, fill: Tensor, patch: int, tops: list[int], lefts: list[int]
 ) -> Tensor:
-    """(1 + patches, T): the clean image's scores, then those with each patch hidden, row by row."""
+    """(1 + patches, T): the scores of the clean image, then those with each patch hidden, row by row.
 
+    Raises `VisxError` (exit 4) where the model does not take the larger, framed image.
+    """
     boxes = [(top, left, top + patch, left + patch) for top in tops for left in lefts]
     try:
         return req.score.patched_scores(image, fill, [(0, 0, 0, 0), *boxes], ids, req.kind)
@@ -157,12 +164,13 @@ def _scores(
         raise unsupported(f"the model does not take the framed image of {size}: {error}", "leave out -p pad") from None
 
 
-_STILL = "no patch changes the score by more than rounding does"
-
-
-def _remarks(lost: int, patches: int, same: bool, still: str) -> list[str]:
+def _warnings(lost: int, patches: int, same: bool, unchanged: bool, try_logit: bool) -> list[str]:
+    """What makes a map empty or incomplete: an image like its fill, scores that are not finite, or a score that never
+    changes."""
     if same:
         return ["the image is the fill everywhere, so hiding changes nothing: choose another -p fill"]
     if lost:
         return [f"the score of {lost} of {patches} occluded copies is not finite: they are left out"]
-    return [still] if still else []
+    if unchanged:
+        return ["no patch changes the score by more than rounding does" + ": try --score logit" * try_logit]
+    return []

@@ -1,15 +1,19 @@
-"""RISE: the mean of random masks, each weighted by the score of the image seen through it.
+"""RISE: the mean of random masks, each weighted by the score of the image that is multiplied with the mask.
 
-map(pixel) = 1/(N p) sum_i S(x * m_i) m_i(pixel) (Petsiuk et al. 2018, arXiv:1806.07421, equation 6). A mask begins as a
-grid of `cells` x `cells`, each kept with probability p; it is upsampled bilinearly to cells + 1 cells of ceil(size /
-cells) pixels and cropped at a random place within one cell (section 3.2; the paper leaves the interpolation at the outer
-border open: here it is held constant). Mask i of an image has a random stream of its own, whatever the batch.
+map(pixel) = 1/(N p) sum_i S(x * m_i) m_i(pixel) (Petsiuk et al. 2018, arXiv:1806.07421, equation 6). A mask begins as a grid
+of `cells` x `cells`, each cell kept with probability p. It is upsampled bilinearly to cells + 1 cells of ceil(size / cells)
+pixels and cropped at a random shift of less than one cell (section 3.2). The paper does not say how to interpolate outside
+the outer cells' centres; here their values continue. Mask i of an image depends on the seed and i only, not on the batch.
 
-The paper hides with 0 after normalisation, which is the training set's mean colour and not black; `fill` can be another.
-`normalise=pixel` divides by each pixel's own sum of masks instead of N p, a ratio estimate that leaves less noise where
-few masks fell. `stderr=true` gives the map's standard error as a further file (of the ratio: to first order).
+Masked pixels become 0 after normalisation, which is the training set's mean colour, as in the paper.
 
-A copy whose score is not finite is left out as if it had not been drawn, with a warning.
+Deviation from the paper: a copy whose score is not finite is left out as if it had not been drawn, with a warning.
+
+Extensions beyond the paper:
+- `fill` replaces masked pixels with something else.
+- `normalise=pixel` divides by the sum of masks at each pixel instead of N p. This ratio has less noise where few masks kept
+  the pixel.
+- `stderr=true` writes the standard error of the map as a further file; that of the ratio is a first-order approximation.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from visx.seeds import generator
 if TYPE_CHECKING:
     from torch import Tensor
 
-Masks = Callable[[int, int], "Tensor"]  # masks number start..stop, (n, H, W)
+Masks = Callable[[int, int], "Tensor"]  # (start, stop) -> masks number start to stop - 1, (n, H, W) in 0..1
 
 
 class RiseParams(Params):
@@ -63,11 +67,10 @@ def rise(req: Request, p: RiseParams) -> Attribution:
     for b in range(len(req.x)):
         masks = RandomMasks(req.seeds[b], p.cells, p.p, req.x)
         sums = weigh(req, b, ids[b], p.masks, masks, p.fill, squares=p.stderr)
-        found = sums.by_pixel() if p.normalise == "pixel" else sums.by_count(p.p)
-        maps.append(found)
+        maps.append(sums.by_pixel() if p.normalise == "pixel" else sums.by_count(p.p))
         counts = [int(n) for n in sums.count.flatten().tolist()]
         extras.append([{"masks": n} for n in counts])
-        warnings.append([_remarks(p.masks - n, p.masks) for n in counts])
+        warnings.append([_warnings(p.masks - n, p.masks) for n in counts])
         attachments.append([{} for _ in ids[b]])
         if p.stderr:
             errors = sums.error_by_pixel() if p.normalise == "pixel" else sums.error_by_count(p.p)
@@ -83,8 +86,11 @@ def rise(req: Request, p: RiseParams) -> Attribution:
 
 
 class RandomMasks:
-    """Masks by number, in [0, 1], (n, H, W): R_y(shift) G R_x(shift)^T with the 0/1 grid G and the rows of bilinear
-    upsampling R that the crop keeps, so that a mask costs two small products and nothing larger than itself."""
+    """Random masks by number, (n, H, W) in 0..1.
+
+    A mask is R_y G R_x^T: G is the grid of zeros and ones, R_y and R_x are the rows of the bilinear upsampling that the
+    crop keeps. So a mask costs two small products, and the upsampled grid never exists in memory.
+    """
 
     def __init__(self, seed: int, cells: int, p: float, like: Tensor) -> None:
         self.seed, self.cells, self.p, self.like = seed, cells, p, like
@@ -99,27 +105,29 @@ class RandomMasks:
             [torch.rand(numbers, generator=generator(self.seed, i), dtype=torch.float32) for i in range(start, stop)]
         )
         grid = (draws[:, :-2] < self.p).view(-1, self.cells, self.cells).to(self.like)
-        shift = (draws[:, -2:] * torch.tensor(self.size)).long().to(self.like.device)  # below a cell's size: draws < 1
+        shift = (
+            (draws[:, -2:] * torch.tensor(self.size)).long().to(self.like.device)
+        )  # less than a cell's size, because draws < 1
         return self.rows[0][shift[:, 0]] @ grid @ self.rows[1][shift[:, 1]].transpose(1, 2)
 
 
 def _upsampling(cells: int, cell: int, size: int) -> Tensor:
-    """(cell, size, cells) float64: for every shift of the crop, the bilinear weights of the cells at each pixel."""
+    """(cell, size, cells) float64: for each shift 0 to cell - 1 of the crop, the weights of the cells at each pixel."""
     import torch
     import torch.nn.functional as F
 
-    unit = torch.eye(cells, dtype=torch.float64)[None]
-    whole = F.interpolate(unit, (cells + 1) * cell, mode="linear", align_corners=False)[0]  # (cells, (cells + 1) cell)
+    grids = torch.eye(cells, dtype=torch.float64)[None]  # one for each cell, kept alone
+    whole = F.interpolate(grids, (cells + 1) * cell, mode="linear", align_corners=False)[0]  # (cells, (cells + 1) cell)
     return torch.stack([whole[:, shift : shift + size].T for shift in range(cell)])
 
 
 @dataclass
 class Sums:
-    """What masks m and scores s add up to, in float64, (T, H, W) each but for `count`, the number of finite scores, and
-    `reference`, a score r near them (both (T, 1, 1)): `weighted` sum d m with d = s - r, `masks` sum m, and where asked
-    for `squares`: sum d² m², sum d m² and sum m².
+    """Sums over the N masks m (H, W) with a finite score s, for T targets, in float64.
 
-    Scores that barely vary (a saturated probability) are all but r, so that sums of s itself would cancel.
+    `count` (T, 1, 1): N. `reference` (T, 1, 1): a score r near the scores s; sums are of d = s - r, because sums of s lose
+    their digits where scores hardly vary (a saturated probability). `weighted` (T, H, W): sum d m. `masks` (T, H, W): sum m.
+    `squares`, three of (T, H, W), where a standard error is asked for: sum d² m², sum d m², sum m².
     """
 
     count: Tensor
@@ -129,15 +137,15 @@ class Sums:
     squares: tuple[Tensor, Tensor, Tensor] | None = None
 
     def by_count(self, p: float) -> Tensor:
-        """sum s m / (N p); NaN where no score was finite."""
+        """(T, H, W): sum s m / (N p). NaN where no score was finite."""
         return (self.weighted + self.reference * self.masks) / (self.count * p)
 
     def by_pixel(self) -> Tensor:
-        """sum s m / sum m, 0 where no mask showed the pixel; NaN where no score was finite."""
+        """(T, H, W): sum s m / sum m. 0 where no mask kept the pixel, NaN where no score was finite."""
         return (self.reference + self._ratio).where(self.masks > 0, 0.0) * (self.count / self.count)
 
     def error_by_count(self, p: float) -> Tensor:
-        """Standard error of `by_count`: of the mean of N independent values s m / p."""
+        """(T, H, W): the standard error of `by_count`, which is the mean of N independent values s m / p."""
         assert self.squares is not None
         ddmm, dmm, mm = self.squares
         r, mean = self.reference, self.by_count(p)
@@ -146,7 +154,7 @@ class Sums:
         return (variance / self.count).sqrt()
 
     def error_by_pixel(self) -> Tensor:
-        """Standard error of `by_pixel`, linearised: of the sum of the residuals m (s - ratio), over sum m."""
+        """(T, H, W): the standard error of `by_pixel` to first order: that of the sum of m (s - ratio), over sum m."""
         assert self.squares is not None
         ddmm, dmm, mm = self.squares
         ratio = self._ratio
@@ -155,50 +163,51 @@ class Sums:
 
     @property
     def _ratio(self) -> Tensor:
-        """`by_pixel` less the reference."""
+        """(T, H, W): sum d m / sum m, which is `by_pixel` minus the reference."""
         return self.weighted / self.masks.clamp_min(1e-12)
 
 
 def weigh(
     req: Request, b: int, ids: Tensor, count: int, masks: Masks, fill: str | float = "zero", *, squares: bool = False
 ) -> Sums:
-    """Score image `b` through `count` masks, given by number, and add them up for the targets `ids` (T,)."""
+    """The sums over `count` masks of image `b`, for the targets `ids` (T,); `squares` are needed for a standard error."""
     import torch
 
     hidden = req.score.copies(fill_image(req, b, fill), 1)
-    way = req.score.copies(req.x[b] - hidden[0], 1)
-
-    wide = torch.float64 if req.x.device.type != "mps" else torch.float32  # which has no float64
+    difference = req.score.copies(req.x[b] - hidden[0], 1)
+    wide = torch.float64 if req.x.device.type != "mps" else torch.float32  # MPS has no float64
     reference = torch.full((len(ids), 1), torch.nan, device=req.x.device, dtype=wide)
 
     def work(start: int, stop: int) -> list[Tensor]:
         m = masks(start, stop)
-        s = req.score.of(torch.addcmul(hidden, way, m[:, None]), ids, req.kind).T.to(wide)  # (T, n)
+        s = req.score.of(torch.addcmul(hidden, difference, m[:, None]), ids, req.kind).T.to(wide)  # (T, n)
         kept = s.isfinite()
         number = kept.sum(1, keepdim=True)
-        mean = s.where(kept, 0.0).sum(1, keepdim=True) / number  # NaN where none is finite: the next batch may tell
+        mean = s.where(kept, 0.0).sum(1, keepdim=True) / number  # NaN where no score of this batch is finite
         reference.copy_(reference.where(reference.isfinite(), mean))
-        d, shown = (s - reference).where(kept, 0.0), kept.to(m)
+        d, counted = (s - reference).where(kept, 0.0), kept.to(m)
         flat = m.flatten(1)
-        parts = [number, d.to(m) @ flat, shown @ flat]  # of differences, single precision is enough
+        parts = [number, d.to(m) @ flat, counted @ flat]  # float32 is enough for differences
         if squares:
             square = flat.to(wide).square()
-            parts += [d.square() @ square, d @ square, shown.to(wide) @ square]
+            parts += [d.square() @ square, d @ square, counted.to(wide) @ square]
         return [part.to(wide) for part in parts]
 
     total: list[Tensor] = []
     for parts in req.score.batches(count, work):
         total = [a + part for a, part in zip(total, parts, strict=True)] if total else parts
-    counted, *sums = (part.view(len(ids), *(req.x.shape[-2:] if k else (1, 1))) for k, part in enumerate(total))
-    return Sums(counted, reference[:, None], sums[0], sums[1], (sums[2], sums[3], sums[4]) if squares else None)
+    finite, *sums = (part.view(len(ids), *(req.x.shape[-2:] if k else (1, 1))) for k, part in enumerate(total))
+    return Sums(finite, reference[:, None], sums[0], sums[1], (sums[2], sums[3], sums[4]) if squares else None)
 
 
 def _npy(error: Tensor) -> Attachment:
+    """A further file: the standard error (H, W) as a float32 array."""
     from visx.files import npy_bytes
 
     data = npy_bytes(error.float().cpu().numpy())
     return lambda picture, place: data
 
 
-def _remarks(lost: int, masks: int) -> list[str]:
+def _warnings(lost: int, masks: int) -> list[str]:
+    """A warning where copies were left out because their score was not finite."""
     return [f"the score of {lost} of {masks} masked copies is not finite: they are left out"] if lost else []

@@ -1,9 +1,11 @@
 """SmoothGrad: the mean gradient over copies of the input with Gaussian noise.
 
-M = 1/n sum_i G(x + e_i), e_i ~ N(0, sigma^2), sigma = spread * (max(x) - min(x)) of the normalised input (Smilkov et
-al. 2017, arXiv:1706.03825, section 3). Gradients are averaged first, signs and all, then the channels are reduced.
-`base` can be any gradient or CAM method with its defaults; one without channels has its maps averaged. Copies are
-streamed; copy i of an image has noise of its own, whatever the batch.
+M = 1/n sum_i G(x + e_i), e_i ~ N(0, sigma^2), sigma = spread * (max(x) - min(x)), x the input after normalisation (Smilkov et
+al. 2017, arXiv:1706.03825, section 3). Signed gradients are averaged first, then the channels are reduced to one map. The
+noise of copy i depends on the image's seed and i only, not on the batch.
+
+Deviations from the paper: none. Extension: `base` can be any gradient or CAM method, with its default parameters. If the
+base method gives no gradient by channel, its maps are averaged.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ def smoothgrad(req: Request, p: SmoothGradParams) -> Attribution:
     base = get_method(p.base)
     base_params = base.params()
     ids = req.score.resolve(req.x, req.targets)
-    means, channelled, warnings = [], True, []
+    means, has_channels, warnings = [], True, []
     for b, x in enumerate(req.x):
         sigma = p.spread * (x.max() - x.min())
         total: Tensor | None = None
@@ -72,15 +74,15 @@ def smoothgrad(req: Request, p: SmoothGradParams) -> Attribution:
             seeds = tuple(req.seeds[b] + i for i in range(start, stop))
             return base.run(replace(req, x=copies, targets=fixed, seeds=seeds, averaged=True), base_params)
 
-        for found in req.score.batches(p.samples, work):
-            values = found.map if found.channels is None else found.channels
-            channelled = found.channels is not None
+        for attribution in req.score.batches(p.samples, work):
+            values = attribution.map if attribution.channels is None else attribution.channels
+            has_channels = attribution.channels is not None
             total = values.sum(0) if total is None else total + values.sum(0)
-            warned = warned or [found.warned(0, t) for t in range(ids.shape[1])]
+            warned = warned or [attribution.warned(0, t) for t in range(ids.shape[1])]
         assert total is not None
         means.append(total / p.samples)
         warnings.append(warned if p.base in ("guided_backprop", "deconvnet") else [[] for _ in warned])
     mean = torch.stack(means)
-    if not channelled:
+    if not has_channels:
         return Attribution(mean, warnings=warnings)
     return Attribution(reduce_channels(mean, p.reduce), channels=mean, warnings=warnings)

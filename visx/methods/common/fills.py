@@ -1,4 +1,4 @@
-"""Fills: what perturbations put where they hide, as an image that the network sees."""
+"""Fills: the pixels that perturbation methods put in the place of those they hide."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from visx.methods.contract import Request
 
-BLUR_SIGMA = 10.0  # pixels: what is left is colour and light, no texture and no edge
+BLUR_SIGMA = 10.0  # pixels; leaves colours and brightness, no texture and no edge
 FILL_HELP = (
     "what hides: zero (normalised 0, the training set's mean colour), mean (the image's own colour), grey (pixel 0.5), "
     "black, blur (the image blurred), or a grey between 0 and 1"
@@ -28,7 +28,7 @@ Fill = Annotated[Literal["zero", "mean", "grey", "black", "blur"] | float, After
 
 
 def fill_image(req: Request, b: int, fill: str | float) -> Tensor:
-    """What hides image `b`, normalised, (C, H, W) in the image's dtype and on its device."""
+    """(C, H, W): the fill of image `b`, normalised, in the image's dtype and on its device."""
     import torch
 
     x = req.x[b]
