@@ -1,4 +1,4 @@
-"""The metrics, one a file. To add one: write `visx/metrics/NAME.py` and add NAME here."""
+"""The metrics, one a file. To add a metric: write `visx/metrics/NAME.py` and add NAME to `NAMES`."""
 
 from __future__ import annotations
 
@@ -33,29 +33,36 @@ NAMES = (
 
 
 def get_metric(name: str, kinds: Sequence[Kind] = (), where: str = "") -> Metric:
-    """The metric called `name`; only its own module is imported. A typo is a usage error with near matches, and so is
-    a metric that is of none of `kinds`, said with the command's name `where`."""
+    """The metric called `name`. Only the module of that metric is imported, so that listing metrics stays fast.
+
+    Raises `VisxError` (usage, exit 2) with near matches where there is no such metric, and where it is of none of `kinds`
+    (if there are any); `where` is the command's name for that message.
+    """
     if name not in NAMES:
         raise unknown("metric", name, NAMES)
     importlib.import_module(f"visx.metrics.{name}")
-    found = REGISTRY[name]
-    if kinds and found.kind not in kinds:
+    metric = REGISTRY[name]
+    if kinds and metric.kind not in kinds:
         fitting = [m.name for m in all_metrics() if m.kind in kinds]
-        raise usage(f"{where} cannot use the metric {name}: {found.title}", f"these fit: {', '.join(fitting)}")
-    return found
+        raise usage(f"{where} cannot use the metric {name}: {metric.title}", f"these fit: {', '.join(fitting)}")
+    return metric
 
 
 def all_metrics() -> list[Metric]:
-    """Every metric in listing order."""
+    """Every metric, in the order of `NAMES`."""
     return [get_metric(name) for name in NAMES]
 
 
 def split_params(pairs: Iterable[str], chosen: Sequence[Metric]) -> tuple[list[str], dict[str, Params]]:
-    """Take `METRIC.KEY=VALUE` out of `--param` pairs: what is left for the methods, and every chosen metric's parameters."""
-    rest: list[str] = []
-    ours: list[str] = []
+    """Divide `--param` pairs between methods and metrics.
+
+    Returns the pairs for the methods, unparsed, and the parameters of every chosen metric by its name. Raises `VisxError`
+    (usage, exit 2) for a value that a metric does not take.
+    """
+    for_methods: list[str] = []
+    for_metrics: list[str] = []
     for pair in pairs:
         owner, dot, _ = pair.partition("=")[0].partition(".")
-        (ours if dot and owner in NAMES else rest).append(pair)
-    dealt = assign(ours, {m.name: m.params for m in chosen})
-    return rest, {m.name: parse(m.params, dealt[m.name], m.name) for m in chosen}
+        (for_metrics if dot and owner in NAMES else for_methods).append(pair)
+    values = assign(for_metrics, {m.name: m.params for m in chosen})
+    return for_methods, {m.name: parse(m.params, values[m.name], m.name) for m in chosen}

@@ -1,7 +1,9 @@
-"""Average drop: the part of the class's probability that is lost when the picture is seen through its map.
+"""Average drop: the part of a class's probability that is lost when the image is multiplied with its map.
 
-max(0, Y - O) / Y, Y the probability on the clean image and O on the image times the map (Chattopadhay et al. 2018,
-Grad-CAM++, arXiv:1710.11063, section 4.1), here from 0 to 1 instead of percent.
+max(0, Y - O) / Y, Y the probability of the class for the clean image, O that for the image times the map (Chattopadhay et al.
+2018, Grad-CAM++, arXiv:1710.11063, section 4.1).
+
+Deviation from the paper: values are in 0..1, not in percent.
 """
 
 from __future__ import annotations

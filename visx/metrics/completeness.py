@@ -1,8 +1,8 @@
-"""Completeness: whether the map adds up to what the score gained over a baseline.
+"""Completeness: the relative difference between the sum of a map and the rise of the score over a zero baseline.
 
-|sum M - (S(x) - S(0))| / |S(x) - S(0)|, the baseline zero after normalisation, S the scalar that was explained (the
-axiom of Sundararajan et al. 2017, arXiv:1703.01365). It speaks about methods that claim it, integrated gradients above
-all; a coarse map that was upsampled adds up to something else.
+|sum M - (S(x) - S(0))| / |S(x) - S(0)|, S the explained score, 0 the zero image after normalisation (the completeness axiom of
+Sundararajan et al. 2017, arXiv:1703.01365). Only some methods promise completeness, integrated gradients first among them. For
+a coarse map that was upsampled, the sum has no such meaning.
 """
 
 from __future__ import annotations

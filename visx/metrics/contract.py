@@ -1,12 +1,13 @@
-"""The metric contract: what a metric is asked, what it answers, and how it is declared.
+"""The metric contract: what a metric gets, what it returns, and how it is declared.
 
 A metric is one function in one file, `visx/metrics/NAME.py`, declared by `@metric` and listed in `visx.metrics.NAMES`.
-Declarations import neither torch nor scikit-image, so that naming metrics stays instant.
+A metric's module imports torch and scikit-image inside its function only, so that listing metrics stays fast.
 
-There are four kinds. A `pair` metric compares two maps: `run(a, b, params) -> float`. A `box` metric holds one map
-against annotated boxes: `run(values, boxes, seed, params) -> float`. A `map` metric asks the model about one map:
-`run(trial, params) -> Measured`. A `set` metric asks the model about a method over many images:
-`run(survey, params) -> list[Measured]`.
+There are four kinds, by what the function takes:
+- `pair`: `run(a, b, params) -> float` compares two maps.
+- `box`: `run(values, boxes, seed, params) -> Measured` compares one map with annotated boxes.
+- `map`: `run(trial, params) -> Measured` asks the model about one map.
+- `set`: `run(survey, params) -> list[Measured]` asks the model about one method's maps of many images.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from visx.network.scorer import Scorer
 
 Kind = Literal["pair", "box", "map", "set"]
-Box = tuple[float, float, float, float]  # left, top, right, bottom: edges, in pixels of the map
+Box = tuple[float, float, float, float]  # (left, top, right, bottom) of the region's edges, in pixels of the map
 
 
 @dataclass(frozen=True)

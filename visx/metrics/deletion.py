@@ -1,8 +1,10 @@
-"""Deletion: how fast a class disappears when pixels are taken away, strongest first.
+"""Deletion: how fast the probability of a class falls when pixels are removed, strongest first.
 
-The area under the probability of the class fixed on the clean image, from the clean picture to zero after
-normalisation, which is the data set's mean colour (Petsiuk et al. 2018, arXiv:1806.07421, section 4.1). 224 steps, as
-there for 224x224 pixels. Deviation: ties are broken by a seeded shuffle.
+The value is the area under the curve of that probability, from the clean image to an image of zeros after normalisation (the
+training set's mean colour). The class is the one that was explained (Petsiuk et al. 2018, arXiv:1806.07421, section 4.1). 224
+steps, as in the paper for 224 x 224 pixels.
+
+Deviation from the paper: pixels of equal value are removed in a random order that the seed fixes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Energy-based pointing game: the part of the map's positive values that lies in the annotated boxes.
+"""Energy-based pointing game: the part of the map's positive values that lies inside the annotated boxes.
 
-Wang et al. 2019, Score-CAM, arXiv:1910.01279, section 4.3. A pixel that a box cuts counts by the part that is inside. A map
-without positive values has no energy anywhere: 0.
+Wang et al. 2019, Score-CAM, arXiv:1910.01279, section 4.3.
+
+Deviations from the paper: a pixel that a box cuts counts by the part of the pixel that is inside. A map without positive values has the value 0.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""Grid pointing game: in a mosaic of images of different classes, the part of a class's evidence in its own cell.
+"""Grid pointing game: in a mosaic of images of different classes, the part of a class's evidence that lies in its own cell.
 
-Boehle et al. 2021, arXiv:2104.00032, section 4: mosaics of confidently classified images of distinct classes, each as
-large as it is alone; for the class of each cell, the positive values of the map inside the cell over all positive values.
-Chance is 1 / cells. The paper has 3x3 cells and 500 mosaics of the most confident images of a data set; here 2x2 by
-default, of images at 0.9 and above, shuffled by the seed, each image in one mosaic at most, because a user's folder is
-small. A model that takes no other input size than its own cannot play.
+A mosaic has grid x grid cells, each an image of another class at its usual size. For the class of each cell the value is the
+sum of the map's positive values inside the cell over the sum of all positive values. A random map has 1 / cells (Boehle et
+al. 2021, arXiv:2104.00032, section 4).
+
+Deviations from the paper: 2x2 cells instead of 3x3, and mosaics of images at a probability of 0.9 and above instead of 500
+mosaics of a data set's most confident images, because a user's folder is small. The seed shuffles the images, and each is in
+one mosaic at most. A model that takes its own input size only is refused.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ def grid_pointing(survey: Survey, p: GridPointingParams) -> list[Measured]:
             f"there are {len(confident)}",
             "more images, -p grid_pointing.confidence=0.5, or a smaller -p grid_pointing.grid",
         )
-    found = []
+    values = []
     for group in groups:
         trials = [survey.trials[i] for i in group]
         height, width = trials[0].values.shape
@@ -62,16 +64,19 @@ def grid_pointing(survey: Survey, p: GridPointingParams) -> list[Measured]:
             top, left = cell // p.grid * height, cell % p.grid * width
             total = float(positive.sum())
             inside = float(positive[top : top + height, left : left + width].sum())
-            found.append(Measured(inside / total if total > 0 else 0.0, details={"target": trial.target, "cell": cell}))
-    return found
+            values.append(
+                Measured(inside / total if total > 0 else 0.0, details={"target": trial.target, "cell": cell})
+            )
+    return values
 
 
 def _confident(survey: Survey, p: GridPointingParams) -> list[int]:
+    """The numbers of the trials whose class has at least the probability `p.confidence` on the clean image."""
     return [i for i, probability in enumerate(survey.probabilities) if probability >= p.confidence]
 
 
 def _groups(survey: Survey, p: GridPointingParams) -> list[list[int]]:
-    """Trials in groups of distinct classes, each trial once; a trial waits while its class is in the open group."""
+    """The numbers of trials in groups, one a mosaic: distinct classes in each group, no trial in two groups."""
     import numpy as np
 
     waiting = list(np.random.default_rng(survey.seed).permutation(_confident(survey, p)))

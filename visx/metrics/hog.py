@@ -1,8 +1,10 @@
-"""Pearson's correlation of two maps' histograms of oriented gradients (HOG): whether their edges agree.
+"""Pearson's correlation of two maps' histograms of oriented gradients (HOG): whether the edges of the maps agree.
 
-HOG: Dalal and Triggs 2005, doi:10.1109/CVPR.2005.177, by scikit-image (9 orientations, blocks of 3x3 cells, L2-Hys);
-cells of 16x16 pixels and the correlation as SAM has them (arXiv:2003.08754). Each map is divided by its largest absolute
-value first, because the block norm's epsilon would otherwise depend on a map's scale.
+HOG: Dalal and Triggs 2005, doi:10.1109/CVPR.2005.177, computed by scikit-image (9 orientations, blocks of 3x3 cells, L2-Hys).
+Cells of 16x16 pixels and the correlation are those of SAM (arXiv:2003.08754).
+
+Deviation from SAM: each map is first divided by its largest absolute value. Else the small constant in the normalisation of
+blocks would make the value depend on a map's scale.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ class HOGParams(Params):
     params=HOGParams,
 )
 def hog(a: np.ndarray, b: np.ndarray, p: HOGParams) -> float:
-    """Maps (H, W) of one shape -> correlation of features; 0 where one map has no edges, 1 where both have none."""
+    """The correlation for maps (H, W) of one shape; 0 where one map has no edges, 1 where both have none."""
     import numpy as np
     from scipy.stats import pearsonr
     from skimage.feature import hog as features_of
@@ -46,7 +48,7 @@ def hog(a: np.ndarray, b: np.ndarray, p: HOGParams) -> float:
         raise usage(f"hog: a block of {side} pixels does not fit maps of {a.shape[0]}x{a.shape[1]}", "-p hog.cell=8")
 
     def features(values: np.ndarray) -> np.ndarray:
-        found = features_of(by_largest(values), p.orientations, (p.cell, p.cell), (p.block, p.block))
-        return np.asarray(found, dtype=np.float64)
+        histograms = features_of(by_largest(values), p.orientations, (p.cell, p.cell), (p.block, p.block))
+        return np.asarray(histograms, dtype=np.float64)
 
     return correlation(features(a), features(b), lambda u, v: float(np.clip(pearsonr(u, v).statistic, -1.0, 1.0)))

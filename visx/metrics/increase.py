@@ -1,7 +1,7 @@
-"""Increase in confidence: whether the class's probability rises when the picture is seen through its map.
+"""Increase in confidence: whether the probability of a class rises when the image is multiplied with its map.
 
-1 where Y < O, else 0: averaged over images, the part of them where it rises (Chattopadhay et al. 2018, Grad-CAM++,
-arXiv:1710.11063, section 4.1). Y and O as in `average_drop`.
+1 where Y < O, else 0, with Y and O as in `average_drop`; the mean over images is the part of them where the probability rises
+(Chattopadhay et al. 2018, Grad-CAM++, arXiv:1710.11063, section 4.1). Deviations from the paper: none.
 """
 
 from __future__ import annotations

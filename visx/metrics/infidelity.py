@@ -1,8 +1,10 @@
-"""Infidelity: how far the map is from predicting what a perturbation does to the score.
+"""Infidelity: the squared error of the map's prediction of how a perturbation changes the score.
 
-E[(b I.M - (S(x) - S(x - I)))^2], I ~ N(0, noise^2), S the scalar that was explained (Yeh et al. 2019, arXiv:1901.09392,
-definition 2.1). A map has one value a pixel, so the perturbation has too: all channels shift alike. `rescale` takes the
-best factor b for the map (the paper's optimal scaling, section 2.3), since most maps have no unit; else b is 1.
+E[(b I.M - (S(x) - S(x - I)))^2], I ~ N(0, noise^2), S the explained score (Yeh et al. 2019, arXiv:1901.09392, definition 2.1).
+With `rescale` (the default) b is the factor that makes the error least, the paper's optimal scaling (section 2.3), because
+most maps have no unit. Else b is 1.
+
+Deviation from the paper: all channels of a pixel get the same perturbation, because a map has one value a pixel.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""Insertion: how fast a class appears when pixels come back to a blurred picture, strongest first.
+"""Insertion: how fast the probability of a class rises when pixels return to a blurred image, strongest first.
 
-The area under the probability of the class fixed on the clean image, from the blurred picture to the clean one
-(Petsiuk et al. 2018, arXiv:1806.07421, section 4.1). 224 steps, as there for 224x224 pixels. Deviations: the blur has
-deviation 5 like the original's, which however cuts its kernel off at 11x11 and pads with zeros, so it blurs less inside
-and darkens the border; ties are broken by a seeded shuffle. SAM's program (arXiv:2003.08754) starts from zero instead,
-takes 28 steps, and divides the area by the curve's largest value, for deletion too.
+The value is the area under the curve of that probability, from the blurred image to the clean one. The class is the one that
+was explained (Petsiuk et al. 2018, arXiv:1806.07421, section 4.1). 224 steps, as in the paper for 224 x 224 pixels.
+
+Deviations from the authors' program: the blur has a standard deviation of 5 pixels in both, but the program cuts its kernel
+off at 11x11 and pads with zeros, so that it blurs less and darkens the border. Pixels of equal value return in a random order
+that the seed fixes. SAM's program (arXiv:2003.08754) differs from both: it starts from zeros, takes 28 steps, and divides the
+area by the curve's largest value, for deletion too.
 """
 
 from __future__ import annotations

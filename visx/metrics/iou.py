@@ -1,7 +1,7 @@
-"""Intersection over union of two thresholded maps: pixels above a part of each map's own maximum.
+"""Intersection over union of two thresholded maps: of the pixels above a part of each map's own maximum.
 
-The Jaccard index of {a > t max(a)} and {b > t max(b)}; negative values never count. Two maps without positive values
-agree (1).
+The Jaccard index of {a > t max(a)} and {b > t max(b)}. Negative values never count. Two maps without positive values have the
+value 1.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class IoUParams(Params):
     params=IoUParams,
 )
 def iou(a: np.ndarray, b: np.ndarray, p: IoUParams) -> float:
-    """Maps (H, W) of one shape -> intersection over union."""
+    """The intersection over union for maps (H, W) of one shape."""
 
     def support(values: np.ndarray) -> np.ndarray:
         return values > p.threshold * max(float(values.max()), 0.0)

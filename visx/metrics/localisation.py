@@ -1,9 +1,11 @@
-"""Localisation: the overlap of the annotated box with the box around the map's strong part.
+"""Localisation: the overlap of an annotated box with the box around the strong part of the map.
 
-As SAM measures it (arXiv:2003.08754, after Zhou et al. 2015, arXiv:1512.04150): the positive part of the map, thresholds
-of 0.1 to 0.5 of its maximum in steps of 0.05, the tight box around what remains, intersection over union with the
-annotated box (the best one where there are several; SAM's program takes them all as one region). The value is the mean
-over the thresholds, which picks none with knowledge of the answer; `best=true` takes the best threshold of each image.
+For each threshold of 0.1 to 0.5 of the map's maximum in steps of 0.05: the tight box around all pixels at or above it, and its
+intersection over union with the annotated box. The value is the mean over the thresholds, so that none is chosen with the
+answer known. `best=true` takes the best threshold of each image (SAM, arXiv:2003.08754, after Zhou et al. 2015,
+arXiv:1512.04150).
+
+Deviation from SAM's program: of several annotated boxes the best one counts; the program takes them as one region.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ def localisation(values: np.ndarray, boxes: list[Box], seed: int, p: Localisatio
     top = float(values.max())
     overlaps = []
     for threshold in THRESHOLDS:
-        found = tight_box(values >= threshold * top) if top > 0 else None
-        overlaps.append(max(overlap(found, box) for box in boxes) if found else 0.0)
+        strong = tight_box(values >= threshold * top) if top > 0 else None
+        overlaps.append(max(overlap(strong, box) for box in boxes) if strong else 0.0)
     value = max(overlaps) if p.best else sum(overlaps) / len(overlaps)
     return Measured(value, details={"thresholds": list(THRESHOLDS), "iou": overlaps})

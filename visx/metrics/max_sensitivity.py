@@ -1,8 +1,10 @@
-"""Max-sensitivity: how far a map moves at most when the input moves a little.
+"""Max-sensitivity: the largest relative change of a map when the input changes a little.
 
-max over y in the box |y - x| <= radius of |M(y) - M(x)| / |M(x)|, by sampling y uniformly (Yeh et al. 2019,
-arXiv:1901.09392, definition 3.1, relative to the map's norm as captum has it). The radius is in normalised units. The
-class and the random stream of the method stay those of x.
+max over |y - x| <= radius (in every value) of |M(y) - M(x)| / |M(x)|, with `samples` uniformly random y (Yeh et al. 2019,
+arXiv:1901.09392, definition 3.1). The radius is in units of the normalised input. The class and the method's random numbers
+stay those of x.
+
+Deviation from the paper: the change is divided by the map's norm, as in captum.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Pearson's correlation of two maps, pixel by pixel: 1 whatever positive scale and offset lie between them.
+"""Pearson's correlation of two maps, pixel by pixel: 1 where they differ by a positive factor and an offset only.
 
-By SciPy. SAM (arXiv:2003.08754) takes it of HOG features; that is the metric `hog`.
+Computed by SciPy. SAM (arXiv:2003.08754) takes this correlation of HOG features: that is the metric `hog`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     better="higher",
 )
 def pearson(a: np.ndarray, b: np.ndarray, p: Params) -> float:
-    """Maps (H, W) of one shape -> correlation; 0 where one map is constant, 1 where both are."""
+    """The correlation for maps (H, W) of one shape; 0 where one map is constant, 1 where both are."""
     import numpy as np
     from scipy.stats import pearsonr
 

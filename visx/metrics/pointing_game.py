@@ -1,7 +1,9 @@
-"""Pointing game: whether the map's maximum lies in the annotated box, or within 15 pixels of it.
+"""Pointing game: whether the map's maximum lies in an annotated box, or within 15 pixels of one.
 
-Zhang et al. 2016, arXiv:1608.00507, section 4.1: hits over hits and misses, averaged within each class first. One point is
-the maximum: among tied ones a seeded shuffle picks. Deviation: the tolerance is in pixels of the network's input.
+Zhang et al. 2016, arXiv:1608.00507, section 4.1: the part of hits among all images, averaged within each class first.
+
+Deviations from the paper: the tolerance is in pixels of the network's input. Among several pixels of the maximal value the
+seed picks one.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""Randomisation check: how alike a map stays when the model's parameters are made random, layer after layer.
+"""Randomisation check: how similar a map stays when the model's parameters become random, layer after layer.
 
-Cascading model parameter randomisation (Adebayo et al. 2018, arXiv:1810.03292, section 3): from the head to the input, and
-at the end every parameter, those that no layer's `reset_parameters` knows (positional embeddings, class tokens) included.
-The value is the mean over the stages of the Spearman correlation of absolute maps: a method that ignores the weights has
-1. The signed one and SSIM are in the details. Deviations: parameters are drawn with their own mean and deviation, so that
-activations keep their scale; layers go in a few groups (`stages`) in the order of their definition, to bound the cost.
+Cascading model parameter randomisation (Adebayo et al. 2018, arXiv:1810.03292, section 3), from the head to the input. The
+last stage reaches every parameter, also those outside layers with `reset_parameters` (positional embeddings, class tokens).
+The value is the mean over the stages of Spearman's correlation of absolute maps; a method that ignores the weights has 1. The
+signed correlation and SSIM are in the details.
+
+Deviations from the paper: random parameters keep the mean and the standard deviation of the trained ones, so that activations
+keep their scale. Layers become random in a few groups (`stages`) in the order of their definition, which bounds the cost.
 """
 
 from __future__ import annotations

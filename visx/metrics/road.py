@@ -1,9 +1,11 @@
-"""ROAD: remove and debias. What the class's probability loses when the weakest or the strongest pixels are imputed.
+"""ROAD (remove and debias): how much the probability depends on the strongest pixels, compared with the weakest.
 
-Rong et al. 2022, arXiv:2202.00449: pixels are removed by rank, the strongest first (MoRF) or the weakest first (LeRF), and
-replaced by noisy linear imputation, which hides the mask's shape. The value is half the mean difference LeRF - MoRF over
-the removed parts 20, 40, 60 and 80 % (the combination that pytorch-grad-cam offers); the curves are in the details.
-Deviations: the probability instead of the accuracy, so that one image has a value; ties are broken by a seeded shuffle.
+Pixels are removed by rank, the strongest first (MoRF) or the weakest first (LeRF). Removed pixels are replaced by noisy linear
+imputation, which hides the shape of what was removed (Rong et al. 2022, arXiv:2202.00449). The value is half the mean of
+LeRF - MoRF over the removed parts 20, 40, 60 and 80 % (the combination of pytorch-grad-cam). The curves are in the details.
+
+Deviations from the paper: the probability instead of the accuracy, so that one image has a value. Pixels of equal value are
+removed in a random order that the seed fixes.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ def road(trial: Trial, p: ROADParams) -> Measured:
     parts = [i / (p.steps + 1) for i in range(1, p.steps + 1)]
 
     def without(number: int) -> np.ndarray:
-        """Copy `number`: the strongest pixels removed in the first half, the weakest in the second."""
+        """(C, H, W): the image without its strongest pixels for numbers below `p.steps`, without its weakest from there on."""
         first = ranking if number < p.steps else ranking[::-1]
         removed = np.zeros(trial.values.size, dtype=bool)
         removed[first[: round(parts[number % p.steps] * first.size)]] = True

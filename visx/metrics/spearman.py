@@ -1,7 +1,7 @@
-"""Spearman's rank correlation of two maps, pixel by pixel: 1 whatever monotone transform lies between them.
+"""Spearman's rank correlation of two maps, pixel by pixel: 1 where one map is an increasing function of the other.
 
-Spearman 1904; as a measure of maps: Adebayo et al. 2018 (arXiv:1810.03292), SAM (arXiv:2003.08754). Tied pixels share
-their mean rank, by SciPy. `absolute=true` compares strengths and forgets signs.
+Spearman 1904; for maps: Adebayo et al. 2018 (arXiv:1810.03292), SAM (arXiv:2003.08754). Pixels of equal value share their mean
+rank. Computed by SciPy. `absolute=true` compares absolute values.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class SpearmanParams(Params):
     params=SpearmanParams,
 )
 def spearman(a: np.ndarray, b: np.ndarray, p: SpearmanParams) -> float:
-    """Maps (H, W) of one shape -> rank correlation; 0 where one map is constant, 1 where both are."""
+    """The rank correlation for maps (H, W) of one shape; 0 where one map is constant, 1 where both are."""
     import numpy as np
     from scipy.stats import spearmanr
 

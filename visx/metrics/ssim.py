@@ -1,8 +1,8 @@
-"""Structural similarity (SSIM) of two maps.
+"""Structural similarity (SSIM) of two maps: the mean over all windows, computed by scikit-image.
 
-Wang et al. 2004, doi:10.1109/TIP.2003.819861, as SAM uses it (arXiv:2003.08754): a uniform window of 5, each map divided
-by its largest absolute value and a data range of 2; meaningful perturbation's masks, which lie in 0..1 already, as they
-are with a data range of 1 (`scale=none`, `data_range=1`). The mean over all windows, by scikit-image.
+Wang et al. 2004, doi:10.1109/TIP.2003.819861, with the settings of SAM (arXiv:2003.08754): a uniform window of 5, each map
+divided by its largest absolute value, a data range of 2. For the masks of meaningful perturbation, which lie in 0..1, SAM
+neither divides nor takes 2: `scale=none`, `data_range=1`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class SSIMParams(Params):
     params=SSIMParams,
 )
 def ssim(a: np.ndarray, b: np.ndarray, p: SSIMParams) -> float:
-    """Maps (H, W) of one shape -> SSIM."""
+    """The SSIM for maps (H, W) of one shape. Raises `VisxError` (usage, exit 2) where the window does not fit them."""
     import numpy as np
     from skimage.metrics import structural_similarity
 

@@ -1,7 +1,7 @@
 """Top-k intersection: the part of the strongest pixels that two maps share.
 
-|top_k(a) & top_k(b)| / k (Ghorbani et al. 2017, arXiv:1710.10547, section 2), k a part of all pixels. Ties at the border
-of the top k are broken by one shuffle for both maps. Two unrelated maps share k / pixels of them.
+|top_k(a) & top_k(b)| / k (Ghorbani et al. 2017, arXiv:1710.10547, section 2), k a part of all pixels. Two unrelated maps share
+k / pixels on average. Where pixels of equal value compete for the last places, one random order decides for both maps.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class TopKParams(Params):
     params=TopKParams,
 )
 def top_k(a: np.ndarray, b: np.ndarray, p: TopKParams) -> float:
-    """Maps (H, W) of one shape -> shared part of the top k."""
+    """The shared part of the top k for maps (H, W) of one shape."""
     import numpy as np
 
     from visx.metrics.common.scaling import order

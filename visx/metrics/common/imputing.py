@@ -1,8 +1,8 @@
-"""Noisy linear imputation: removed pixels become the weighted mean of their neighbours, so that little of the removed
-shape remains to be seen (Rong et al. 2022, arXiv:2202.00449, section 4.2).
+"""Noisy linear imputation: removed pixels become the weighted mean of their neighbours, which hides the removed shape.
 
-Direct neighbours weigh 1/6, diagonal ones 1/12; at the border the weights of the neighbours that exist are scaled up to
-one. A removed pixel can be the neighbour of another, so all of them come out of one sparse linear system.
+Rong et al. 2022, arXiv:2202.00449, section 4.2. Direct neighbours weigh 1/6, diagonal ones 1/12; at the border the weights of
+the existing neighbours are scaled up to a sum of 1. Because removed pixels can be neighbours of each other, all of them are the
+solution of one sparse linear system. (The noise is added by the caller.)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ NEIGHBOURS = tuple(
 
 
 def impute(x: np.ndarray, removed: np.ndarray) -> np.ndarray:
-    """(C, H, W) float64 and the pixels to replace (H, W) bool, not all of them -> a copy with those replaced."""
+    """A copy of the image `x` (C, H, W) float64 with the pixels `removed` (H, W) bool imputed; not all may be removed."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.linalg import splu
 
@@ -27,7 +27,7 @@ def impute(x: np.ndarray, removed: np.ndarray) -> np.ndarray:
     count = len(rows_at)
     number[removed] = np.arange(count)
     weight_sum = np.zeros(count)
-    known = np.zeros((count, x.shape[0]))
+    known = np.zeros((count, x.shape[0]))  # each removed pixel's weighted sum of the neighbours that are not removed
     entries: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for dy, dx, weight in NEIGHBOURS:
         y, z = rows_at + dy, columns_at + dx

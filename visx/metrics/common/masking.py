@@ -1,4 +1,4 @@
-"""What average drop and increase share: the picture seen through its own map."""
+"""Masking for the metrics average drop and increase: the image times its own map."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ if TYPE_CHECKING:
 
 
 def clean_and_masked(trial: Trial) -> tuple[float, float]:
-    """(probability on the clean image, on the image times the map). The map's positive part is scaled from its minimum
-    to its maximum onto 0..1 (a constant one becomes 1 everywhere, one without positive values 0); zero is the normalised
-    image's zero, the data set's mean colour."""
+    """The probability of the explained class for the clean image, and for the image times the map.
+
+    The positive part of the map is scaled to 0..1, minimum to maximum. A constant positive map becomes 1 everywhere, a map
+    without positive values 0. The normalised image is multiplied, so that 0 is the training set's mean colour.
+    """
     import numpy as np
     import torch
 

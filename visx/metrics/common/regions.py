@@ -1,8 +1,8 @@
-"""Regions: annotated boxes, from Pascal VOC XML or a CSV, brought to where the network looked; and boxes around maps.
+"""Regions: annotated boxes from Pascal VOC XML or a CSV, in the coordinates of the network's input; boxes around maps.
 
-A box is (left, top, right, bottom), the edges of pixels: the box of pixel (0, 0) is (0, 0, 1, 1). VOC's numbers are taken
-as edges as they stand, which is how ImageNet's annotations are commonly read (VOC itself counts pixels from 1, so its
-boxes lie at most one pixel off). XML is read without document types or entities: a file with either is refused.
+A box is (left, top, right, bottom), the edges of pixels: the box of pixel (0, 0) is (0, 0, 1, 1). The numbers of VOC files are
+taken as edges, which is how ImageNet's annotations are commonly read. (VOC itself counts pixels from 1, so its boxes are at
+most one pixel off.) XML with a document type or entities is refused.
 """
 
 from __future__ import annotations
@@ -26,18 +26,21 @@ CSV_HEADER = ["image", "left", "top", "right", "bottom"]
 
 
 class Annotations:
-    """`--boxes`: a CSV of image,left,top,right,bottom, or a folder of VOC XML files named like the images."""
+    """The annotated boxes of a `--boxes` source: a CSV of image,left,top,right,bottom, or a folder of VOC XML files.
+
+    An XML file belongs to the image of the same name but for the ending.
+    """
 
     def __init__(self, source: Path) -> None:
         self.source = source
         self.table = None if source.is_dir() else _read_csv(source)
 
     def boxes(self, image: Path, size: tuple[int, int]) -> list[Box]:
-        """The boxes of an image of (height, width) `size`, in its pixels. An image without any is an error."""
+        """The boxes of an image, in pixels of an image of `size` (height, width). Raises `VisxError` where there are none."""
         if self.table is not None:
             posix = image.as_posix()
             keys = [key for key in self.table if posix == key or posix.endswith("/" + key)]
-            found = self.table[max(keys, key=len)] if keys else []
+            boxes = self.table[max(keys, key=len)] if keys else []
         else:
             path = next(
                 (
@@ -47,14 +50,17 @@ class Annotations:
                 ),
                 None,
             )
-            found = read_voc(path, size) if path else []
-        if not found:
+            boxes = read_voc(path, size) if path else []
+        if not boxes:
             raise VisxError(f"no annotated box for {image.name} in {self.source}")
-        return found
+        return boxes
 
 
 def read_voc(path: Path, size: tuple[int, int]) -> list[Box]:
-    """The boxes of a Pascal VOC XML file for a picture of (height, width) `size`. `VisxError` for anything else."""
+    """The boxes of a Pascal VOC XML file, for a picture of `size` (height, width).
+
+    Raises `VisxError` where the file cannot be read, is no VOC annotation, or says that the picture has another size.
+    """
     try:
         data = path.read_bytes()[: MOST_BYTES + 1]
     except OSError as error:
@@ -76,11 +82,14 @@ def read_voc(path: Path, size: tuple[int, int]) -> list[Box]:
 
 
 def to_input(boxes: list[Box], place: Placement) -> list[Box]:
-    """Boxes in a picture's pixels -> in the network's input, cut at its border; what lies outside it is dropped."""
+    """Boxes in pixels of a picture, as boxes in pixels of the network's input.
+
+    They are cut at the input's border, boxes outside of it are dropped. Raises `VisxError` where none is left.
+    """
     left, top, right, bottom = place.box
     height, width = place.input_size
     scale_x, scale_y = width / (right - left), height / (bottom - top)
-    found = []
+    inside = []
     for x0, y0, x1, y1 in boxes:
         box = (
             max(0.0, (x0 - left) * scale_x),
@@ -89,14 +98,14 @@ def to_input(boxes: list[Box], place: Placement) -> list[Box]:
             min(float(height), (y1 - top) * scale_y),
         )
         if box[2] > box[0] and box[3] > box[1]:
-            found.append(box)
-    if not found:
+            inside.append(box)
+    if not inside:
         raise VisxError("the annotated boxes lie outside of what the network sees of the picture")
-    return found
+    return inside
 
 
 def tight_box(mask: np.ndarray) -> Box | None:
-    """The box around the true pixels of (H, W), if there are any."""
+    """The smallest box around the true pixels of a mask (H, W); None where there are none."""
     import numpy as np
 
     rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
@@ -113,7 +122,7 @@ def overlap(a: Box, b: Box) -> float:
 
 
 def coverage(boxes: list[Box], shape: tuple[int, int]) -> np.ndarray:
-    """The part of each pixel (H, W) that lies in one of the boxes, where they overlap the largest part."""
+    """(H, W) in 0..1: the part of each pixel that lies in a box; where boxes overlap, the largest part."""
     import numpy as np
 
     def part(low: float, high: float, count: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What insertion and deletion share: pixels change over from one picture to another in the order of the map."""
+"""Replacing pixels step by step in the order of a map, for the metrics insertion and deletion."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ STEPS_HELP = "equal steps from no pixel to all"
 
 
 def curve(trial: Trial, start: Tensor, end: Tensor, steps: int) -> Measured:
-    """The area under the target's probability while pixels of `start` (C, H, W) become those of `end`, strongest first.
+    """The area under the target's probability while pixels of `start` (C, H, W) are replaced by those of `end`.
 
-    All `steps` + 1 pictures are composed on the device from the pixels' ranks, batch by batch.
+    The strongest pixels of the map come first. The curve of the result has steps + 1 points: the part of the pixels that
+    is replaced, in 0..1, and the probability. The images are made on the device, batch by batch.
     """
     import torch
     from sklearn.metrics import auc
@@ -31,8 +32,8 @@ def curve(trial: Trial, start: Tensor, end: Tensor, steps: int) -> Measured:
     bounds = torch.from_numpy(changed).to(trial.x.device)
 
     def copies(first: int, stop: int) -> Tensor:
-        over = rank_hw < bounds[first:stop, None, None]
-        return torch.where(over[:, None], end, start)
+        replaced = rank_hw < bounds[first:stop, None, None]
+        return torch.where(replaced[:, None], end, start)
 
     scores = trial.probabilities(len(changed), copies)
     parts = changed / pixels
