@@ -1,4 +1,4 @@
-"""What can go wrong, said once: every failure a user may meet is a `VisxError` with a way on and an exit code."""
+"""Errors for users: a message, a hint and an exit code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Exit codes of the command; a script may rely on them."""
+    """The exit codes of the command, which scripts may rely on."""
 
     OK = 0
     FAILURE = 1
@@ -21,7 +21,7 @@ class ExitCode(IntEnum):
 
 
 class VisxError(Exception):
-    """A failure that is explained: one line of `message`, one of `hint` (what to do), and the exit code it leads to."""
+    """An error for a user: one line that says what is wrong, one hint that says what to do, and the exit code."""
 
     def __init__(self, message: str, *, hint: str = "", code: ExitCode = ExitCode.FAILURE) -> None:
         super().__init__(message)
@@ -34,23 +34,26 @@ class VisxError(Exception):
 
 
 def said_by(error: BaseException) -> str:
-    """Somebody else's exception in one line: its type and the first line of what it says, shortened."""
+    """An exception of another library in one line: its type and the first line of its message, at most 200 characters."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {first[:200]}" if first else type(error).__name__
 
 
 def usage(message: str, hint: str = "") -> VisxError:
-    """A mistake in how visx was called (exit 2)."""
+    """The error for a mistake in how visx was called (exit 2)."""
     return VisxError(message, hint=hint, code=ExitCode.USAGE)
 
 
 def unsupported(message: str, hint: str = "") -> VisxError:
-    """A method that does not fit this model (exit 4)."""
+    """The error for a method that does not fit the model (exit 4)."""
     return VisxError(message, hint=hint, code=ExitCode.UNSUPPORTED)
 
 
 def unknown(kind: str, name: str, known: Iterable[str], see: str = "") -> VisxError:
-    """An unknown name (exit 2), answered with the nearest known ones."""
+    """The error for an unknown name (exit 2).
+
+    Its hint has the nearest names in `known`; where none is near, the text `see`, else the first names in `known`.
+    """
     known = list(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     near += [k for k in known if name and name.lower() in k.lower() and k not in near][: 5 - len(near)]
@@ -59,7 +62,7 @@ def unknown(kind: str, name: str, known: Iterable[str], see: str = "") -> VisxEr
 
 
 def printable(text: str) -> str:
-    """A file name as a line of text shows it: control characters and stray bytes escaped."""
+    """The text with control characters and undecodable bytes escaped, so that a file name stays on one line."""
     return "".join(
         c
         if c.isprintable() and not 0xD800 <= ord(c) <= 0xDFFF

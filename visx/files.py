@@ -1,4 +1,4 @@
-"""Artifacts: files that appear whole or not at all, and values as JSON."""
+"""Files that are written whole or not at all, and values as JSON."""
 
 from __future__ import annotations
 
@@ -21,21 +21,26 @@ _TEMPORARY = ".visx-tmp-"
 _JSON = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(", ", ": "))
 
 
-class DiskFull(VisxError):  # noqa: N818 (a VisxError, as its kin)
-    """There is no room for results: no use in going on with the next image."""
+class DiskFull(VisxError):  # noqa: N818 (named like VisxError)
+    """The disk has no room for results, so that trying the next image is of no use."""
 
 
 def unwritable(path: Path, error: OSError) -> VisxError:
-    """What to raise where `path` cannot be written."""
+    """The error to raise where `path` cannot be written: `DiskFull` where the disk is full."""
     kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else VisxError
     return kind(f"cannot write {path}: {error.strerror or error}")
 
 
-Written = list[Any]  # [size in bytes, time of modification in nanoseconds, first 16 hex digits of the sha256]
+Written = list[
+    Any
+]  # a file's identity: [size in bytes, modification time in nanoseconds, first 16 hex digits of the sha256]
 
 
 def write_whole(path: Path, data: bytes) -> Written:
-    """Write `data` beside `path` and rename: a reader sees all of it or none. Returns what to know the file by."""
+    """Write `data` to a temporary file in the same folder and rename it, so that a reader sees all of the file or none.
+
+    Returns the identity of the file for `still_there`. Raises `VisxError` where it cannot be written.
+    """
     name = hashlib.blake2b(os.fsencode(path.name), digest_size=6).hexdigest()
     temporary = path.with_name(f"{_TEMPORARY}{os.getpid()}-{name}")
     try:
@@ -52,8 +57,11 @@ def write_whole(path: Path, data: bytes) -> Written:
 
 
 def still_there(out: Path, name: str, written: object) -> bool:
-    """Whether the file `name` in `out` is what `write_whole` said of it. One of another time of modification is read: it may
-    have been copied. (A result can take another's place; a power cut can leave files empty.)"""
+    """Whether the file `name` in `out` still has the identity `written` that `write_whole` returned.
+
+    A file with another modification time is read, because it may be a copy. (Files change where a result takes the place of
+    another, or where a power cut leaves them empty.)
+    """
     if not isinstance(written, list) or len(written) != 3:
         return False
     try:
@@ -64,21 +72,22 @@ def still_there(out: Path, name: str, written: object) -> bool:
         if status.st_mtime_ns == written[1]:
             return True
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16] == written[2]
-    except (OSError, ValueError):  # no such file, or a name that no file can have
+    except (OSError, ValueError):  # ValueError: a name that no file can have
         return False
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and its parents; clear what a run that died left half-written in it.
+    """Create a folder and its parents, or remove the temporary files that an interrupted run left in it.
 
-    Only one run at a time writes to a folder (the journal's lock), so whatever is not this process's is left over.
+    The manifest's lock lets one run at a time write to a folder, so that temporary files of other processes are left over.
+    Raises `VisxError` where the folder cannot be created.
     """
     try:
-        if _is_new(path):
+        if _create(path):
             return
         for temporary in path.glob(f"{_TEMPORARY}*"):
-            ours = temporary.name.startswith(f"{_TEMPORARY}{os.getpid()}-")  # our other threads are still at theirs
-            if not ours and not temporary.is_dir():  # a folder is some image's of that name
+            ours = temporary.name.startswith(f"{_TEMPORARY}{os.getpid()}-")  # other threads may still write them
+            if not ours and not temporary.is_dir():  # a directory is the results' folder of an image with such a name
                 temporary.unlink(missing_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise VisxError(f"cannot write to {path}: a file is in the way, where a folder is needed") from None
@@ -86,8 +95,8 @@ def make_folder(path: Path) -> None:
         raise unwritable(path, error) from None
 
 
-def _is_new(path: Path) -> bool:
-    """Create a folder and its parents; whether it was not there before."""
+def _create(path: Path) -> bool:
+    """Create a folder and its parents; returns False where it existed already."""
     try:
         path.mkdir()
     except FileExistsError:
@@ -100,7 +109,7 @@ def _is_new(path: Path) -> bool:
 
 
 def npy_bytes(array: np.ndarray) -> bytes:
-    """An array as the bytes of a float32 `.npy` file."""
+    """The bytes of a `.npy` file with the array as float32."""
     import numpy as np
 
     buffer = io.BytesIO()
@@ -109,7 +118,7 @@ def npy_bytes(array: np.ndarray) -> bytes:
 
 
 def to_json(record: Any) -> str:
-    """One line of JSON, always ASCII; a NaN or an infinity in it is written as null."""
+    """The record as one line of JSON in ASCII; NaN and infinity become null."""
     try:
         return _JSON.encode(record)
     except ValueError:
@@ -117,11 +126,12 @@ def to_json(record: Any) -> str:
 
 
 def digest(record: Any) -> str:
-    """A short name for a JSON value: the first 16 hex digits of its sha256, keys sorted."""
+    """The first 16 hex digits of the sha256 of a JSON value with sorted keys."""
     return hashlib.sha256(json.dumps(record, sort_keys=True, ensure_ascii=True).encode()).hexdigest()[:16]
 
 
 def _finite(value: Any) -> Any:
+    """The value with None for every NaN and infinity in it."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

@@ -1,4 +1,7 @@
-"""Seeds: everything random derives from `--seed` and the image, and is addressed by number, never by order of drawing."""
+"""Seeds: every random number of a run follows from `--seed`, the image, and the number of the item that needs it.
+
+So results do not depend on the order of images, the batch size or the device.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,24 @@ if TYPE_CHECKING:
 
 
 def image_seed(seed: int, digest: str) -> int:
-    """The random stream of one image: 63 bits from the run's seed and the image's sha256."""
+    """The seed of one image, 63 bits, from the run's seed and the sha256 of the image."""
     return _mix(f"{seed}:{digest}")
 
 
 def generator(seed: int, *path: int | str) -> Generator:
-    """A CPU generator for item `path` of a stream: the same numbers whatever else was drawn, on any device."""
+    """A generator on the CPU for the item that `path` names (a number, or a word and a number).
+
+    Its numbers depend on `seed` and `path` only, not on what was drawn before.
+    """
     import torch
 
     return torch.Generator().manual_seed(_mix(":".join(map(str, (seed, *path)))))
 
 
 def normal(seed: int, shape: tuple[int, ...], start: int, stop: int) -> Tensor:
-    """Standard normal noise for copies `start`..`stop` of a stream, (stop - start, *shape) float32 on the CPU.
+    """Standard normal noise for the copies from number `start` to `stop`: (stop - start, *shape) float32 on the CPU.
 
-    Each copy has its own generator, so neither the batch size nor a retry changes what a copy receives.
+    Each copy has its own generator, so that the noise of a copy does not depend on the batch size or on a retry.
     """
     import torch
 

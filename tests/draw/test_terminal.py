@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visx.draw.terminal import preview, way_of
+from visx.draw.terminal import preview, protocol_of
 
 XTERM = {"TERM": "xterm-256color"}
 TRUE = {**XTERM, "COLORTERM": "truecolor"}
@@ -43,7 +43,7 @@ def halves(tmp_path: Path) -> Path:
     ],
 )
 def test_the_way_follows_from_the_environment(environment, way):
-    assert way_of(environment) == way
+    assert protocol_of(environment) == way
 
 
 @pytest.fixture(autouse=True)

@@ -1,1 +1,1 @@
-"""Maps, tables and curves as pictures."""
+"""Drawing: maps over pictures, colours, curves, PNG files and pictures in a terminal."""

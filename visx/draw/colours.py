@@ -1,7 +1,7 @@
-"""Maps as colours: the limits of a scale, and the colour map between them. The only place where a map is normalised.
+"""Colours of a map: the values at the two ends of the colour scale, and the colour map between them.
 
-An unsigned map is scaled from its minimum to its maximum (a constant one from zero), a signed map symmetrically about
-zero, its 99th percentile at full strength, with a diverging colour map.
+Only this module scales a map. An unsigned map is scaled from its minimum to its maximum, a constant positive one from zero. A
+signed map is scaled symmetrically about zero, up to the 99th percentile of its absolute values, with a diverging colour map.
 """
 
 from __future__ import annotations
@@ -26,51 +26,56 @@ SEQUENTIAL = {
     "bone": cv2.COLORMAP_BONE,
     "jet": cv2.COLORMAP_JET,
 }
-# From evidence against, through white at zero, to evidence for (RGB at equal steps)
+# (R, G, B) at equal steps: from evidence against the class, through white at zero, to evidence for it
 DIVERGING = {
     "bluered": ((5, 48, 97), (67, 147, 195), (247, 247, 247), (214, 96, 77), (103, 0, 31)),
     "purplegreen": ((64, 0, 75), (153, 112, 171), (247, 247, 247), (90, 174, 97), (0, 68, 27)),
 }
 COLORMAPS = (*SEQUENTIAL, *DIVERGING)
-GREYS = "greys"  # the bar of a gradient picture: black against, mid-grey nothing, white for; no map is drawn in it
-Limits = tuple[float, float]
-SIGNED_PERCENTILE = 99.0  # a few extreme pixels must not make all others look like zero
+GREYS = "greys"  # only for the colour bar of a gradient picture: black negative, grey zero, white positive
+Limits = tuple[float, float]  # the values at the low and the high end of a colour scale
+SIGNED_PERCENTILE = 99.0  # not the maximum: beside a few extreme pixels all others would look like zero
 
 
 def check_colormap(name: str) -> str:
-    """The name, if it is a known colour map; else a usage error with near matches."""
+    """The name of a colour map, checked. Raises `VisxError` (usage, exit 2) with near matches for an unknown one."""
     if name not in COLORMAPS:
         raise unknown("colormap", name, COLORMAPS)
     return name
 
 
 def limits(values: np.ndarray, signed: bool) -> Limits:
-    """The values that get the two ends of the colour map: symmetric about zero where signed."""
+    """The values of a map at the two ends of its colour scale; where `signed`, symmetric about zero."""
     if signed:
-        full = _scale(values)
+        full = _full_strength(values)
         return -full, full
     low, high = float(values.min(initial=np.inf)), float(values.max(initial=-np.inf))
     if high - low <= 1e-6 * max(abs(high), abs(low)):
-        low = min(0.0, low)  # a constant map is not an empty one
+        low = min(0.0, low)  # so that a constant positive map does not look like an empty one
     return low, high
 
 
 def shared(scales: Iterable[Limits]) -> Limits:
-    """One scale for several maps: the widest."""
+    """One scale for several maps: from the least low end to the largest high end."""
     lows, highs = zip(*scales, strict=True)
     return min(lows), max(highs)
 
 
 def colorize(values: np.ndarray, signed: bool, colormap: str = "turbo", scale: Limits | None = None) -> np.ndarray:
-    """(H, W) raw map -> (H, W, 3) uint8 RGB. A signed map always gets a diverging colour map, centred on zero."""
+    """A raw map (H, W) as colours (H, W, 3) uint8 RGB.
+
+    A signed map always gets a diverging colour map, `bluered` where `colormap` is not one. `scale` replaces the map's own
+    limits.
+    """
     colours = cv2.applyColorMap(to_levels(values, signed, scale), lut(signed, colormap)[:, None])
     return cast(np.ndarray, colours)
 
 
 def to_levels(values: np.ndarray, signed: bool, scale: Limits | None = None) -> np.ndarray:
-    """(H, W) raw map -> (H, W) uint8 levels: zero at 127.5 where signed, minimum to maximum where not.
+    """A raw map (H, W) as levels (H, W) uint8: from the low end at 0 to the high end at 255, zero at 127.5 where signed.
 
-    `scale` replaces the map's own limits (several maps on one scale)."""
+    `scale` replaces the map's own limits, so that several maps have one scale.
+    """
     values = values.astype(np.float32)
     low, high = scale or limits(values, signed)
     scaled = (values - low) / (high - low) if high > low else np.zeros_like(values)
@@ -78,27 +83,27 @@ def to_levels(values: np.ndarray, signed: bool, scale: Limits | None = None) -> 
 
 
 def strength(values: np.ndarray, scale: Limits | None = None) -> np.ndarray:
-    """(H, W) signed map -> (H, W) float32 in 0..1: how strong the evidence is, whichever way it points."""
+    """A signed map (H, W) as strength (H, W) float32 in 0..1: the absolute value over the high end of the scale."""
     _, full = scale or limits(values, True)
     return np.clip(np.abs(values) / full, 0, 1).astype(np.float32)
 
 
 def colorbar(signed: bool, colormap: str, size: tuple[int, int]) -> np.ndarray:
-    """The colours from the low to the high end, (height, width, 3) uint8; `size` is (height, width)."""
+    """A colour bar (height, width, 3) uint8 RGB, the low end at the left; `size` is (height, width)."""
     height, width = size
     ramp = np.rint(np.linspace(0, 255, width)).astype(np.uint8)
     return np.repeat(lut(signed, colormap)[ramp][None], height, axis=0)
 
 
-def _scale(values: np.ndarray) -> float:
-    """What counts as full strength in a signed map or gradient: never zero."""
+def _full_strength(values: np.ndarray) -> float:
+    """The absolute value at the ends of a signed map's colour scale; never zero."""
     strength = np.abs(values)
     return float(np.percentile(strength, SIGNED_PERCENTILE)) or float(strength.max(initial=0.0)) or 1.0
 
 
 @cache
 def lut(signed: bool, colormap: str) -> np.ndarray:
-    """The colours of the 256 levels, (256, 3) uint8 RGB; shared, so not to be written to."""
+    """The colour of each level, (256, 3) uint8 RGB. The array is shared: do not write to it."""
     if colormap == GREYS:
         return np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
     if signed:

@@ -1,5 +1,6 @@
-"""Maps over their pictures. A map is placed back where the network looked; what the crop cut off is shown grey and dark,
-because no map speaks about it.
+"""Maps drawn over their pictures, where the network saw the picture.
+
+The part of the picture that the crop cut off is drawn in dark grey, because the map says nothing about it.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from visx.draw.colours import Limits, colorize, limits, lut, strength
 if TYPE_CHECKING:
     from visx.images.geometry import Placement
 
-UNSEEN_BRIGHTNESS = 0.4
-DIMMED = 0.5  # brightness of what lies outside the shown regions
+CROPPED_BRIGHTNESS = 0.4  # of the picture's part that the network does not see
+DIMMED = 0.5  # brightness outside the shown regions
 BOUNDARY = (255, 255, 0)
 ANIMATION_SIZE, FRAME_MILLISECONDS = 400, 120
 
@@ -31,19 +32,19 @@ def overlay(
     alpha: float = 0.5,
     scale: Limits | None = None,
 ) -> np.ndarray:
-    """The picture (H, W, 3) uint8 with a raw map (h, w) at input size laid over where the network looked.
+    """The picture (H, W, 3) uint8 RGB with a raw map (h, w) over the part that the network saw.
 
-    A signed map lies over the picture in grey and is the more opaque the stronger it is: `alpha` 0.5 and above makes
-    the strongest evidence opaque, and none is seen through. `scale` replaces the map's own limits.
+    An unsigned map has the opacity `alpha` (0..1) everywhere. A signed map lies over the picture in grey; its opacity is its
+    strength times 2 `alpha`, at most 1, so that zero is transparent. `scale` replaces the map's own limits.
     """
-    canvas = unseen(rgb)
-    rows, columns = _seen(rgb, place)
-    colours = _back(colorize(values, signed, colormap, scale), place, rows, columns)
+    canvas = darkened(rgb)
+    rows, columns = _view(rgb, place)
+    colours = _placed(colorize(values, signed, colormap, scale), place, rows, columns)
     below = rgb[rows, columns]
     if not signed:
         canvas[rows, columns] = cv2.addWeighted(below, 1 - alpha, colours, alpha, 0)
         return canvas
-    opacity = _back(strength(values, scale) * min(1.0, 2 * alpha), place, rows, columns)[..., None]
+    opacity = _placed(strength(values, scale) * min(1.0, 2 * alpha), place, rows, columns)[..., None]
     grey = cv2.cvtColor(below, cv2.COLOR_RGB2GRAY)[..., None]
     canvas[rows, columns] = np.rint(grey * (1 - opacity) + colours * opacity).astype(np.uint8)
     return canvas
@@ -52,23 +53,29 @@ def overlay(
 def gradient_picture(
     rgb: np.ndarray, channels: np.ndarray, place: Placement, scale: Limits | None = None
 ) -> np.ndarray:
-    """The picture's canvas with a signed (C, h, w) gradient as colours about mid-grey, where the network looked."""
+    """The darkened picture (H, W, 3) uint8 RGB with a signed gradient (C, h, w) in the part that the network saw.
+
+    Three channels are red, green and blue, zero is mid-grey; the mean of any other number of channels is drawn in grey.
+    """
     _, full = scale or limits(channels, True)
     scaled = channels / full / 2 + 0.5
     picture = np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
     if picture.shape[2] != 3:
         picture = np.repeat(picture.mean(2, keepdims=True).astype(np.uint8), 3, axis=2)
-    canvas = unseen(rgb)
-    rows, columns = _seen(rgb, place)
-    canvas[rows, columns] = _back(np.ascontiguousarray(picture), place, rows, columns)
+    canvas = darkened(rgb)
+    rows, columns = _view(rgb, place)
+    canvas[rows, columns] = _placed(np.ascontiguousarray(picture), place, rows, columns)
     return canvas
 
 
 def regions(rgb: np.ndarray, numbers: np.ndarray, place: Placement) -> np.ndarray:
-    """The picture with regions outlined and everything else dimmed; `numbers` (h, w) uint8 at input size, 0 is none."""
-    canvas = unseen(rgb)
-    rows, columns = _seen(rgb, place)
-    placed = _back(numbers, place, rows, columns, cv2.INTER_NEAREST)
+    """The picture (H, W, 3) uint8 RGB with regions outlined and the rest dimmed.
+
+    `numbers` (h, w) uint8 at input size holds the number of each pixel's region, 0 outside of all regions.
+    """
+    canvas = darkened(rgb)
+    rows, columns = _view(rgb, place)
+    placed = _placed(numbers, place, rows, columns, cv2.INTER_NEAREST)
     view = np.where(placed[..., None] > 0, rgb[rows, columns], cv2.convertScaleAbs(rgb[rows, columns], alpha=DIMMED))
     thick = max(1, round(min(placed.shape) / 300))
     brush = np.ones((2 * thick + 1, 2 * thick + 1), np.uint8)
@@ -79,7 +86,7 @@ def regions(rgb: np.ndarray, numbers: np.ndarray, place: Placement) -> np.ndarra
 
 
 def animation(rgb: np.ndarray, values: np.ndarray, place: Placement, colormap: str = "turbo") -> bytes:
-    """Maps (n, h, w) in 0..1 over the picture, at most ANIMATION_SIZE pixels wide or high, as an animated GIF."""
+    """The bytes of an animated GIF: maps (n, h, w) in 0..1 over the picture, at most ANIMATION_SIZE pixels a side."""
     from PIL import Image
 
     scale = min(1.0, ANIMATION_SIZE / max(rgb.shape[:2]))
@@ -88,13 +95,13 @@ def animation(rgb: np.ndarray, values: np.ndarray, place: Placement, colormap: s
     across, down = width / rgb.shape[1], height / rgb.shape[0]
     left, top, right, bottom = place.box
     placed = replace(place, box=(left * across, top * down, right * across, bottom * down))
-    rows, columns = _seen(small, placed)
+    rows, columns = _view(small, placed)
     frames = []
     for value in values:
         colours = lut(False, colormap)[np.rint(np.clip(value, 0, 1) * 255).astype(np.uint8)]
-        canvas = unseen(small)
+        canvas = darkened(small)
         canvas[rows, columns] = cv2.addWeighted(
-            small[rows, columns], 0.5, _back(colours, placed, rows, columns), 0.5, 0
+            small[rows, columns], 0.5, _placed(colours, placed, rows, columns), 0.5, 0
         )
         frames.append(Image.fromarray(canvas))
     buffer = io.BytesIO()
@@ -102,20 +109,20 @@ def animation(rgb: np.ndarray, values: np.ndarray, place: Placement, colormap: s
     return buffer.getvalue()
 
 
-def unseen(rgb: np.ndarray) -> np.ndarray:
-    """The picture in dark grey: what the network did not see."""
+def darkened(rgb: np.ndarray) -> np.ndarray:
+    """The picture in dark grey, (H, W, 3) uint8: how the part that the network does not see is drawn."""
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    return cast(np.ndarray, cv2.cvtColor(cv2.convertScaleAbs(grey, alpha=UNSEEN_BRIGHTNESS), cv2.COLOR_GRAY2RGB))
+    return cast(np.ndarray, cv2.cvtColor(cv2.convertScaleAbs(grey, alpha=CROPPED_BRIGHTNESS), cv2.COLOR_GRAY2RGB))
 
 
 def cut(picture: np.ndarray, place: Placement) -> np.ndarray:
-    """What the network saw of a picture (H, W, 3), at the picture's own resolution."""
-    rows, columns = _seen(picture, place)
+    """The part of a picture (H, W, 3) that the network saw, at the picture's own resolution."""
+    rows, columns = _view(picture, place)
     return np.ascontiguousarray(picture[rows, columns])
 
 
-def _seen(rgb: np.ndarray, place: Placement) -> tuple[slice, slice]:
-    """Rows and columns of the picture whose pixel centres lie in the box; at least one of each."""
+def _view(rgb: np.ndarray, place: Placement) -> tuple[slice, slice]:
+    """The rows and columns of the picture whose pixel centres lie inside the network's view; at least one of each."""
     height, width = rgb.shape[:2]
     left, top, right, bottom = place.box
 
@@ -126,10 +133,13 @@ def _seen(rgb: np.ndarray, place: Placement) -> tuple[slice, slice]:
     return span(top, bottom, height), span(left, right, width)
 
 
-def _back(
+def _placed(
     picture: np.ndarray, place: Placement, rows: slice, columns: slice, how: int = cv2.INTER_LINEAR
 ) -> np.ndarray:
-    """Sample a picture at input size where the centres of the given pixels of the original fall in it."""
+    """A picture (h, w[, 3]) at input size, resampled to the given rows and columns of the original picture.
+
+    Values are sampled at the pixel centres. `how` is OpenCV's interpolation.
+    """
     left, top, right, bottom = place.box
     scale_x, scale_y = picture.shape[1] / (right - left), picture.shape[0] / (bottom - top)
     matrix = np.array(
@@ -140,7 +150,7 @@ def _back(
     )
     size = (columns.stop - columns.start, rows.stop - rows.start)
     colours = picture.ndim == 3
-    if colours:  # the same values of four channels in half the time of three
+    if colours:  # OpenCV warps four channels in half the time of three, with the same values
         picture = cv2.cvtColor(picture, cv2.COLOR_RGB2RGBA)
     flags = how | cv2.WARP_INVERSE_MAP
     placed = cv2.warpAffine(picture, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)

@@ -1,7 +1,7 @@
-"""Pictures in a terminal: the kitty and iTerm2 protocols where the terminal speaks one, half blocks elsewhere.
+"""Pictures in a terminal: by the kitty or iTerm2 protocol where the terminal has it, else as half-block characters.
 
-What a terminal can do is read from its environment, never asked of it: an answer would get into the user's input.
-Sixel terminals cannot be told that way and get half blocks.
+What a terminal can draw is read from environment variables. The terminal itself is not asked, because its answer would arrive
+in the user's input. Sixel cannot be known that way: those terminals get half blocks.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Literal
 
 from PIL import Image
 
-Way = Literal["kitty", "iterm", "truecolor", "256", "grey"]
-COLUMNS, PIXELS = 48, 480  # a preview's width at most, in characters and in pixels
-_CHUNK = 4096  # what the kitty protocol allows in one escape sequence
+Protocol = Literal["kitty", "iterm", "truecolor", "256", "grey"]
+COLUMNS, PIXELS = 48, 480  # the largest width of a preview, in characters and in pixels
+_CHUNK = 4096  # bytes, the most that the kitty protocol allows in one escape sequence
 _SHADES = " .:-=+*#%@"
 
 
-def way_of(environment: Mapping[str, str]) -> Way:
-    """What the terminal of this environment can draw."""
+def protocol_of(environment: Mapping[str, str]) -> Protocol:
+    """How the terminal with these environment variables can draw a picture."""
     term, program = environment.get("TERM", ""), environment.get("TERM_PROGRAM", "")
     if "NO_COLOR" in environment or term in ("", "dumb"):
         return "grey"
-    if not term.startswith(("tmux", "screen")):  # multiplexers swallow pictures
+    if not term.startswith(("tmux", "screen")):  # these do not pass pictures on
         if "KITTY_WINDOW_ID" in environment or term in ("xterm-kitty", "xterm-ghostty"):
             return "kitty"
         if program in ("iTerm.app", "WezTerm"):
@@ -37,22 +37,26 @@ def way_of(environment: Mapping[str, str]) -> Way:
 
 
 def preview(path: Path, environment: Mapping[str, str] | None = None, columns: int | None = None) -> str:
-    """The picture in `path` as text for this terminal; `columns` is how wide it may be."""
-    way = way_of(os.environ if environment is None else environment)
+    """The picture file `path` as text for the terminal with these environment variables (by default this process's).
+
+    `columns` is the largest width in characters, by default the terminal's, at most COLUMNS.
+    """
+    protocol = protocol_of(os.environ if environment is None else environment)
     columns = max(2, min(COLUMNS, columns or shutil.get_terminal_size().columns - 1))
     with Image.open(path) as opened:
         picture = opened.convert("RGB")
     picture.thumbnail((PIXELS, PIXELS))
-    if way == "kitty":
+    if protocol == "kitty":
         return _kitty(picture, columns)
-    if way == "iterm":
+    if protocol == "iterm":
         return _iterm(picture, columns)
-    if way == "grey":
+    if protocol == "grey":
         return _grey(picture, columns)
-    return _blocks(picture, columns, way) if _can_print("▀") else _grey(picture, columns)
+    return _blocks(picture, columns, protocol) if _can_print("▀") else _grey(picture, columns)
 
 
 def _can_print(text: str) -> bool:
+    """Whether the encoding of standard output has these characters."""
     try:
         text.encode(sys.stdout.encoding or "ascii")
     except UnicodeEncodeError:
@@ -81,19 +85,20 @@ def _iterm(picture: Image.Image, columns: int) -> str:
 
 
 def _shrunk(picture: Image.Image, columns: int, per_line: int) -> Image.Image:
-    """`columns` wide, and as high as it must be for characters twice as high as wide, in whole lines."""
+    """The picture resized to `columns` pixels of width and whole lines of `per_line` pixels; characters are twice as high as
+    wide."""
     lines = max(1, round(picture.height / picture.width * columns / 2))
     return picture.resize((columns, lines * per_line), Image.Resampling.BOX)
 
 
-def _blocks(picture: Image.Image, columns: int, way: Way) -> str:
-    """Two pixels a character: the upper half block's ink and its ground."""
+def _blocks(picture: Image.Image, columns: int, protocol: Protocol) -> str:
+    """Upper half blocks, two pixels a character: the foreground colour above, the background colour below."""
     small = _shrunk(picture, columns, 2)
     data = small.tobytes()
 
     def colour(x: int, y: int) -> str:
         red, green, blue = data[(y * columns + x) * 3 :][:3]
-        if way == "truecolor":
+        if protocol == "truecolor":
             return f"2;{red};{green};{blue}"
         return f"5;{16 + 36 * round(red / 51) + 6 * round(green / 51) + round(blue / 51)}"
 
@@ -105,7 +110,7 @@ def _blocks(picture: Image.Image, columns: int, way: Way) -> str:
 
 
 def _grey(picture: Image.Image, columns: int) -> str:
-    """Characters that grow darker, for terminals without colour."""
+    """Characters of more or less ink, for terminals without colour."""
     data = _shrunk(picture.convert("L"), columns, 1).tobytes()
     inked = "".join(_SHADES[level * len(_SHADES) // 256] for level in data)
     return "\n".join(inked[start : start + columns].rstrip() for start in range(0, len(inked), columns))

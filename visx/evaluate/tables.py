@@ -1,4 +1,4 @@
-"""Reports: what `visx evaluate` and `visx sensitivity` found, as JSON and CSV files. Numbers of one image a line."""
+"""The files of `visx evaluate`: JSON, CSV and a picture of the curves. One CSV row for each value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from visx.files import SCHEMA_VERSION, make_folder, to_json, write_whole
 
 
 def csv_bytes(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
-    """Rows as CSV: UTF-8 with stray bytes of file names escaped, numbers in full."""
+    """The bytes of a CSV file: UTF-8, undecodable bytes of file names escaped, numbers with all digits."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(titles)
@@ -21,27 +21,31 @@ def csv_bytes(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 
-def write_evaluation(out: Path, found: Evaluation, model: str, weights: str) -> None:
-    """`evaluation.json` (table, every value with its details), `evaluation.csv` (every value), `evaluation.png` (curves)."""
+def write_evaluation(out: Path, evaluation: Evaluation, model: str, weights: str) -> None:
+    """Write the files of an evaluation to the folder `out`.
+
+    `evaluation.json` has the table and every value with its details, `evaluation.csv` every value, `evaluation.png` the mean
+    curves, where there are any. Raises `VisxError` where a file cannot be written.
+    """
     from visx.draw.curves import plot_curves
 
-    mean_curves = curves(found)
+    mean_curves = curves(evaluation)
     record = {
         "schema_version": SCHEMA_VERSION,
         "model": model,
         "weights": weights,
-        "metrics": [{"name": m.name, "better": m.better, "low": m.low, "high": m.high} for m in found.metrics],
-        "table": [row.as_dict() for row in found.rows],
+        "metrics": [{"name": m.name, "better": m.better, "low": m.low, "high": m.high} for m in evaluation.metrics],
+        "table": [row.as_dict() for row in evaluation.rows],
         "values": [
             {"image": v.image or None, "method": v.job, "target": v.target, "metric": v.metric, "value": v.measured.value,
              "details": v.measured.details, "curve": v.measured.curve}
-            for v in found.values
+            for v in evaluation.values
         ],
-        "errors": found.errors,
+        "errors": evaluation.errors,
     }  # fmt: skip
     make_folder(out)
     write_whole(out / "evaluation.json", to_json(record).encode() + b"\n")
-    rows = [(v.image, v.job, v.target, v.metric, v.measured.value) for v in found.values]
+    rows = [(v.image, v.job, v.target, v.metric, v.measured.value) for v in evaluation.values]
     write_whole(out / "evaluation.csv", csv_bytes(("image", "method", "target", "metric", "value"), rows))
     if mean_curves:
         write_whole(out / "evaluation.png", plot_curves(mean_curves))

@@ -1,1 +1,1 @@
-"""Tensors in, tensors out."""
+"""Operations on tensors that methods and metrics share."""

@@ -1,4 +1,4 @@
-"""Gaussian blur of normalised images, as a baseline and as the substrate that perturbations replace pixels with."""
+"""Gaussian blur of normalised images, for baselines and for the pixels that perturbations insert."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from torch import Tensor
 
 
 def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
-    """(B, C, H, W) -> the same, blurred with deviation `sigma` pixels; edges are replicated, so a constant stays one."""
+    """Images (B, C, H, W), blurred with a standard deviation of `sigma` pixels; 0 and less leave them unchanged.
+
+    The edge pixels are repeated beyond the border, so that a constant image stays constant.
+    """
     if sigma <= 0:
         return x
     reach = max(1, math.ceil(3 * sigma))

@@ -1,4 +1,4 @@
-"""Maps: from channels to one map, and from a coarse map to the input's size. Values stay raw: nothing is normalised."""
+"""From channels to one map, and from a coarse map to input size. Values are not scaled."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ REDUCE_HELP = "how the channels become one map: max_abs (Simonyan et al. 2013), 
 
 
 def reduce_channels(channels: Tensor, how: Reduce) -> Tensor:
-    """(..., C, H, W) -> (..., H, W)."""
+    """One map (..., H, W) of the channels (..., C, H, W); `how` is explained in `REDUCE_HELP`."""
     if how == "max_abs":
         import torch
 
-        # channel by channel: `amax` over the innermost dimension of a channels-last gradient takes thrice as long
+        # channel by channel: `amax` over a channels-last gradient takes three times as long
         return reduce(torch.maximum, channels.abs().unbind(-3))
     if how == "mean":
         return channels.mean(-3)
@@ -28,7 +28,7 @@ def reduce_channels(channels: Tensor, how: Reduce) -> Tensor:
 
 
 def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """(B, T, h, w) -> (B, T, H, W), bilinear with `align_corners=False`."""
+    """Maps (B, T, h, w), upsampled bilinearly (`align_corners=False`) to (B, T, H, W); `size` is (H, W)."""
     import torch.nn.functional as F
 
     return (
