@@ -1,1 +1,1 @@
-"""Images: finding them, decoding them the way a person sees them, and the geometry between picture and network."""
+"""Images: finding files, decoding them, and the geometry between a picture and the network's input."""

@@ -1,4 +1,7 @@
-"""Image files: reading and decoding them the way a person sees them; every broken one gives one clear reason."""
+"""Decoding image files as a viewer shows them: upright, opacity over white, 8-bit RGB.
+
+A file that cannot be decoded raises one `VisxError` that says why.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,12 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-# More pixels than a byte of any photograph stands for (an RGB PNG of one colour has 343), asked of large pictures alone:
-# the header of a small file could otherwise claim gigabytes of memory. Pillow's own limit is 179 million pixels.
+# A small file whose header claims a huge picture would fill the memory. So a picture above _LARGE pixels may have at most
+# _MOST_PIXELS_PER_BYTE pixels for each byte of its file (an RGB PNG of a single colour has 343).
 _MOST_PIXELS_PER_BYTE = 2000
-_LARGE = 50_000_000
-_MOST_SAMPLES = 4 * 179_000_000
-_LARGEST_FILE = 2**31  # bytes; 179 million pixels of 16-bit RGBA have fewer
+_LARGE = 50_000_000  # pixels
+_MOST_SAMPLES = 4 * 179_000_000  # Pillow's own limit is 179 million pixels
+_LARGEST_FILE = 2**31  # bytes; more than 179 million pixels of 16-bit RGBA have
 
 NPY = b"\x93NUMPY"
 KNOWN = ("JPEG", "PNG", "WebP", "TIFF", "BMP", "GIF", "NumPy arrays (.npy)", "DICOM and HEIC with their extras")
@@ -36,9 +39,9 @@ KNOWN = ("JPEG", "PNG", "WebP", "TIFF", "BMP", "GIF", "NumPy arrays (.npy)", "DI
 class Picture:
     """A decoded image, upright.
 
-    `rgb` is what a person sees, (H, W, 3) uint8; `digest` the sha256 of the file's bytes. `values` is what the network
-    gets where 8-bit RGB is not all of it: (H, W, C) float32 in 0..1. `remarks` say what was done: which values are
-    black and white, and what was left out.
+    `rgb` (H, W, 3) uint8: the image as a viewer shows it. `digest`: the sha256 of the file's bytes (of an array's values).
+    `values` (H, W, C) float32 in 0..1: what the network gets, where the image is not 8-bit RGB; else None. `remarks`: which
+    values are black and white, and what was left out, one sentence each.
     """
 
     rgb: np.ndarray
@@ -48,12 +51,15 @@ class Picture:
 
     @property
     def pixels(self) -> np.ndarray:
-        """What a `Preprocess` takes: `values` where there are some, else `rgb`."""
+        """The argument for `Preprocess`: `values` where there are some, else `rgb`."""
         return self.rgb if self.values is None else self.values
 
 
 def stat_of(path: Path) -> tuple[int, int]:
-    """Size in bytes and time of modification in nanoseconds of an image file; a VisxError where it is none."""
+    """The size in bytes and the modification time in nanoseconds of an image file.
+
+    Raises `VisxError` where it cannot be read or is not a regular file.
+    """
     with _reading():
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
@@ -62,7 +68,7 @@ def stat_of(path: Path) -> tuple[int, int]:
 
 
 def read(path: Path) -> bytes:
-    """The bytes of an image file; a VisxError where there are none to be had."""
+    """The bytes of an image file. Raises `VisxError` where it cannot be read, is empty or is larger than 2 GB."""
     size, _ = stat_of(path)
     if size > _LARGEST_FILE:
         raise VisxError(f"refused: the image file has {size} bytes")
@@ -79,20 +85,20 @@ def _reading() -> Iterator[None]:
         yield
     except OSError as error:
         raise VisxError(f"cannot read the image: {error.strerror or error}") from None
-    except ValueError as error:  # a name that no file system holds, one with a NUL in it
+    except ValueError as error:  # a name that no file can have, such as one with a NUL
         raise VisxError(f"cannot read the image: {error}") from None
 
 
-def decode(data: bytes, shown: Range | None = None, channels: int = 3) -> Picture:
-    """Decode an image file's bytes: the first frame, EXIF orientation applied.
+def decode(data: bytes, range: Range | None = None, channels: int = 3) -> Picture:
+    """The picture in an image file's bytes: the first frame, with the EXIF orientation applied.
 
-    `shown` is (black, white) of numeric pictures, None where the file or its type says it; `channels` how many the
-    network takes. A VisxError says what is wrong with a file.
+    `range` is the (black, white) of a numeric picture; with None the file or its type must say it. `channels` is the number
+    of channels that the network takes. Raises `VisxError` where the file is damaged, refused or of an unknown format.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
-        return _decode(data, shown, channels)
+        return _decode(data, range, channels)
     except VisxError:
         raise
     except UnidentifiedImageError:
@@ -101,12 +107,12 @@ def decode(data: bytes, shown: Range | None = None, channels: int = 3) -> Pictur
         raise VisxError(f"refused: {error}".rstrip("."), hint="resize the image first") from None
     except MemoryError:
         raise VisxError("the image does not fit into memory", hint="resize the image first") from None
-    except Exception as error:  # Pillow's plugins meet hostile bytes with whatever exception lies on the way
+    except Exception as error:  # Pillow's plugins raise any exception for damaged bytes
         reason = (str(error).splitlines() or [""])[0][:200]
         raise VisxError(f"the image is damaged: {reason or type(error).__name__}") from None
 
 
-def _decode(data: bytes, shown: Range | None, channels: int) -> Picture:
+def _decode(data: bytes, range: Range | None, channels: int) -> Picture:
     import numpy as np
     from PIL import Image, ImageOps
 
@@ -116,28 +122,31 @@ def _decode(data: bytes, shown: Range | None, channels: int) -> Picture:
         array = _array(np.load(io.BytesIO(data), allow_pickle=False), channels)
         samples = Samples(array, alpha=array.shape[2] == 4 and channels in (1, 3))
     elif is_dicom(data):
-        samples = dicom_samples(data, shown, _check_size)
+        samples = dicom_samples(data, range, _check_size)
     elif data.startswith(TIFF):
         samples = tiff_samples(data, channels, _check_size)
     if samples is not None:
-        return _from_samples(samples, shown, channels, digest)
+        return _from_samples(samples, range, channels, digest)
     with open_heif(data) if is_heif(data) else Image.open(io.BytesIO(data)) as image:
         _check(image, len(data))
         image.load()
         remarks: tuple[str, ...] = (PAGES,) if image.format != "MPO" and getattr(image, "is_animated", False) else ()
         samples = deep_samples(image, data)
         if samples is not None:
-            return _from_samples(replace(samples, remarks=remarks), shown, channels, digest)
+            return _from_samples(replace(samples, remarks=remarks), range, channels, digest)
         ImageOps.exif_transpose(image, in_place=True)
-        remarks += (AS_THEY_ARE,) if shown is not None else ()
+        remarks += (AS_THEY_ARE,) if range is not None else ()
         return replace(_from_eight_bit(image, channels, digest), remarks=remarks)
 
 
-def _from_samples(samples: Samples, shown: Range | None, channels: int, digest: str) -> Picture:
-    """A numeric picture, or one of many channels: its opacity over white unless the network takes it as a channel."""
+def _from_samples(samples: Samples, range: Range | None, channels: int, digest: str) -> Picture:
+    """The picture of numeric samples or of many channels.
+
+    An opacity is laid over white, unless the network takes that many channels.
+    """
     if 0 in samples.values.shape:
         raise VisxError("the image has no pixels")
-    unit, remark = to_unit(samples, shown)
+    unit, remark = to_unit(samples, range)
     seen = over_white(unit) if samples.alpha else unit
     values = unit if samples.alpha and unit.shape[2] == channels else seen
     eight_bit = samples.values.dtype == "uint8" and values.shape[2] in (1, 3) and not samples.inverted
@@ -146,7 +155,7 @@ def _from_samples(samples: Samples, shown: Range | None, channels: int, digest: 
 
 
 def _from_eight_bit(image: Image.Image, channels: int, digest: str) -> Picture:
-    """An 8-bit picture as viewers show it; with its opacity as a fourth channel for a network of four."""
+    """The picture of an 8-bit image; for a network of four channels with the opacity as the fourth."""
     import numpy as np
 
     rgb = np.ascontiguousarray(np.asarray(to_rgb(image)))
@@ -156,14 +165,14 @@ def _from_eight_bit(image: Image.Image, channels: int, digest: str) -> Picture:
 
 
 def _check(image: Image.Image, size: int) -> None:
-    """Refuse, before it is decoded, an image of `size` bytes that would run a program or fill the memory."""
+    """Raise `VisxError` before decoding where the image is a program or too large for its file of `size` bytes."""
     if image.format == "EPS":
         raise VisxError("refused: an EPS file is a program, and visx runs none")
     _check_size(image.width, image.height, size)
 
 
 def _check_size(width: int, height: int, size: int) -> None:
-    """Refuse a picture whose header claims more than a file of `size` bytes can hold."""
+    """Raise `VisxError` where the header claims more pixels than a file of `size` bytes can hold."""
     if width * height > min(max(_LARGE, size * _MOST_PIXELS_PER_BYTE), _MOST_SAMPLES):
         raise VisxError(f"refused: {width} x {height} pixels in a file of {size} bytes", hint="resize the image first")
 
@@ -174,12 +183,12 @@ def digest_of(data: bytes) -> str:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode of 8 bits -> 8-bit RGB: alpha over white (as viewers show it)."""
+    """An 8-bit image of any Pillow mode as RGB, its opacity laid over white."""
     from PIL import Image
 
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode == "LAB":  # Pillow's own convert() knows no way from it
+    if image.mode == "LAB":  # Pillow's own convert() does not convert LAB
         from PIL import ImageCms
 
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
@@ -193,19 +202,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def as_picture(image: Any, shown: Range | None = None, channels: int = 3) -> Picture:
-    """A path, the bytes of a file, a Pillow image or an array -> Picture, for the Python API.
+def as_picture(image: Any, range: Range | None = None, channels: int = 3) -> Picture:
+    """The picture of a path, a file's bytes, a Pillow image or an array, for the Python API.
 
-    Arrays are (H, W) or (H, W, C) of any number type, channels last: those the network takes (`channels`), or 1, 3 or
-    4 (the fourth an opacity) where it takes pictures. uint8 as they are, floats of 0..1, anything else by `shown`.
+    Arrays are (H, W) or (H, W, C) of any number type. C is the number of `channels` that the network takes; where that is 1
+    or 3, an array may have 1, 3 or 4 channels, the fourth an opacity. uint8 and floats in 0..1 are taken as they are, other
+    values need `range`, the (black, white). Raises `VisxError` where an image is not of these forms.
     """
     import numpy as np
     from PIL import Image, ImageOps
 
     if isinstance(image, (str, Path)):
-        return decode(read(Path(image)), shown, channels)
+        return decode(read(Path(image)), range, channels)
     if isinstance(image, bytes):
-        return decode(image, shown, channels)
+        return decode(image, range, channels)
     if isinstance(image, Image.Image):
         upright = ImageOps.exif_transpose(image)
         if 0 in upright.size:
@@ -222,20 +232,20 @@ def as_picture(image: Any, shown: Range | None = None, channels: int = 3) -> Pic
         )
         return Picture(rgb, _digest_of_values(rgb))
     alpha = array.shape[2] == 4 and channels in (1, 3)
-    return _from_samples(Samples(array, alpha=alpha), shown, channels, digest)
+    return _from_samples(Samples(array, alpha=alpha), range, channels, digest)
 
 
 def _array(array: np.ndarray, channels: int) -> np.ndarray:
-    """(H, W, C) of an array (H, W) or (H, W, C); a VisxError says which shapes are taken."""
+    """The array (H, W) or (H, W, C) as (H, W, C). Raises `VisxError` where it has another form or no pixels."""
     import numpy as np
 
-    taken = {channels, *((1, 3, 4) if channels in (1, 3) else ())}
+    allowed = {channels, *((1, 3, 4) if channels in (1, 3) else ())}
     if array.ndim == 2:
         array = array[:, :, None]
-    if array.dtype.kind not in "iufb" or array.ndim != 3 or array.shape[2] not in taken:
-        last = f" {' or '.join(map(str, sorted(taken)))} channels"
+    if array.dtype.kind not in "iufb" or array.ndim != 3 or array.shape[2] not in allowed:
+        last = f" {' or '.join(map(str, sorted(allowed)))} channels"
         hint = "a path or a Pillow image is welcome too"
-        if array.ndim == 3 and array.shape[0] in taken:
+        if array.ndim == 3 and array.shape[0] in allowed:
             hint = "channels come last: array.transpose(1, 2, 0)"
         raise VisxError(
             f"an image array must be numbers, (H, W, C) with{last}; this is {array.dtype} {array.shape}", hint=hint
@@ -246,5 +256,6 @@ def _array(array: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _digest_of_values(array: np.ndarray) -> str:
+    """The sha256 of an array's shape, type and values."""
     kind = b"" if array.dtype == "uint8" else array.dtype.str.encode()
     return hashlib.sha256(repr(array.shape).encode() + kind + array.tobytes()).hexdigest()

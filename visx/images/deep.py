@@ -1,6 +1,6 @@
-"""Samples of more than 8 bits, signed, floating or of many bands, as the file has them.
+"""Images with samples of more than 8 bits, signed or floating samples, or many bands, read with their full values.
 
-Pillow reduces most of these to 8 bits, wraps them or does not open them; here tifffile and OpenCV read them whole.
+Pillow reduces most of these to 8 bits, lets values overflow, or does not open them. tifffile and OpenCV read them whole.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ if TYPE_CHECKING:
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, either byte order
 PAGES = "only the first of the file's pages or frames is shown"
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2  # TIFF's PhotometricInterpretation
-_ASSOCIATED, _UNASSOCIATED = 1, 2  # TIFF's ExtraSamples that are an opacity
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2  # values of TIFF's PhotometricInterpretation
+_ASSOCIATED, _UNASSOCIATED = 1, 2  # values of TIFF's ExtraSamples that mean an opacity
 _COMMENT = rb"(?:\s|#[^\n]*\n)+"
 _NETPBM = re.compile(rb"P[2356]" + _COMMENT + rb"\d+" + _COMMENT + rb"\d+" + _COMMENT + rb"(\d+)\s")
 
 
 def tiff_samples(data: bytes, channels: int, check: Any) -> Samples | None:
-    """The samples of a TIFF file's first page; None where it is one that Pillow shows rightly in 8 bits.
+    """The samples of a TIFF file's first page; None where Pillow decodes the page rightly, to 8 bits.
 
-    `channels` is how many the network takes: bands beyond red, green and blue are left out where it takes pictures.
-    `check(width, height, bytes)` refuses what would fill the memory.
+    `channels` is the number of channels that the network takes. Where that is 1 or 3, bands beyond grey or red, green and
+    blue are left out. `check(width, height, bytes)` raises where the picture is too large. Raises `VisxError` where the page
+    cannot be read.
     """
     import numpy as np
     import tifffile
@@ -36,7 +37,7 @@ def tiff_samples(data: bytes, channels: int, check: Any) -> Samples | None:
     try:
         file = tifffile.TiffFile(io.BytesIO(data))
     except tifffile.TiffFileError:
-        return None  # Pillow says what is wrong
+        return None  # Pillow will say what is wrong
     with file:
         page: Any = file.pages[0]
         bits, bands = _int(page.bitspersample), page.samplesperpixel
@@ -62,14 +63,14 @@ def tiff_samples(data: bytes, channels: int, check: Any) -> Samples | None:
 
 
 def _tiff_array(page: Any, data: bytes, bits: int, bands: int) -> np.ndarray:
-    """(H, W, C) as stored."""
+    """(H, W, C): the samples of a TIFF page, with the type that the file has."""
     import cv2
     import numpy as np
     from PIL import Image
 
     try:
         array, axes = page.asarray(), page.axes
-    except Exception as error:  # tifffile leaves most compressions to a package of its own
+    except Exception as error:  # tifffile needs another package for most compressions
         array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if bands <= 4 and bits >= 8 else None
         axes = "YXS" if bands > 1 else "YX"
         if array is None and bands == 1 and bits in range(9, 17):
@@ -87,7 +88,10 @@ def _tiff_array(page: Any, data: bytes, bits: int, bands: int) -> np.ndarray:
 
 
 def _tiff_range(page: Any, bits: int) -> tuple[Range | None, str]:
-    """What the file says of its values: SMinSampleValue and SMaxSampleValue, or a depth that no number type has."""
+    """The (black, white) that a TIFF page states, and where it states that; (None, "") where it does not.
+
+    It is SMinSampleValue and SMaxSampleValue, else the bits a sample where these are not 8, 16, 32 or 64.
+    """
     lowest, highest = _tag(page, 340), _tag(page, 341)
     if lowest is not None and highest is not None:
         low, high = (_all(lowest), _all(highest))
@@ -99,7 +103,7 @@ def _tiff_range(page: Any, bits: int) -> tuple[Range | None, str]:
 
 
 def _further_pages(file: Any) -> bool:
-    """Whether a second page is one to look at, no smaller copy of the first."""
+    """Whether there is a second page that is not a smaller copy of the first."""
     try:
         return not file.pages[1].is_reduced
     except (IndexError, AttributeError):
@@ -120,7 +124,10 @@ def _int(value: Any) -> int:
 
 
 def deep_samples(image: Image.Image, data: bytes) -> Samples | None:
-    """The samples of an opened and loaded picture where Pillow has more than 8 bits of them, or hides that; else None."""
+    """The samples of a loaded Pillow image of more than 8 bits; None where it has 8.
+
+    `data` is the file. Where Pillow has reduced the samples to 8 bits, OpenCV reads them from it.
+    """
     import numpy as np
 
     own: Range | None = None
@@ -131,8 +138,8 @@ def deep_samples(image: Image.Image, data: bytes) -> Samples | None:
         values = values.astype(np.uint16) if values is not None else _opencv(data)
         if values.ndim == 2 and isinstance(clear := image.info.get("transparency"), int):  # that grey is transparent
             values = np.stack([values, np.where(values == clear, 0, 65535).astype(np.uint16)], axis=2)
-    elif image.format == "PPM" and (found := _NETPBM.match(data)) and 255 < int(found[1]) <= 65535:
-        most = float(found[1])
+    elif image.format == "PPM" and (header := _NETPBM.match(data)) and 255 < int(header[1]) <= 65535:
+        most = float(header[1])
         values = np.rint(values * (most / 65535)).astype(np.uint16) if values is not None else _opencv(data)
         own, source = (0.0, most), "the file's own maximum"
     elif image.format == "JPEG2000" and (depth := _jpeg2000_depth(data)) > 8:
@@ -146,7 +153,7 @@ def deep_samples(image: Image.Image, data: bytes) -> Samples | None:
 
 
 def _opencv(data: bytes) -> np.ndarray:
-    """(H, W), (H, W, 3) or (H, W, 4) of whole depth, red first."""
+    """(H, W), (H, W, 3) or (H, W, 4) with all bits, red first."""
     import cv2
     import numpy as np
 
@@ -157,13 +164,13 @@ def _opencv(data: bytes) -> np.ndarray:
 
 
 def _jpeg2000_depth(data: bytes) -> int:
-    """Bits a sample, from the codestream's SIZ marker; 0 where there is none."""
+    """The bits a sample of a JPEG 2000 file, from the SIZ marker of its codestream; 0 where there is no marker."""
     at = data.find(b"\xff\x4f\xff\x51")
     return (data[at + 42] & 0x7F) + 1 if 0 <= at < len(data) - 42 else 0
 
 
 def _upright(values: np.ndarray, orientation: int) -> np.ndarray:
-    """(H, W, C) turned as EXIF's orientation (1 to 8) says."""
+    """The samples (H, W, C), turned and mirrored by an EXIF orientation (1 to 8)."""
     import numpy as np
 
     if orientation in (5, 6, 7, 8):

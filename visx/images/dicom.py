@@ -1,4 +1,4 @@
-"""DICOM files (extra `visx[medical]`): the first frame as the file's own window shows it."""
+"""DICOM files (extra `visx[medical]`): the first frame, shown through the window that the file states."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def is_dicom(data: bytes) -> bool:
-    """Whether these are the bytes of a DICOM file (PS3.10: `DICM` behind a preamble of 128 bytes)."""
+    """Whether these are the bytes of a DICOM file: `DICM` after a preamble of 128 bytes (PS3.10)."""
     return data[128:132] == b"DICM"
 
 
@@ -28,9 +28,10 @@ def available() -> bool:
 def dicom_samples(data: bytes, asked: Range | None, check: Any) -> Samples:
     """The samples of a DICOM file's first frame.
 
-    Stored values become the modality's (Rescale Slope and Intercept, or its LUT), so that `--range` is in Hounsfield
-    units for CT. Without `asked`, the first window or VOI LUT of the file is applied, with its function (PS3.3
-    C.11.2.1). MONOCHROME1 is inverted. `check(width, height, bytes)` refuses what would fill the memory.
+    Stored values are converted to the modality's values (Rescale Slope and Intercept, or Modality LUT), so that `--range` is
+    in Hounsfield units for CT. `asked` is that range; without it the file's first window or VOI LUT is applied, with the
+    window's function (PS3.3 C.11.2.1). MONOCHROME1 is inverted. `check(width, height, bytes)` raises where the picture is
+    too large. Raises `VisxError` where pydicom is missing or the file cannot be read.
     """
     if not available():
         raise VisxError("this is a DICOM file", hint="pip install 'visx[medical]' reads them")
@@ -44,11 +45,14 @@ def dicom_samples(data: bytes, asked: Range | None, check: Any) -> Samples:
         return _samples(dataset, asked)
     except VisxError:
         raise
-    except Exception as error:  # whatever lies on the way through a damaged file, or a compression that needs a package
+    except (
+        Exception
+    ) as error:  # pydicom raises any exception for damaged files and for compressions that need a package
         raise VisxError(f"the DICOM file cannot be read: {said_by(error)}") from None
 
 
 def _samples(dataset: Any, asked: Range | None) -> Samples:
+    """The samples of the first frame, with the range or the note that belongs to its colours."""
     from pydicom.pixels import apply_color_lut, pixel_array
 
     array = pixel_array(dataset, index=0)
@@ -58,7 +62,7 @@ def _samples(dataset: Any, asked: Range | None) -> Samples:
         array = apply_color_lut(array, dataset)
         bits = int(dataset.RedPaletteColorLookupTableDescriptor[2])
         return Samples(array, (0.0, float(2**bits - 1)), "the file's palette", remarks=remarks)
-    if array.ndim == 3:  # colours are as they are: pydicom has turned YBR into RGB
+    if array.ndim == 3:  # colours need no window; pydicom has converted YBR to RGB
         stored = int(dataset.BitsStored)
         return Samples(array, (0.0, float(2**stored - 1)), f"{stored} bits, as the file says", remarks=remarks)
     values, note = _windowed(_modality(array, dataset), dataset, asked)
@@ -66,7 +70,7 @@ def _samples(dataset: Any, asked: Range | None) -> Samples:
 
 
 def _modality(array: np.ndarray, dataset: Any) -> np.ndarray:
-    """Stored values -> the modality's own; of their own type where nothing is to be changed."""
+    """Stored values as the modality's values; the same array where the file states no conversion."""
     from pydicom.pixels import apply_modality_lut
 
     scale = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
@@ -75,7 +79,10 @@ def _modality(array: np.ndarray, dataset: Any) -> np.ndarray:
 
 
 def _windowed(values: np.ndarray, dataset: Any, asked: Range | None) -> tuple[np.ndarray, str]:
-    """The modality's values and no note, or in 0..1 as the file's VOI LUT or window shows them, and which that is."""
+    """The modality's values through the file's VOI LUT or window, in 0..1, and a note that says which.
+
+    The unchanged values and no note where a range is `asked` for or the file states neither.
+    """
     import numpy as np
     from pydicom.pixels import apply_voi, apply_windowing
 
@@ -89,7 +96,7 @@ def _windowed(values: np.ndarray, dataset: Any, asked: Range | None) -> tuple[np
         return values, ""
     centre, width = (_first(dataset[name].value) for name in ("WindowCenter", "WindowWidth"))
     with np.errstate(over="ignore"):
-        black, white = apply_windowing(np.array([-1e30, 1e30]), dataset, index=0)  # where its function ends
+        black, white = apply_windowing(np.array([-1e30, 1e30]), dataset, index=0)  # the values at the window's two ends
         shown = (apply_windowing(values, dataset, index=0) - black) / (white - black)
     return shown, f"shown through the file's window: centre {centre:g}, width {width:g}"
 

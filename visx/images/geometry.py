@@ -1,7 +1,7 @@
-"""The geometry between a picture and a network's input.
+"""The geometry between a picture and the network's input.
 
-`Preprocess` turns a picture into the network's input exactly as torchvision's and timm's evaluation transforms do
-(Pillow's antialiased resize); `Placement` remembers where in the picture the network looked.
+`Preprocess` makes the network's input exactly as the evaluation transforms of torchvision and timm do (with Pillow's antialiased
+resize). `Placement` says which part of the picture the network saw.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-# A resized picture larger than this is cropped out of the source instead of being resized whole.
-_MAX_RESIZED_PIXELS = 32_000_000
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, Pillow's grey
+_MAX_RESIZED_PIXELS = 32_000_000  # where resizing would give more, only the part inside the crop is resized
+_LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in grey, ITU-R 601, as in Pillow
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the network looked: `box` = (left, top, right, bottom) in the picture's pixels (floats; it can reach
-    beyond the picture where the crop was padded), and the network's input size (height, width)."""
+    """The part of a picture that the network sees.
+
+    `box` is (left, top, right, bottom) in pixels of the picture, as floats; it reaches beyond the picture where the crop was
+    padded. `input_size` is the (height, width) of the network's input.
+    """
 
     box: tuple[float, float, float, float]
     input_size: tuple[int, int]
@@ -33,14 +35,14 @@ class Placement:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Resize, crop and normalise.
+    """How a picture becomes the network's input: resize, crop, normalise.
 
-    `resize` is the shorter side (an int) or a (height, width); None leaves the size alone. `fit` says how a picture
-    meets a (height, width): stretched to it, or with its proportions kept so that it covers it or lies inside it.
-    `crop` is the central (height, width) that remains, padded with the colour `fill` where the picture is smaller.
-    `mean` and `std` are of pixels in 0..1, one number a channel: three, one for a network that takes grey, or as many as
-    it takes. `range` is (black, white) of numeric pictures; None where a file or its type says it. `layout` is how
-    the network itself takes a batch; the input is (C, h, w) all the same.
+    `resize`: the length of the shorter side (an int), a (height, width), or None for no resizing. `fit`: how a picture is
+    resized to a (height, width): stretched, or with its proportions kept so that it covers the size or lies inside it.
+    `crop`: the central (height, width) that remains; where the picture is smaller it is padded with the colour `fill`.
+    `mean` and `std`: of pixels in 0..1, one number for each channel of the network. `range`: the (black, white) of numeric
+    pictures; None where a file or its type states it. `layout`: the network's own order of the axes of a batch; the input
+    is (C, h, w) in both cases.
     """
 
     resize: int | tuple[int, int] | None
@@ -55,18 +57,18 @@ class Preprocess:
 
     @property
     def channels(self) -> int:
-        """How many the network takes."""
+        """The number of channels that the network takes."""
         return len(self.mean)
 
     def decode(self, data: bytes) -> Picture:
-        """An image file's bytes as a picture for this network; a VisxError says what is wrong with them."""
+        """The picture in an image file's bytes, for this network. Raises `VisxError` where it cannot be decoded."""
         return decode(data, self.range, self.channels)
 
     def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, Placement]:
-        """A picture's pixels -> the network's input (C, h, w) float32, and where it lies in the picture.
+        """The network's input (C, h, w) float32 of a picture, and which part of the picture it is.
 
-        Pixels are (H, W, 3) uint8, resized in 8 bits as torchvision and timm do; or (H, W, C) float32 in 0..1, resized
-        in float32. Raises VisxError where a picture has other channels than the network takes.
+        `pixels` is (H, W, 3) uint8, resized in 8 bits as in torchvision and timm, or (H, W, C) float32 in 0..1, resized in
+        float32. Raises `VisxError` where the picture has another number of channels than the network takes.
         """
         import numpy as np
         from PIL import Image
@@ -74,7 +76,7 @@ class Preprocess:
         height, width = pixels.shape[:2]
         new_h, new_w = self._resized(height, width)
         crop_h, crop_w = self.crop
-        # torchvision's centre crop: pad the smaller side (extra pixel on the far side), then round half to even
+        # as torchvision's centre crop: an odd pixel of padding at the right or bottom, half pixels rounded to even
         pad_top, pad_left = max(0, crop_h - new_h) // 2, max(0, crop_w - new_w) // 2
         top = round((new_h - crop_h) / 2) if new_h >= crop_h else -pad_top
         left = round((new_w - crop_w) / 2) if new_w >= crop_w else -pad_left
@@ -101,13 +103,13 @@ class Preprocess:
         levels_of = np.asarray(picture.convert("L"))[..., None] if grey else np.asarray(picture)
         x = np.empty((self.channels, crop_h, crop_w), dtype=np.float32)
         for channel, levels in enumerate(self._levels()):
-            np.take(levels, levels_of[..., channel], out=x[channel], mode="clip")  # the default mode buffers
+            np.take(levels, levels_of[..., channel], out=x[channel], mode="clip")  # the default mode makes a copy
         return x, place
 
     def _normalised(
         self, values: np.ndarray, fitted: Callable[[Image.Image, tuple[float, ...]], Image.Image]
     ) -> np.ndarray:
-        """(C, h, w) of values in 0..1, each channel resized and cropped in float32."""
+        """(C, h, w) float32: values (H, W, C) in 0..1, each channel resized and cropped in float32, then normalised."""
         import numpy as np
         from PIL import Image
 
@@ -120,11 +122,12 @@ class Preprocess:
         fill = [colour / 255 for colour in self.fill] if bands == 3 else [sum(self.fill) / 765] * bands
         planes = [fitted(Image.fromarray(values[..., c]), (fill[c],)) for c in range(bands)]
         x = np.stack([np.asarray(plane, np.float32) for plane in planes])
-        np.clip(x, 0, 1, out=x)  # bicubic overshoots, 8 bits do not
+        np.clip(x, 0, 1, out=x)  # bicubic interpolation goes beyond 0..1; 8-bit pixels are clipped by Pillow
         mean, std = (np.asarray(numbers, dtype=np.float32)[:, None, None] for numbers in (self.mean, self.std))
         return np.ascontiguousarray((x - mean) / std)
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) of a picture after resizing, before the crop."""
         if self.resize is None:
             return height, width
         if isinstance(self.resize, tuple):
@@ -138,7 +141,7 @@ class Preprocess:
         return int(self.resize * height / width), self.resize
 
     def _levels(self) -> np.ndarray:
-        """(C, 256) float32: what each of a pixel's 256 levels becomes; looking them up is the arithmetic, done once."""
+        """(C, 256) float32: the normalised value of each 8-bit level. A look-up is faster than normalising every pixel."""
         import numpy as np
 
         mean, std = (np.asarray(values, dtype=np.float32)[:, None] for values in (self.mean, self.std))
@@ -153,7 +156,7 @@ def _other_channels(given: int, taken: int) -> VisxError:
 
 
 def _crop(picture: Image.Image, box: tuple[int, int, int, int], fill: tuple[float, ...]) -> Image.Image:
-    """The box of a picture, `fill` where it reaches beyond it (Pillow's own crop pads with black)."""
+    """The part `box` of a picture, padded with `fill` beyond its border. (Pillow's own crop pads with black.)"""
     cropped = picture.crop(box)
     if any(fill) and (box[0] < 0 or box[1] < 0 or box[2] > picture.width or box[3] > picture.height):
         from PIL import Image
@@ -165,5 +168,6 @@ def _crop(picture: Image.Image, box: tuple[int, int, int, int], fill: tuple[floa
 
 
 def _inside(box: tuple[float, float, float, float], width: int, height: int) -> tuple[float, float, float, float]:
+    """The part of the box that lies inside a picture of this size."""
     left, top, right, bottom = box
     return max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom)

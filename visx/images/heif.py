@@ -14,7 +14,7 @@ _BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif
 
 
 def is_heif(data: bytes) -> bool:
-    """Whether these are the bytes of an HEIF file that is no AVIF."""
+    """Whether these are the bytes of an HEIF file other than AVIF."""
     return data[4:8] == b"ftyp" and data[8:12] in _BRANDS and b"avif" not in data[12:64]
 
 
@@ -26,7 +26,10 @@ def available() -> bool:
 
 
 def open_heif(data: bytes) -> Image.Image:
-    """The primary image of a file, upright, in 8 bits; Pillow's own list of formats is left as it is."""
+    """The primary image of an HEIF file, upright, in 8 bits. Pillow's list of formats is not changed.
+
+    Raises `VisxError` where pillow-heif is missing.
+    """
     if not available():
         raise VisxError("this is an HEIC file", hint="pip install 'visx[heif]' reads them")
     import pillow_heif

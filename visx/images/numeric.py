@@ -1,8 +1,8 @@
-"""Numeric pictures: which of a picture's values is black and which is white.
+"""Numeric pictures: which of a picture's values are black and white.
 
-Eight-bit samples are shown as they are. For any other samples somebody has to say it: the caller (`--range`), the file
-(a DICOM window, TIFF's `SMinSampleValue`, a depth such as 12 bits), or the type, where that is certain. Where it is not,
-the picture is refused, for a wrong guess makes it black, white or cut without a word.
+8-bit samples are shown as they are. For other samples it is stated by the caller (`--range`), by the file (a DICOM window,
+TIFF's `SMinSampleValue`, a depth such as 12 bits) or by the type, where that is certain. Where nothing states it the picture
+is refused, because a wrong guess makes a picture black, white or clipped, and nobody notices.
 """
 
 from __future__ import annotations
@@ -15,22 +15,21 @@ from visx.errors import VisxError, usage
 if TYPE_CHECKING:
     import numpy as np
 
-Range = tuple[float, float]
+Range = tuple[float, float]  # the values of black and white
 
-# A float picture whose maximum is below this would be black throughout as 0..1: its unit is another one.
-_ONE_LEVEL = 1 / 255
+_ONE_LEVEL = 1 / 255  # floats whose maximum is smaller are not in 0..1: all of the picture would be black
 AS_THEY_ARE = "8 bits are shown as they are: the range is for numeric pictures"
-_ROWS = 256  # at a time: doubles of a whole picture would take eight times its memory
+_ROWS = 256  # converted at a time: float64 of a whole picture would take eight times its memory
 
 
 @dataclass(frozen=True)
 class Samples:
-    """A picture's samples as the file has them, upright.
+    """The samples of a picture as the file has them, upright.
 
-    `values` is (H, W, C) of any number type. `own` is the (black, white) that the file itself states, `source` where it
-    does; `note` says so where the file's own curve has been applied to the values already (they are in 0..1 then).
-    `inverted`: the lowest value is white. `alpha`: the last channel is an opacity, from 0 to the type's maximum
-    (to 1 for floats). `remarks` are sentences about what was left out.
+    `values`: (H, W, C) of any number type. `own`: the (black, white) that the file states; `source`: where it states that.
+    `note`: not empty where the file's own curve has been applied, so that the values are in 0..1; it names the curve.
+    `inverted`: whether the lowest value is white. `alpha`: whether the last channel is an opacity, from 0 to the type's
+    maximum (to 1 for floats). `remarks`: sentences about what was left out.
     """
 
     values: np.ndarray
@@ -43,7 +42,7 @@ class Samples:
 
 
 def check_range(low: float, high: float) -> Range:
-    """(low, high) as finite floats, low below high; else a usage error."""
+    """(low, high) as floats. Raises `VisxError` (usage, exit 2) unless both are finite and low is below high."""
     try:
         low, high = float(low), float(high)
     except (TypeError, ValueError):
@@ -54,10 +53,10 @@ def check_range(low: float, high: float) -> Range:
 
 
 def to_unit(samples: Samples, asked: Range | None = None) -> tuple[np.ndarray, str]:
-    """(H, W, C) float32 in 0..1, and what was taken for black and white, in words (empty for 8-bit samples).
+    """(H, W, C) float32 in 0..1, and a remark that says which values are black and white (empty for 8-bit samples).
 
-    Values beyond the range are cut to it. An opacity is scaled by its type. A VisxError names the values where nothing
-    says which are black and white, and where some are no numbers.
+    `asked` is the caller's (black, white). Values outside are clipped; an opacity is scaled by its type. Raises `VisxError`
+    where nothing states black and white, and where a value is NaN or infinite.
     """
     import numpy as np
 
@@ -83,7 +82,7 @@ def to_unit(samples: Samples, asked: Range | None = None) -> tuple[np.ndarray, s
 
 
 def _limits(samples: Samples, values: np.ndarray, asked: Range | None) -> tuple[float, float, str]:
-    """(black, white, who says so); the last is empty for 8-bit samples."""
+    """(black, white, what states them); the last is empty for 8-bit samples. Raises `VisxError` where nothing does."""
     import numpy as np
 
     kind, size = values.dtype.kind, values.dtype.itemsize
@@ -116,25 +115,26 @@ def _limits(samples: Samples, values: np.ndarray, asked: Range | None) -> tuple[
 
 
 def _type(dtype: np.dtype) -> str:
+    """The name of a number type in words, such as "16-bit unsigned"."""
     names = {"u": "unsigned", "i": "signed", "f": "floats"}
     return f"{8 * dtype.itemsize}-bit {names[dtype.kind]}"
 
 
 def _example(lowest: float, highest: float) -> str:
-    """A range that fits these values: whole powers of two where they could be those of a sensor."""
+    """A range for the message that fits these values: up to a power of two minus 1 where all are at least 0."""
     if lowest < 0 or highest <= 1:
         return f"{lowest:g},{highest if highest > lowest else lowest + 1:g}"
     return f"0,{2 ** max(int(highest).bit_length(), 8) - 1}"
 
 
 def over_white(unit: np.ndarray) -> np.ndarray:
-    """(H, W, C + 1) with an opacity last -> (H, W, C) over white, as viewers show it. Values in 0..1."""
+    """Values (H, W, C + 1) in 0..1, the last channel an opacity, laid over white: (H, W, C)."""
     opacity = unit[..., -1:]
     return unit[..., :-1] * opacity + (1 - opacity)
 
 
 def to_eight_bit(unit: np.ndarray) -> np.ndarray:
-    """What a person sees of (H, W, C) values in 0..1: (H, W, 3) uint8; grey of one or two channels, else the first three."""
+    """Values (H, W, C) in 0..1 as RGB (H, W, 3) uint8: the first three channels, of one or two the first as grey."""
     import numpy as np
 
     first = unit[..., :3] if unit.shape[2] >= 3 else np.repeat(unit[..., :1], 3, 2)
