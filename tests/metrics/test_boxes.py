@@ -112,6 +112,9 @@ def test_voc_and_csv_are_read(tmp_path: Path) -> None:
     [
         ('<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/hostname">]><annotation>&x;</annotation>', "DOCTYPE"),
         ('<!DOCTYPE a [<!ENTITY x "ha"><!ENTITY y "&x;&x;">]><annotation>&y;</annotation>', "DOCTYPE"),
+        ('<!DOCTYPE a SYSTEM "http://127.0.0.1/a.dtd"><annotation/>', "DOCTYPE"),
+        ('<?xml version="1.0" encoding="idna"?><annotation/>', "no Pascal VOC annotation"),
+        ('<?xml version="1.0" encoding="none"?><annotation/>', "no Pascal VOC annotation"),
         ("<annotation>", "no Pascal VOC annotation"),
         ("", "no Pascal VOC annotation"),
         (VOC.replace("<xmin>10", "<xmin>nan"), "no Pascal VOC annotation"),

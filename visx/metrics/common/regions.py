@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import math
-import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,8 @@ from visx.errors import VisxError, usage
 from visx.metrics.contract import Box
 
 if TYPE_CHECKING:
+    import xml.etree.ElementTree as ET
+
     import numpy as np
 
     from visx.images.geometry import Placement
@@ -74,7 +75,7 @@ def read_voc(path: Path, size: tuple[int, int]) -> list[Box]:
             (_number(b, "xmin"), _number(b, "ymin"), _number(b, "xmax"), _number(b, "ymax"))
             for b in root.iter("bndbox")
         ]
-    except (ET.ParseError, ValueError) as error:
+    except ValueError as error:
         raise VisxError(f"{path} is no Pascal VOC annotation: {error}") from None
     if all(written) and written != size:
         raise VisxError(f"{path} is for a picture of {written[1]:g}x{written[0]:g}, not {size[1]}x{size[0]}")
@@ -140,23 +141,17 @@ def _area(box: Box) -> float:
 
 
 def _parse(data: bytes) -> ET.Element:
-    """Parse XML of one element tree; document types, and with them entities, end the parsing before they take effect."""
-    from xml.parsers.expat import ParserCreate
+    """The root of an XML document. ValueError for a document type, and with it any entity, and for what is no XML."""
+    from defusedxml import DTDForbidden
+    from defusedxml.ElementTree import fromstring
 
-    scout = ParserCreate()
-
-    def refuse(*_: object) -> None:
-        raise ValueError("it has a document type (DOCTYPE), which an annotation has no use for")
-
-    scout.StartDoctypeDeclHandler = refuse
-    scout.EntityDeclHandler = refuse
     try:
-        scout.Parse(data, True)
-    except ValueError:
-        raise
+        root: ET.Element = fromstring(data, forbid_dtd=True)
+    except DTDForbidden:
+        raise ValueError("it has a document type (DOCTYPE), which an annotation has no use for") from None
     except Exception as error:  # expat's own error, and what a hostile encoding makes it raise
         raise ValueError(str(error)) from None
-    return ET.fromstring(data)
+    return root
 
 
 def _number(element: ET.Element, path: str, default: float | None = None) -> float:
