@@ -37,6 +37,7 @@ from safetensors.torch import save
 from torch import nn
 
 from mutations import vary
+from visx.drift import Comparison
 from visx.errors import VisxError
 from visx.files import npy_bytes, to_json
 from visx.images.decode import decode
@@ -45,6 +46,7 @@ from visx.images.geometry import Preprocess
 from visx.models import checkpoint
 from visx.store.manifest import Journal
 from visx.store.read import read_map, read_results
+from visx.store.record import Record
 from visx.store.recorder import Recorder
 
 GROWTH = 1.25  # memory at the end over that after a tenth of the inputs
@@ -215,13 +217,13 @@ def _manifest(data: bytes, folder: Path) -> None:
         for name in ("a.png", "b.png"):
             done = _Asking(folder).done(journal, Item(Path(name), name), None, None, (10, 20), lambda: "")  # type: ignore[arg-type]
             for found in done:  # what the runner and the command do with it
-                json.loads(to_json(found))
+                json.loads(found.line)
                 _line(found, folder).encode()
-                assert "error" not in found
-        journal.append([record("c.png")])
+        journal.append([Record.of_values(record("c.png"))])
         assert path.read_bytes().endswith(to_json(record("c.png")).encode() + b"\n")
     for stored in read_results(folder):
-        assert all(isinstance(s, str) for s in (stored.image, stored.layer, stored.target, stored.settings))
+        row = Comparison.of(stored)
+        assert all(isinstance(s, str) for s in (row.image, row.layer, row.target, stored.record.variant))
         with contextlib.suppress(VisxError):
             stored.map()
 

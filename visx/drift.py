@@ -1,8 +1,9 @@
-"""Comparing: the results of two runs, paired and held against thresholds. The gate for a CI pipeline. Imports no torch.
+"""Drift: the results of two runs in pairs, compared by metrics and held against thresholds; for a CI pipeline. No torch.
 
-Results pair by image, method, layer and target, and by their settings where that leaves several. What is left then and
-has a single counterpart of the same image and method, though its target or layer is another, is compared too, so that
-the drift is seen, but it counts as a miss: what was explained has changed. What has no counterpart is missing or extra.
+Results pair by image, method, layer and target, and by parameters, score and seed where that leaves several. A result that
+is left then may have a single counterpart of the same image and method, but of another layer or target. Such a pair is
+compared, too, so that the drift is seen, but it counts as a miss, because what was explained has changed. A result without a
+counterpart is missing or extra.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ from visx.errors import VisxError, printable, usage
 from visx.metrics.contract import Metric
 from visx.params import Params
 from visx.store.read import Stored, read_map, read_results
+from visx.store.record import Record
 
-STEPS: tuple[tuple[str, Callable[[Stored], tuple[str, ...]]], ...] = (
-    ("", lambda s: (s.image, s.method, s.layer, s.target, s.settings)),
-    ("", lambda s: (s.image, s.method, s.layer, s.target)),
-    ("layer", lambda s: (s.image, s.method, s.target)),
-    ("target", lambda s: (s.image, s.method, s.layer)),
-    ("layer and target", lambda s: (s.image, s.method)),
+Key = Callable[[Record], tuple[object, ...]]
+# What results pair by, one step after the other, and what has changed between two that pair only then.
+STEPS: tuple[tuple[str, Key], ...] = (
+    ("", lambda r: (r.folder, r.method, r.layer, r.index, r.variant)),
+    ("", lambda r: (r.folder, r.method, r.layer, r.index)),
+    ("layer", lambda r: (r.folder, r.method, r.index)),
+    ("target", lambda r: (r.folder, r.method, r.layer)),
+    ("layer and target", lambda r: (r.folder, r.method)),
 )
 
 
@@ -31,8 +35,8 @@ STEPS: tuple[tuple[str, Callable[[Stored], tuple[str, ...]]], ...] = (
 class Comparison:
     """One pair, or one result without a counterpart.
 
-    `status` is `compared`, `missing` (in BASE alone), `extra` (in NEW alone) or `broken` (it cannot be compared);
-    `values` holds the metrics; `misses` says in words what is wrong; empty where all is well.
+    `status` is `compared`, `missing` (in BASE alone), `extra` (in NEW alone) or `broken` (it cannot be compared); `values`
+    has a value a metric; `misses` says in words what is wrong, and is empty where nothing is.
     """
 
     image: str
@@ -42,6 +46,12 @@ class Comparison:
     status: str = "compared"
     values: dict[str, float] = field(default_factory=dict)
     misses: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, stored: Stored, status: str = "compared", misses: Sequence[str] = ()) -> Comparison:
+        """The comparison of a result, with no values yet."""
+        record = stored.record
+        return cls(record.folder, record.method, record.layer or "", str(record.index), status, {}, list(misses))
 
     @property
     def name(self) -> str:
@@ -88,14 +98,14 @@ def compare(
         )
     rows = []
     for one, other, changed in pairs:
-        row = Comparison(one.image, one.method, one.layer, one.target)
-        row.misses += [f"{changed} changed: {_what(one, changed)} -> {_what(other, changed)}"] if changed else []
+        before, after = (_shown(stored.record, changed) for stored in (one, other))
+        row = Comparison.of(one, misses=[f"{changed} changed: {before} -> {after}"] if changed else [])
         rows.append(measure(row, one.map, other.map))
     if all(row.status == "broken" for row in rows):
         raise usage(f"no pair can be compared; the first: {rows[0].image}: {rows[0].misses[-1]}")
     for status, alone in (("missing", missing), ("extra", extra)):
         side = new if status == "missing" else base
-        rows += [Comparison(s.image, s.method, s.layer, s.target, status, {}, [f"not in {side}"]) for s in alone]
+        rows += [Comparison.of(stored, status, [f"not in {side}"]) for stored in alone]
     return sorted(rows, key=measure.badness)
 
 
@@ -107,10 +117,10 @@ def pair(
     pairs: list[tuple[Stored, Stored, str]] = []
     for changed, key in STEPS:
         ours, theirs = _unique(left, key), _unique(right, key)
-        met = [(ours[k], theirs[k]) for k in ours if k in theirs]
-        pairs += [(one, other, changed) for one, other in met]
-        gone = {id(s) for both in met for s in both}
-        left, right = [s for s in left if id(s) not in gone], [s for s in right if id(s) not in gone]
+        new_pairs = [(ours[k], theirs[k]) for k in ours if k in theirs]
+        pairs += [(one, other, changed) for one, other in new_pairs]
+        paired = {id(stored) for pair in new_pairs for stored in pair}
+        left, right = ([s for s in side if id(s) not in paired] for side in (left, right))
     return pairs, left, right
 
 
@@ -136,12 +146,13 @@ def junit(rows: Sequence[Comparison]) -> bytes:
 
 
 class _Measure:
-    """Fills in one comparison's values and misses; knows which of two is worse."""
+    """Measures pairs of maps, and knows which of two comparisons is worse."""
 
     def __init__(self, metrics: Sequence[Metric], params: Mapping[str, Params], least: Mapping[str, float]) -> None:
         self.metrics, self.params, self.least = metrics, params, least
 
     def __call__(self, row: Comparison, base: Callable[[], Any], new: Callable[[], Any]) -> Comparison:
+        """The row with the values of all metrics, and with a miss for each that is below its threshold."""
         try:
             a, b = base(), new()
             if a.shape != b.shape:
@@ -157,7 +168,7 @@ class _Measure:
         return row
 
     def badness(self, row: Comparison) -> tuple[bool, float, str, str]:
-        """Sorts misses first, and what fell farthest below its threshold (or below 1) first of all."""
+        """A key to sort by: misses first, of these the one farthest below its threshold (or below 1) first of all."""
         rank = {"broken": -3.0, "missing": -2.0, "extra": -2.0}
         gaps = [value - self.least.get(name, 1.0) for name, value in row.values.items()]
         if self.least:
@@ -165,16 +176,18 @@ class _Measure:
         return not row.misses, min(gaps, default=rank.get(row.status, 0.0)), row.image, row.name
 
 
-def _unique(results: Iterable[Stored], key: Callable[[Stored], tuple[str, ...]]) -> dict[tuple[str, ...], Stored]:
-    groups: dict[tuple[str, ...], list[Stored]] = {}
+def _unique(results: Iterable[Stored], key: Key) -> dict[tuple[object, ...], Stored]:
+    """The results that no other has the key of, by that key."""
+    groups: dict[tuple[object, ...], list[Stored]] = {}
     for stored in results:
-        groups.setdefault(key(stored), []).append(stored)
+        groups.setdefault(key(stored.record), []).append(stored)
     return {k: group[0] for k, group in groups.items() if len(group) == 1}
 
 
-def _what(stored: Stored, changed: str) -> str:
-    parts = [stored.layer] if "layer" in changed else []
-    parts += [f"{stored.target} {stored.record.get('label') or ''}".strip()] if "target" in changed else []
+def _shown(record: Record, changed: str) -> str:
+    """The layer, the target or both, in words, whichever has changed."""
+    parts = [record.layer or ""] if "layer" in changed else []
+    parts += [f"{record.index} {record.label}".strip()] if "target" in changed else []
     return ", ".join(parts) or "none"
 
 

@@ -24,6 +24,7 @@ from visx.methods import NAMES, get_method
 from visx.models import Model
 from visx.run import pipeline, threads
 from visx.run.worker import Explainer
+from visx.store.record import Failure, Record
 from visx.store.settings import Settings
 from visx.targets.classes import parse_target
 
@@ -159,8 +160,8 @@ def test_interrupted_lanes_keep_what_is_finished(
     alone(model, items, tmp_path / "one", monkeypatch, "gradcam")
     heard: list[str] = []
 
-    def interrupt(record: dict[str, Any], line: str) -> None:
-        heard.append(line)
+    def interrupt(record: Record | Failure) -> None:
+        heard.append(record.line)
         if len(heard) == 60:
             raise KeyboardInterrupt
 

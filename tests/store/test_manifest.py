@@ -11,9 +11,10 @@ import pytest
 from visx.errors import VisxError
 from visx.files import to_json
 from visx.store.manifest import Journal, records
+from visx.store.record import Record
 
 
-def record(name: str, rank: int = 0, targets: int = 1, settings: str = "s", **more: Any) -> dict[str, Any]:
+def values(name: str, rank: int = 0, targets: int = 1, settings: str = "s", **more: Any) -> dict[str, Any]:
     return {
         "schema_version": 1, "image": f"photos/{name}", "method": "gradcam", "layer": "relu", "label": "cat", "probability": 0.5,
         "name": name, "settings": settings, "rank": rank, "targets": targets, "files": {"npy": "x", "overlay": None},
@@ -22,14 +23,18 @@ def record(name: str, rank: int = 0, targets: int = 1, settings: str = "s", **mo
     }  # fmt: skip
 
 
+def record(*args: Any, **more: Any) -> Record:
+    return Record.of_values(values(*args, **more))
+
+
 def test_it_mends_itself(tmp_path: Path) -> None:
     good, error = b'{"a": 1}\n', to_json({"image": "x", "error": {"code": 1}}).encode() + b"\n"
     path = tmp_path / "manifest.jsonl"
     path.write_bytes(good + error + b"\xff\n" + good + b'{"torn": ')
     with Journal(tmp_path) as journal:
-        journal.append([{"b": 2}])
-    assert list(records(tmp_path)) == [{"a": 1}, {"a": 1}, {"b": 2}]
-    assert path.read_bytes().endswith(b'{"b": 2}\n')
+        journal.append([record("b")])
+    assert [r.as_dict() for r in records(tmp_path)] == [{"a": 1}, {"a": 1}, values("b")]
+    assert path.read_bytes().endswith(to_json(values("b")).encode() + b"\n")
     assert error not in path.read_bytes()
     assert [p.name for p in tmp_path.iterdir()] == ["manifest.jsonl"]
 
@@ -51,21 +56,21 @@ def test_the_last_line_wins_and_other_journals_count(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         journal.append([record("b", label="first"), record("b", label="last")])
         journal.read()
-        assert journal.find("a", "s")[0]["label"] == "old"
-        assert journal.find("b", "s")[0]["label"] == "last"
+        assert journal.find("a", "s")[0].label == "old"
+        assert journal.find("b", "s")[0].label == "last"
 
 
 @pytest.mark.parametrize(
     "odd",
-    [[], 7, {}, record("a", files={"npy": 3}), record("a", input_size=[1]), record("a", rank="0"),
-     {**record("a"), "schema_version": 99}, {**record("a"), "settings": None}, {**record("a"), "method": []},
-     {k: v for k, v in record("a").items() if k != "image"}, {k: v for k, v in record("a").items() if k != "label"},
-     record("a", probability="high"), record("a", files={"npy": None, "overlay": None}), record("a", files={"npy": "x"}),
-     record("a", error={"code": 1}), record("a", extras=json.loads("[" * 60 + "]" * 60)),
-     record("a", rank=0, targets=2), record("a", rank=1, targets=1)],
+    [[], 7, {}, values("a", files={"npy": 3}), values("a", input_size=[1]), values("a", rank="0"),
+     {**values("a"), "schema_version": 99}, {**values("a"), "settings": None}, {**values("a"), "method": []},
+     {k: v for k, v in values("a").items() if k != "image"}, {k: v for k, v in values("a").items() if k != "label"},
+     values("a", probability="high"), values("a", files={"npy": None, "overlay": None}), values("a", files={"npy": "x"}),
+     values("a", error={"code": 1}), values("a", extras=json.loads("[" * 60 + "]" * 60)),
+     values("a", rank=0, targets=2), values("a", rank=1, targets=1)],
 )  # fmt: skip
 def test_lines_that_somebody_took_apart_are_passed_over(tmp_path: Path, odd: Any) -> None:
-    (tmp_path / "manifest.jsonl").write_text(json.dumps(odd) + "\n" + json.dumps(record("b")) + "\n")
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(odd) + "\n" + json.dumps(values("b")) + "\n")
     with Journal(tmp_path) as journal:
         journal.read()
         assert journal.find("a", "s") == []
@@ -84,11 +89,11 @@ def test_a_failed_append_leaves_no_torn_line(tmp_path: Path) -> None:
             return getattr(self.file, name)
 
     with Journal(tmp_path) as journal:
-        journal.append([{"a": 1}])
+        journal.append([record("a")])
         journal._file = Full(journal._file)  # type: ignore[assignment]
         with pytest.raises(VisxError, match="No space left"):
-            journal.append([{"b": 2}])
-    assert (tmp_path / "manifest.jsonl").read_bytes() == b'{"a": 1}\n'
+            journal.append([record("b")])
+    assert (tmp_path / "manifest.jsonl").read_text() == to_json(values("a")) + "\n"
 
 
 def test_a_folder_in_its_place_is_an_error(tmp_path: Path) -> None:
@@ -98,13 +103,13 @@ def test_a_folder_in_its_place_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_name_deeper_in_a_record_is_not_its_name(tmp_path: Path) -> None:
-    shuffled = {"name": "a", "settings": "s", "rank": 0} | record("a") | {"weights": {"by": 1, "name": "b"}, "last": 1}
-    foreign = record("a", label="foreign") | {"name": "c", "more": {"by": 1, "name": "b", "settings": "s", "rank": 0}}
+    shuffled = {"name": "a", "settings": "s", "rank": 0} | values("a") | {"weights": {"by": 1, "name": "b"}, "last": 1}
+    foreign = values("a", label="foreign") | {"name": "c", "more": {"by": 1, "name": "b", "settings": "s", "rank": 0}}
+    (tmp_path / "manifest.jsonl").write_text(to_json(shuffled) + "\n" + to_json(foreign) + "\n")
     with Journal(tmp_path) as journal:
-        journal.append([shuffled, foreign])
         journal.read()
-        assert journal.find("a", "s") == [shuffled]
-        assert journal.find("c", "s") == [foreign]
+        assert [found.as_dict() for found in journal.find("a", "s")] == [shuffled]
+        assert [found.as_dict() for found in journal.find("c", "s")] == [foreign]
         assert journal.find("b", "s") == []
 
 
@@ -118,9 +123,8 @@ def test_two_names_of_one_hash_are_told_apart(tmp_path: Path) -> None:
 
 def test_a_record_is_parsed_when_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Journal(tmp_path) as journal:
-        journal.append(
-            [{"weights": {"by": 1, "name": "w"}, "extras": "x" * 10_000, **record(str(i))} for i in range(5)]
-        )
+        start = {"weights": {"by": 1, "name": "w"}, "extras": {"": "x" * 10_000}}
+        journal.append([Record.of_values({**start, **values(str(i))}) for i in range(5)])
     parsed: list[int] = []
     loads = json.loads
     monkeypatch.setattr(json, "loads", lambda text: (parsed.append(len(text)), loads(text))[1])
@@ -128,12 +132,12 @@ def test_a_record_is_parsed_when_it_is_asked_for(tmp_path: Path, monkeypatch: py
     journal.read()
     assert len(parsed) == 5
     assert max(parsed) < 1000
-    assert journal.find("3", "s")[0]["name"] == "3"
+    assert journal.find("3", "s")[0].name == "3"
 
 
 def test_an_error_is_no_result_wherever_it_stands(tmp_path: Path) -> None:
     """A run mends its own journal; those of shards it leaves alone."""
-    (tmp_path / "manifest.1-of-2.jsonl").write_text(to_json(record("a", error={"code": 1})) + "\n")
+    (tmp_path / "manifest.1-of-2.jsonl").write_text(to_json(values("a", error={"code": 1})) + "\n")
     with Journal(tmp_path) as journal:
         journal.read()
         assert journal.find("a", "s") == []

@@ -177,14 +177,14 @@ def test_a_result_whose_file_another_took_is_withdrawn_and_said(work: Path, targ
     said = run("d3/cat.png", target).err
     assert "d1/cat.png" in said and "out" in said
     (result,) = read_results(work / "out")
-    assert result.record["image"] == "d3/cat.png"
+    assert result.record.image == "d3/cat.png"
     assert "d3/cat.png" not in run("d3/cat.png", target).err.replace("already there", "")
     assert "already there" not in run("d1/cat.png", "top1").err  # its file held the other's map
     (result,) = read_results(work / "out")
-    assert result.record["image"] == "d1/cat.png"
+    assert result.record.image == "d1/cat.png"
     fresh = visx("explain", "d1/cat.png", "-M", "net.py:make", "-m", "backprop", "-o", "fresh", "-q")
     assert fresh.code == 0
-    name = result.record["files"]["npy"]
+    name = result.record.npy
     assert np.array_equal(np.load(work / "out" / name), np.load(work / "fresh" / name))
 
 
@@ -241,8 +241,8 @@ def test_of_two_journals_the_record_that_wrote_last_counts(tmp_path: Path) -> No
     for first, second, wins in ((5, 4, "whole"), (4, 5, "shard"), (None, None, "whole"), (7, None, "shard")):
         (tmp_path / "manifest.1-of-2.jsonl").write_text(line("shard", second if first != 7 else 7))
         (tmp_path / "manifest.jsonl").write_text(line("whole", first if first != 7 else None))
-        assert [s.record["image"] for s in read_results(tmp_path)] == [wins]
-        assert [r["image"] for r in read_run(tmp_path).results] == [wins]
+        assert [s.record.image for s in read_results(tmp_path)] == [wins]
+        assert [r.image for r in read_run(tmp_path).results] == [wins]
 
 
 def test_two_names_of_one_file_are_one_result(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_two_names_of_one_file_are_one_result(tmp_path: Path) -> None:
         for name in ("cat.png", "Cat.png")
     ]
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert [s.record["image"] for s in read_results(tmp_path)] == ["Cat.png"]
+    assert [s.record.image for s in read_results(tmp_path)] == ["Cat.png"]
 
 
 @pytest.mark.parametrize("pair", [("Cat", "cat"), ("caf\u00e9", "cafe\u0301")])
@@ -300,7 +300,9 @@ def test_labels_that_were_edited(before: str, after: str, target: str, work: Pat
     fresh = explain(*asked, "-o", "fresh")
     keys = ("target", "label", "score", "files")
     assert [[r[k] for k in keys] for r in again.records] == [[r[k] for k in keys] for r in fresh.records]
-    standing = [[s.record[k] for k in keys] for s in read_results(work / "out")]  # what it was called is withdrawn
+    standing = [
+        [s.record.as_dict()[k] for k in keys] for s in read_results(work / "out")
+    ]  # what it was called is withdrawn
     assert standing == [[r[k] for k in keys] for r in again.records]
 
 
@@ -310,7 +312,7 @@ def test_an_edited_picture_whose_likeliest_class_is_another_is_one_result(work: 
         Image.new("RGB", (30, 30), colour).save("photos/a.png")
         (record,) = explain().records
         (result,) = read_results(work / "out")
-        assert result.record["files"] == record["files"] and record["target"] == target
+        assert result.record.files == record["files"] and record["target"] == target
 
 
 def test_a_shard_after_a_whole_run_of_a_picture_that_was_edited_since(work: Path) -> None:

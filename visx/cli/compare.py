@@ -126,7 +126,7 @@ def compare(
         rows = compute(models, picture, source, ask, talk.say, progress)
     for found in (f for row in rows for f in row.found.values()):
         if json:
-            put(to_json(found.record), flush=True)
+            put(to_json(found.record.without_files()), flush=True)
         for warning in found.answer.warnings:
             talk.say(f"warning: {found.job.method.name} of {found.answer.label}: {warning}")
     for loaded in models:

@@ -129,8 +129,9 @@ def evaluate(
     talk, size = Talk(quiet), common.batch_size(batch_size)
 
     from visx.images import find as finding
+    from visx.store.manifest import holds_results
 
-    items = finding.find(inputs, out, sys.stdin.buffer, null, talk.say)
+    items = finding.find(inputs, out, sys.stdin.buffer, null, talk.say, holds_results)
 
     from visx.engine.jobs import plan
     from visx.evaluate.evaluate import evaluate as measure

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from visx.engine.jobs import Job
     from visx.models import Model
     from visx.run.pipeline import Summary
+    from visx.store.record import Failure, Record
 
 DEFAULT_OUT = Path("visx-out")
 
@@ -117,9 +118,10 @@ def explain(
 
     from visx.images import find as finding
     from visx.methods import all_methods, get_method
+    from visx.store.manifest import holds_results
 
     part = common.shard(shard)
-    listed = finding.find(inputs, out, sys.stdin.buffer, null, talk.say)
+    listed = finding.find(inputs, out, sys.stdin.buffer, null, talk.say, holds_results)
     items = finding.shard(listed, *part) if part else listed
     if not items:
         talk.say(f"shard {shard} has none of the {len(listed)} images")
@@ -137,6 +139,7 @@ def explain(
     from visx.draw.terminal import preview
     from visx.engine.jobs import plan
     from visx.run.pipeline import Run
+    from visx.store.record import Failure
     from visx.store.settings import Settings
 
     if engine == "ray":
@@ -170,19 +173,19 @@ def explain(
         shard=part,
     )
 
-    def on_record(record: dict[str, Any], line: str) -> None:
+    def on_record(record: Record | Failure) -> None:
         if json:
-            put(line, flush=True)
-        if "error" in record:
-            hint = f" ({record['error']['hint']})" if record["error"]["hint"] else ""
-            talk.error(f"{printable(record['image'])}: {record['error']['message']}{hint}")
+            put(record.line, flush=True)
+        if isinstance(record, Failure):
+            hint = f" ({record.error['hint']})" if record.error["hint"] else ""
+            talk.error(f"{printable(record.image)}: {record.error['message']}{hint}")
         else:
             if not json and not quiet:
                 put(_line(record, out), flush=True)
             if showing:
-                put(preview(out / record["files"]["overlay"], columns=output.columns()), flush=True)
-            for warning in record["warnings"]:
-                talk.say(f"warning: {printable(record['image'])}: {record['method']}: {warning}")
+                put(preview(out / record.overlay, columns=output.columns()), flush=True)
+            for warning in record.warnings:
+                talk.say(f"warning: {printable(record.image)}: {record.method}: {warning}")
 
     if engine == "ray":
         load = partial(_load, model, weights, labels, device, means, head, pictures)
@@ -235,12 +238,11 @@ def _choices(model: Model, jobs: Sequence[Job], precision: str, size: int | None
     ]
 
 
-def _line(record: dict[str, Any], out: Path) -> str:
-    where = record["files"]["overlay"] or record["files"]["npy"]
-    layer = f" {printable(record['layer'])}" if record["layer"] else ""
-    chance = "" if record["probability"] is None else f" {record['probability']:.2f}"
-    names = f"{printable(record['image'])}  {printable(record['method'])}{layer}  {printable(str(record['label']))}"
-    return f"{names}{chance}  {printable(str(out / where))}"
+def _line(record: Record, out: Path) -> str:
+    layer = f" {printable(record.layer)}" if record.layer else ""
+    chance = "" if record.probability is None else f" {record.probability:.2f}"
+    names = f"{printable(record.image)}  {printable(record.method)}{layer}  {printable(record.label)}"
+    return f"{names}{chance}  {printable(str(out / (record.overlay or record.npy)))}"
 
 
 def _sum(summary: Summary, total: int, out: Path) -> str:

@@ -53,9 +53,10 @@ def predict(
     from visx.files import to_json
     from visx.images import find as finding
     from visx.models import load_model
+    from visx.store.manifest import holds_results
 
     talk = Talk(quiet)
-    items = finding.find(inputs, None, sys.stdin.buffer, null, talk.say)
+    items = finding.find(inputs, None, sys.stdin.buffer, null, talk.say, holds_results)
     loaded = load_model(
         model, weights, labels=labels, device=common.pick_device(device), means=means, head=head, **pictures
     )

@@ -149,8 +149,9 @@ def sensitivity(
 
     from visx.images import find as finding
     from visx.params import assign
+    from visx.store.manifest import holds_results
 
-    items = finding.find(inputs, out, sys.stdin.buffer, null, talk.say)
+    items = finding.find(inputs, out, sys.stdin.buffer, null, talk.say, holds_results)
     dealt = assign(rest, {m.name: m.params for m in methods})
 
     from visx.models import load_model

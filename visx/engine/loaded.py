@@ -33,7 +33,7 @@ class Loaded:
     picture: Picture | None = None
     x: np.ndarray | None = None
     place: Placement | None = None
-    done: list[dict[str, Any]] = field(default_factory=list)
+    done: list[Any] = field(default_factory=list)  # the records of what a run found done
 
     @property
     def jobs(self) -> list[Job]:

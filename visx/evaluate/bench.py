@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,36 +30,31 @@ from visx.run.pipeline import Run
 from visx.run.progress import SILENT, Progress
 from visx.seeds import image_seed
 from visx.store import recipe
-from visx.store.read import read_map, target_of
+from visx.store.read import Stored
+from visx.store.record import Failure, Record
 from visx.store.settings import Settings
 from visx.targets.classes import TargetSpec
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One map of a run: the image and job it is of, its record in the manifest and where it lies."""
+class Sample(Stored):
+    """A stored map with the image and the job that it is of."""
 
     item: Item
     job: Job
-    record: dict[str, Any]
-    path: Path
 
     @property
     def target(self) -> int:
         """The explained class, or the number of a regression's value."""
-        return target_of(self.record) or 0
-
-    def map(self) -> np.ndarray:
-        """The raw map (H, W) float64."""
-        return read_map(self.path)
+        return self.record.index or 0
 
 
 @dataclass
 class Maps:
-    """What a run gave: samples in the order of images, then jobs; records of failures; how many were there already."""
+    """What a run gave: samples in the order of images, then jobs; failures; how many were there already."""
 
     samples: list[Sample] = field(default_factory=list)
-    errors: list[dict[str, Any]] = field(default_factory=list)
+    errors: list[Failure] = field(default_factory=list)
     written: int = 0
     skipped: int = 0
 
@@ -77,14 +72,12 @@ def explain_all(
     by_name = {item.name: (number, item) for number, item in enumerate(items)}
     by_key = {_key(job.method.name, job.params.model_dump(mode="json"), job.layer): job for job in jobs}
 
-    def on_record(record: dict[str, Any], line: str) -> None:
-        if "error" in record:
+    def on_record(record: Record | Failure) -> None:
+        if isinstance(record, Failure):
             found.errors.append(record)
             return
-        name = record["files"]["npy"]
-        item = by_name[str(PurePosixPath(name).parent)][1]
-        job = by_key[_key(record["method"], record["params"], record["layer"])]
-        found.samples.append(Sample(item, job, record, settings.out / name))
+        job = by_key[_key(record.method, record.params, record.layer)]
+        found.samples.append(Sample(settings.out, record, by_name[record.folder][1], job))
 
     settings = replace(settings, overlay=False)
     run = Run(model, jobs, settings, model.device, on_record=on_record, said=said)
@@ -134,8 +127,9 @@ class Bench:
     def _key(self, sample: Sample, metric: Metric, params: Params) -> str:
         """A digest of all that a value follows from: the metric, the map itself, the image, the model and the recipe."""
         content = hashlib.sha256(sample.map().tobytes()).hexdigest()
-        made = recipe.of_job(self.model, sample.job, sample.record["seed"], sample.record["precision"])
-        shown = [sample.record.get(key) for key in ("image_sha256", "layer", "target", "objective")]
+        record = sample.record
+        made = recipe.of_job(self.model, sample.job, record.seed, record.precision)
+        shown = [record.image_sha256, record.layer, record.target, record.objective]
         return digest([__version__, metric.name, params.model_dump(mode="json"), self.seed, content, made, shown])
 
     def load(self, item: Item) -> tuple[torch.Tensor, Placement, tuple[int, int], str]:
@@ -151,12 +145,12 @@ class Bench:
     def trial(self, sample: Sample) -> Trial:
         """A map and the model. Call inside `network.session()`. Refuses maps of a unit, which no class score speaks about."""
         if not sample.job.of_a_class:
-            raise unsupported(f"{sample.job.method.name} explains {sample.record['label']}, not a class")
+            raise unsupported(f"{sample.job.method.name} explains {sample.record.label}, not a class")
         x, _, _, digest = self.load(sample.item)
         values = sample.map()
         if values.shape != tuple(x.shape[-2:]):
             raise VisxError(f"the map {sample.path} is not of the model's input size {tuple(x.shape[-2:])}")
-        net, drawn = self.network, image_seed(sample.record["seed"], digest)
+        net, drawn = self.network, image_seed(sample.record.seed, digest)
         score = Scorer(
             lambda copies: net.scores_of(copies, [drawn] * len(copies)),
             self.batch_size or AUTO_BATCH,
@@ -173,7 +167,7 @@ class Bench:
     def explain(self, network: Network, sample: Sample, x: torch.Tensor) -> np.ndarray:
         """The maps (N, H, W) float64 of inputs (N, C, H, W), by a sample's job, for its class and with its seed."""
         specs = [TargetSpec(str(sample.target), index=sample.target)] * len(x)
-        seeds = [image_seed(sample.record["seed"], self.load(sample.item)[3])] * len(x)
+        seeds = [image_seed(sample.record.seed, self.load(sample.item)[3])] * len(x)
         answers = explain_batch(
             self.model, network, sample.job, x, specs, seeds, copies=self.batch_size or AUTO_BATCH, said=self.said
         )
@@ -185,5 +179,5 @@ class Bench:
         return np.stack(maps)
 
 
-def _key(method: str, params: dict[str, Any], layer: str | None) -> str:
+def _key(method: str, params: Mapping[str, Any] | None, layer: str | None) -> str:
     return digest([method, params, layer])

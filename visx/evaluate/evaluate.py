@@ -90,9 +90,7 @@ def evaluate(
     image explained and every map measured."""
     maps = explain_all(model, jobs, items, settings, progress, said)
     found = Evaluation(list(metrics), reused=maps.skipped)
-    found.errors += [
-        {"image": e["image"], "method": e["method"], "metric": None, "error": e["error"]} for e in maps.errors
-    ]
+    found.errors += [{"image": e.image, "method": e.method, "metric": None, "error": e.error} for e in maps.errors]
     names = job_names(jobs)
     network = model.network(settings.precision, model.device)
     ledger = Ledger(settings.out, settings.resume)
@@ -152,7 +150,7 @@ def _measure_set(
     survey = Survey(
         _Trials(bench, samples),
         [s.target for s in samples],
-        [math.nan if s.record["probability"] is None else s.record["probability"] for s in samples],
+        [math.nan if s.record.probability is None else s.record.probability for s in samples],
         bench.seed,
         lambda count: _randomized(bench, samples, count),
     )

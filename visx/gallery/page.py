@@ -34,8 +34,9 @@ from visx.gallery.pictures import (
     plain_picture,
     shrink,
 )
-from visx.gallery.records import Run, links, numbers, read_run, recipes
+from visx.gallery.records import Run, numbers, read_run, recipes
 from visx.run.progress import Progress
+from visx.store.record import Record
 
 if TYPE_CHECKING:
     from visx.images.geometry import Placement
@@ -78,9 +79,9 @@ def _draw(run: Run, store: Store, advance: Any) -> tuple[list[dict[str, Any]], d
     """The pictures of every result and image: for each result {map, kind, box}, for each image {name, source, ...}."""
     by_image: dict[str, list[int]] = {}
     for number, record in enumerate(run.results):
-        by_image.setdefault(record["image"], []).append(number)
-    for record in run.errors:
-        by_image.setdefault(record["image"], [])
+        by_image.setdefault(record.image, []).append(number)
+    for failure in run.errors:
+        by_image.setdefault(failure.image, [])
     shown: list[dict[str, Any]] = [{} for _ in run.results]
     images: dict[str, dict[str, Any]] = {}
 
@@ -98,11 +99,11 @@ def _draw(run: Run, store: Store, advance: Any) -> tuple[list[dict[str, Any]], d
     return shown, images
 
 
-def _draw_image(work: tuple[Path, str, list[dict[str, Any]]]) -> tuple[Small | None, list[Drawn]]:
+def _draw_image(work: tuple[Path, str, list[Record]]) -> tuple[Small | None, list[Drawn]]:
     """One image and its maps, in a worker's thread."""
     folder, image, records = work
     path = find_image(folder, image)
-    rgb = plain_picture(path, records[0].get("preprocessing") if records else None) if path else None
+    rgb = plain_picture(path, records[0].preprocessing if records else None) if path else None
     if rgb is None:
         return None, [("overlay", overlay_picture(folder, record), None) for record in records]
     maps: list[Drawn] = []
@@ -134,27 +135,28 @@ def _data(
     order = {image: number for number, image in enumerate(images)}
     pictures = [{**image, "src": store.source(image["src"])} if "src" in image else image for image in images.values()]
     results = []
-    for record, picture, recipe in zip(run.results, shown, which, strict=True):
+    for record, metrics, picture, recipe in zip(run.results, run.metrics, shown, which, strict=True):
+        values = record.as_dict()
         results.append(
             {
-                "image": order[record["image"]],
+                "image": order[record.image],
                 "recipe": recipe,
-                **{key: record.get(key) for key in ("target", "label", "layer", "probability", "score", "seconds")},
-                "range": [record.get("min"), record.get("max")],
-                "numbers": numbers(record),
-                "extras": record.get("extras") or {},
-                "warnings": [str(w) for w in record.get("warnings") or []],
+                **{key: values.get(key) for key in ("target", "label", "layer", "probability", "score", "seconds")},
+                "range": [record.min, record.max],
+                "numbers": numbers(record, metrics),
+                "extras": record.extras or {},
+                "warnings": [str(w) for w in record.warnings],
                 **picture,
                 "map": store.source(picture["map"]) if picture["map"] else None,
-                "files": {kind: to_folder + quote(os.fsencode(name)) for kind, name in links(record).items()},
+                "files": {kind: to_folder + quote(os.fsencode(name)) for kind, name in record.links.items()},
             }
         )
-    for record in run.errors:
+    for failure in run.errors:
         results.append(
             {
-                "image": order[record["image"]],
-                "method": record.get("method"),
-                "error": {key: str(record["error"].get(key) or "") for key in ("message", "hint")},
+                "image": order[failure.image],
+                "method": failure.method,
+                "error": {key: str(failure.error.get(key) or "") for key in ("message", "hint")},
             }
         )
     return {"images": pictures, "recipes": shared, "results": results}
@@ -188,7 +190,7 @@ def render_page(run: Run, data: dict[str, Any], inline: bool) -> str:
         images=len(data["images"]),
         histogram=histogram(run.results),
         times=list(mean_times(run.results)),
-        classes=Counter(str(r.get("label")) for r in run.results).most_common(8),
+        classes=Counter(r.label for r in run.results).most_common(8),
         tables=run.tables,
     )
 
@@ -209,22 +211,21 @@ def figure(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
-def histogram(results: Sequence[dict[str, Any]]) -> list[int]:
+def histogram(results: Sequence[Record]) -> list[int]:
     """How many results have a probability in each tenth."""
     counts = [0] * BINS
     for record in results:
-        chance = record.get("probability")
-        if isinstance(chance, (int, float)):
-            counts[min(BINS - 1, max(0, int(chance * BINS)))] += 1
+        if record.probability is not None:
+            counts[min(BINS - 1, max(0, int(record.probability * BINS)))] += 1
     return counts
 
 
-def mean_times(results: Sequence[dict[str, Any]]) -> Iterator[tuple[str, float]]:
+def mean_times(results: Sequence[Record]) -> Iterator[tuple[str, float]]:
     """Each method's mean seconds a map."""
     of_method: dict[str, list[float]] = {}
     for record in results:
-        if isinstance(record.get("seconds"), (int, float)):
-            of_method.setdefault(record["method"], []).append(record["seconds"])
+        if record.seconds is not None:
+            of_method.setdefault(record.method, []).append(record.seconds)
     for method, seconds in of_method.items():
         yield method, sum(seconds) / len(seconds)
 

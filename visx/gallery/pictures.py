@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -22,10 +23,10 @@ from visx.draw.colours import COLORMAPS, colorize, strength
 from visx.draw.overlay import cut
 from visx.errors import VisxError
 from visx.files import make_folder, write_whole
-from visx.gallery.records import links
 from visx.images.decode import decode, read
 from visx.images.geometry import Placement
 from visx.images.numeric import check_range
+from visx.store.record import Record
 
 IMAGE_SIDE, MAP_SIDE = 480, 256  # the longer side at most
 QUALITY = 75
@@ -123,10 +124,10 @@ def find_image(folder: Path, image: str) -> Path | None:
         return None
 
 
-def plain_picture(path: Path, preprocessing: Any = None) -> np.ndarray | None:
+def plain_picture(path: Path, preprocessing: Mapping[str, Any] | None = None) -> np.ndarray | None:
     """The image as the user sees it, or None where it cannot be decoded. Numeric pictures and such of many channels are
     shown as the run's `preprocessing` has it."""
-    known = preprocessing if isinstance(preprocessing, dict) else {}
+    known = preprocessing or {}
     shown, mean = known.get("range"), known.get("mean")
     try:
         asked = check_range(*shown) if isinstance(shown, list) and len(shown) == 2 else None
@@ -135,43 +136,41 @@ def plain_picture(path: Path, preprocessing: Any = None) -> np.ndarray | None:
         return None
 
 
-def kind_of(record: dict[str, Any]) -> Kind:
+def kind_of(record: Record) -> Kind:
     """How a result is drawn: by its method's declaration, or by its values where the method is not known here."""
     from visx.methods import get_method
 
-    params = record.get("params") if isinstance(record.get("params"), dict) else {}
     try:
-        method = get_method(record["method"])
+        method = get_method(record.method)
     except VisxError:
-        return "signed" if (record.get("min") or 0) < 0 else "map"
-    if method.picture == "gradient" and "overlay" in links(record):
+        return "signed" if (record.min or 0) < 0 else "map"
+    if method.picture == "gradient" and "overlay" in record.links:
         return "gradient"
-    return "signed" if method.signed_with(params or {}) else "map"
+    return "signed" if method.signed_with(record.params or {}) else "map"
 
 
-def overlay_picture(folder: Path, record: dict[str, Any]) -> Small | None:
+def overlay_picture(folder: Path, record: Record) -> Small | None:
     """A result's overlay, for want of the image itself."""
-    overlay = links(record).get("overlay")
+    overlay = record.links.get("overlay")
     rgb = plain_picture(folder / overlay) if overlay else None
     return Small.of(shrink(rgb, IMAGE_SIDE)) if rgb is not None else None
 
 
-def map_picture(folder: Path, record: dict[str, Any], kind: Kind, place: Placement) -> Small | None:
+def map_picture(folder: Path, record: Record, kind: Kind, place: Placement) -> Small | None:
     """A result's map alone, or None where its files cannot be read."""
     if kind == "gradient":
-        overlay = plain_picture(folder / links(record)["overlay"])
+        overlay = plain_picture(folder / record.links["overlay"])
         if overlay is None:
             return None
         seen = cv2.resize(cut(overlay, place), place.input_size[::-1], interpolation=cv2.INTER_AREA)
         return Small.of(shrink(seen, MAP_SIDE))
     try:
-        values = np.load(folder / links(record)["npy"], allow_pickle=False)
+        values = np.load(folder / record.npy, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     if values.ndim != 2 or values.dtype.kind not in "fiu" or not values.size or not np.isfinite(values).all():
         return None
-    rendering = record.get("rendering")
-    colormap = rendering.get("colormap") if isinstance(rendering, dict) else None
+    colormap = (record.rendering or {}).get("colormap")
     colours = colorize(values, kind == "signed", colormap if colormap in COLORMAPS else "turbo")
     if kind == "signed":
         opacity = np.rint(strength(values) * 255).astype(np.uint8)
@@ -179,10 +178,10 @@ def map_picture(folder: Path, record: dict[str, Any], kind: Kind, place: Placeme
     return Small.of(shrink(colours, MAP_SIDE))
 
 
-def placement(record: dict[str, Any]) -> Placement:
+def placement(record: Record) -> Placement:
     """Where the network looked. Raises ValueError where the record does not say."""
-    crop, size = record.get("crop"), record.get("input_size")
-    if not (isinstance(crop, list) and len(crop) == 4 and isinstance(size, list) and len(size) == 2):
+    crop, size = record.crop, record.input_size
+    if not (len(crop) == 4 and len(size) == 2 and all(isinstance(v, (int, float)) for v in (*crop, *size))):
         raise ValueError("no crop in this record")
     left, top, right, bottom = (float(v) for v in crop)
     if not (right > left and bottom > top and min(size) >= 1):

@@ -1,16 +1,20 @@
-"""What a page shows of a run: its results and errors, read tolerantly from the manifest, and any metric tables beside it."""
+"""What a page shows of a run: its results and failures from the manifest, and the tables of metrics beside it.
+
+Lines of the manifest that are neither are counted and passed over: a page is also of use for a run that was damaged.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from visx.errors import usage
-from visx.store.manifest import records, standing
-from visx.store.read import target_of
+from visx.store.manifest import records
+from visx.store.read import check_run, standing
+from visx.store.record import Failure, Record, stays_inside
 
 TABLES = ("evaluation.json", "evaluate.json", "sensitivity.json")
 RECIPE = (
@@ -29,32 +33,30 @@ class Table:
 
 @dataclass
 class Run:
-    """A run's records in order, one a result; of several for one file the last counts. `skipped` were unusable."""
+    """The results of a run in order, but for superseded ones, and `metrics`, the values measured on each; failures that no
+    later result made good; tables; and how many lines were `skipped`."""
 
     folder: Path
-    results: list[dict[str, Any]] = field(default_factory=list)
-    errors: list[dict[str, Any]] = field(default_factory=list)
+    results: list[Record] = field(default_factory=list)
+    metrics: list[dict[str, float]] = field(default_factory=list)
+    errors: list[Failure] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     skipped: int = 0
 
 
 def read_run(folder: Path) -> Run:
     """The run in `folder`. Usage errors: no such folder, nothing in it that `visx explain` wrote."""
-    if not folder.is_dir():
-        raise usage(f"no such folder: {folder}")
-    if not any(folder.glob("manifest*.jsonl")):
-        raise usage(f"no manifest.jsonl in {folder}", "the folder that `visx explain -o` wrote to")
+    check_run(folder, "the folder that `visx explain -o` wrote to")
     run = Run(folder)
-    results: list[dict[str, Any]] = []
-    errors: dict[tuple[str, str], dict[str, Any]] = {}
+    results: list[Record] = []
+    errors: dict[tuple[str, str | None], Failure] = {}
     for record in records(folder):
-        image, method = record.get("image"), record.get("method")
-        if isinstance(record.get("error"), dict) and isinstance(image, str):
-            errors[image, str(method)] = record
-        elif isinstance(image, str) and isinstance(method, str) and inside(_files(record).get("npy")):
+        if isinstance(record, Failure) and record.image:
+            errors[record.image, record.method] = record
+        elif isinstance(record, Record) and record.image and record.method and stays_inside(record.npy):
             results.append(record)
-            for failed in (method, "None"):
-                errors.pop((image, failed), None)
+            for failed in (record.method, None):  # None: the image itself could not be read
+                errors.pop((record.image, failed), None)
         else:
             run.skipped += 1
     run.results, run.errors = standing(folder, results), list(errors.values())
@@ -71,44 +73,23 @@ def read_run(folder: Path) -> Run:
             values += [
                 {**row, "metric": f"{row.get('metric')} (mean of method)", "value": row.get("mean")} for row in rows
             ]
-    _attach(run.results, values)
+    run.metrics = _measured(run.results, values)
     return run
 
 
-def inside(name: Any) -> bool:
-    """Whether this is a path that stays in the run's folder."""
-    if not isinstance(name, str) or not name or "\\" in name:
-        return False
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts
+def numbers(record: Record, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Everything that a result can be sorted by besides its score: the method's own figures and the metrics."""
+    return {str(k): float(v) for k, v in {**(record.extras or {}), **metrics}.items() if _number(v)}
 
 
-def _files(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    files = record.get("files")
-    return files if isinstance(files, dict) else {}
-
-
-def links(record: Mapping[str, Any]) -> dict[str, str]:
-    """A result's files by kind, those that stay in the folder."""
-    return {str(kind): name for kind, name in _files(record).items() if inside(name)}
-
-
-def numbers(record: Mapping[str, Any]) -> dict[str, float]:
-    """Everything in a result that it can be sorted by besides its score: a method's figures and measured metrics."""
-    found: dict[str, float] = {}
-    for source in (record.get("extras"), record.get("metrics")):
-        if isinstance(source, dict):
-            found.update({str(k): float(v) for k, v in source.items() if _number(v)})
-    return found
-
-
-def recipes(results: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[int]]:
+def recipes(results: Iterable[Record]) -> tuple[list[dict[str, Any]], list[int]]:
     """What many results share, once each, and its number for every result."""
     known: dict[str, int] = {}
     shared: list[dict[str, Any]] = []
     which: list[int] = []
     for record in results:
-        recipe = {key: record.get(key) for key in RECIPE}
+        values = record.as_dict()
+        recipe = {key: values.get(key) for key in RECIPE}
         key = json.dumps(recipe, sort_keys=True, default=str)
         if key not in known:
             known[key] = len(shared)
@@ -132,33 +113,22 @@ def _dicts(rows: Any) -> Iterator[dict[str, Any]]:
     return (row for row in rows if isinstance(row, dict)) if isinstance(rows, list) else iter(())
 
 
-def _attach(results: list[dict[str, Any]], values: list[dict[str, Any]]) -> None:
-    """Give each result the metrics measured on it: same method, and same image and target where the value names them."""
-    if not values:
-        return
-    by_method: dict[str, list[dict[str, Any]]] = {}
+def _measured(results: Sequence[Record], values: Iterable[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """For each result the metrics measured on it: same method, and same image and target where a value names them."""
+    of_map: dict[tuple[str, Any], list[Mapping[str, Any]]] = {}
     for value in values:
         if _number(value.get("value")) and value.get("metric"):
-            by_method.setdefault(str(value.get("method")).split(".")[0], []).append(value)
-    for method, measured in by_method.items():
-        of_image: dict[Any, list[dict[str, Any]]] = {}
-        for value in measured:
-            of_image.setdefault(value.get("image"), []).append(value)
-        for record in results:
-            if record["method"] != method:
-                continue
-            name = str(PurePosixPath(record["files"]["npy"]).parent)
-            metrics = {
-                str(value["metric"]): value["value"]
-                for key in dict.fromkeys((None, name, record["image"]))
-                for value in of_image.get(key, ())
-                if value.get("target") in (None, target_of(record))
-            }
-            if metrics:
-                record["metrics"] = {
-                    **(record["metrics"] if isinstance(record.get("metrics"), dict) else {}),
-                    **metrics,
-                }
+            method = str(value.get("method")).split(".")[0]
+            of_map.setdefault((method, value.get("image")), []).append(value)
+    return [
+        {
+            str(value["metric"]): value["value"]
+            for image in dict.fromkeys((None, record.folder, record.image))
+            for value in of_map.get((record.method, image), ())
+            if value.get("target") in (None, record.index)
+        }
+        for record in results
+    ]
 
 
 def _number(value: Any) -> bool:

@@ -20,6 +20,8 @@ from visx.errors import VisxError, printable, usage
 from visx.images.decode import read, stat_of
 from visx.images.formats import SUFFIXES, ending, is_other, passed_over, taken
 
+HoldsResults = Callable[[Path, Sequence[str]], bool]  # of a folder, and the names of the files in it
+
 
 @dataclass(frozen=True)
 class Item:
@@ -54,9 +56,10 @@ def find(
     stdin: BinaryIO | None = None,
     nul: bool = False,
     said: Callable[[str], None] = lambda text: None,
+    holds_results: HoldsResults = lambda folder, names: False,
 ) -> list[Item]:
-    """All images of `inputs` in a stable order; `said` hears of what was passed over: results of older runs, and
-    pictures of formats that cannot be read here.
+    """All images of `inputs` in a stable order; `said` hears of what was passed over: folders below the given ones that
+    `holds_results` says are of older runs, and pictures of formats that cannot be read here.
 
     Usage errors: a missing path, a folder without images, a collision.
     """
@@ -66,14 +69,14 @@ def find(
     others: list[str] = []
     for root in roots:
         if root == "-":
-            items += _from_stdin(stdin, nul, out, said, others)
+            items += _from_stdin(stdin, nul, out, said, others, holds_results)
             continue
         path = Path(root)
         if _is_dir(path):
             prefix = _name_of(path) if several else ""
             found = [
                 Item(file, _join(prefix, file.relative_to(path).as_posix()), trouble)
-                for file, trouble in _walk(path, out, said, others)
+                for file, trouble in _walk(path, out, said, others, holds_results)
             ]
             if not found:
                 raise usage(f"no images in {root}", passed_over(others) or f"looked for {', '.join(sorted(SUFFIXES))}")
@@ -96,7 +99,9 @@ def shard(items: Sequence[Item], number: int, count: int) -> list[Item]:
     return [item for item in items if place(item) % count == number - 1]
 
 
-def _walk(root: Path, out: Path | None, said: Callable[[str], None], others: list[str]) -> Iterator[tuple[Path, str]]:
+def _walk(
+    root: Path, out: Path | None, said: Callable[[str], None], others: list[str], holds_results: HoldsResults
+) -> Iterator[tuple[Path, str]]:
     """Image files below `root`, sorted, and directories that cannot be listed with the reason.
 
     Each real directory is entered once, so symlink loops end. The endings of pictures that are passed over go to `others`.
@@ -110,7 +115,7 @@ def _walk(root: Path, out: Path | None, said: Callable[[str], None], others: lis
             subfolders.clear()
             continue
         seen.add(real)
-        if Path(folder) != root and _holds_results(Path(folder), files):
+        if Path(folder) != root and holds_results(Path(folder), files):
             said(f"passing over {printable(folder)}: results of an older run")
             subfolders.clear()
             continue
@@ -127,19 +132,13 @@ def _walk(root: Path, out: Path | None, said: Callable[[str], None], others: lis
         yield Path(error.filename), f"cannot read the directory: {error.strerror}"
 
 
-def _holds_results(folder: Path, files: Sequence[str]) -> bool:
-    """Whether a folder is one that visx writes to: it has a manifest with a result in it."""
-    for name in files:
-        if name.startswith("manifest") and name.endswith(".jsonl"):
-            with contextlib.suppress(OSError), (folder / name).open("rb") as file:
-                start = file.read(65536)
-                if start.startswith(b'{"schema_version": ') and b'"files": {"npy": ' in start:
-                    return True
-    return False
-
-
 def _from_stdin(
-    stdin: BinaryIO | None, nul: bool, out: Path | None, said: Callable[[str], None], others: list[str]
+    stdin: BinaryIO | None,
+    nul: bool,
+    out: Path | None,
+    said: Callable[[str], None],
+    others: list[str],
+    holds_results: HoldsResults,
 ) -> list[Item]:
     if stdin is None:
         raise usage("'-' reads paths from standard input, and there is none here")
@@ -153,7 +152,8 @@ def _from_stdin(
     items = []
     for path in paths:
         if _is_dir(path):
-            items += [Item(file, _contained(file), trouble) for file, trouble in _walk(path, out, said, others)]
+            walked = _walk(path, out, said, others, holds_results)
+            items += [Item(file, _contained(file), trouble) for file, trouble in walked]
         else:
             items.append(Item(path, _contained(path)))
     return items

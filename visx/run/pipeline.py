@@ -12,20 +12,20 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 
 from visx.engine.jobs import Job
 from visx.engine.loaded import Explained, Loaded, grouped
 from visx.errors import ExitCode, VisxError, printable
-from visx.files import SCHEMA_VERSION, DiskFull, to_json
+from visx.files import DiskFull
 from visx.images.decode import digest_of
 from visx.images.find import Item
 from visx.models import Model
 from visx.run.threads import Lanes, count_lanes
 from visx.run.worker import Explainer
 from visx.store.manifest import Journal
+from visx.store.record import Failure, Record
 from visx.store.settings import Settings
 from visx.targets.classes import TargetSpec
 
@@ -50,14 +50,14 @@ class Summary:
         return ExitCode.SOME_FAILED if self.written + self.skipped else ExitCode.FAILURE
 
 
-_Writing = tuple[Item, Job, "Future[list[dict[str, Any]]]"]  # results on their way to the disk
-_Outcome = tuple[Explained, "Future[list[dict[str, Any]]] | None"]  # None where there is nothing to write
+_Writing = tuple[Item, Job, "Future[list[Record]]"]  # results on their way to the disk
+_Outcome = tuple[Explained, "Future[list[Record]] | None"]  # None where there is nothing to write
 
 
 class Run:
     """One run of jobs over images into a folder.
 
-    `on_record` receives every manifest record with its line, in order: results, results found done, and errors;
+    `on_record` receives every record of the manifest in order: results, results found done, and failures;
     `on_progress` the number of images finished; `said` remarks worth a line.
     """
 
@@ -67,7 +67,7 @@ class Run:
         jobs: Sequence[Job],
         settings: Settings,
         device: torch.device,
-        on_record: Callable[[dict[str, Any], str], None] = lambda record, line: None,
+        on_record: Callable[[Record | Failure], None] = lambda record: None,
         said: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.jobs, self.settings = list(jobs), settings
@@ -160,11 +160,11 @@ class Run:
     ) -> tuple[TargetSpec, ...]:
         """The targets whose results are not there yet; those that are go to the image's `done`. A class that is among the
         top ones and asked for by itself, too, is explained once."""
-        found: list[dict[str, Any]] = []
+        found: list[Record] = []
         left: list[TargetSpec] = []
         for spec in specs:
             done = self.explainer.recorder.done(self.journal, image.item, job, spec, image.stat, digest)
-            if spec.index is None or spec.index not in [record["target"] for record in found]:
+            if spec.index is None or spec.index not in [record.target for record in found]:
                 left += [] if done else [spec]
                 found += done
         image.done += found
@@ -181,7 +181,7 @@ class Run:
                 continue
             for record in image.done:
                 self.summary.skipped += 1
-                self.on_record(record, to_json(record))
+                self.on_record(record)
             if image.jobs:
                 yield image
             else:
@@ -221,18 +221,19 @@ class Run:
             return
         self._keep(records)
 
-    def _keep(self, records: Sequence[dict[str, Any]]) -> None:
+    def _keep(self, records: Sequence[Record]) -> None:
         """Results that are written go to the manifest and the listeners. A record whose file they have taken is withdrawn by
         that: of two the later counts."""
-        for record in records if records and records[0]["name"] in self._older else ():
-            before = self.journal.claimant(record["files"]["npy"]) or record
-            if before.get("image_sha256") != record["image_sha256"] and before.get("image") != record["image"]:
-                self._replaced.append((record["files"]["npy"], str(before.get("image")), record["image"]))
-            elif "written" not in before and self.settings.resume:
+        for record in records if records and records[0].name in self._older else ():
+            before = self.journal.claimant(record.npy) or record
+            if before.image_sha256 != record.image_sha256 and before.image != record.image:
+                self._replaced.append((record.npy, before.image, record.image))
+            elif before.written is None and self.settings.resume:
                 self._outdated += 1
-        for record, line in zip(records, self.journal.append(records), strict=True):
+        self.journal.append(records)
+        for record in records:
             self.summary.written += 1
-            self.on_record(record, line)
+            self.on_record(record)
 
     def _tell_replaced(self) -> None:
         if self._outdated:
@@ -246,13 +247,9 @@ class Run:
 
     def _fail(self, item: Item, error: VisxError, job: Job | None = None) -> None:
         self.summary.failed.setdefault(item.name, error.message)
-        record = {
-            "schema_version": SCHEMA_VERSION,
-            "image": str(item.path),
-            "method": job.method.name if job else None,
-            "error": {"code": int(error.code), "message": error.message, "hint": error.hint},
-        }
-        self.on_record(record, *self.journal.append([record]))
+        failure = Failure.of_error(str(item.path), job.method.name if job else None, error)
+        self.journal.append([failure])
+        self.on_record(failure)
         if self.settings.fail_fast:
             raise VisxError("stopped at the first failure, as --fail-fast asks")
 

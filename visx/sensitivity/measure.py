@@ -167,7 +167,7 @@ def measure(
         run = dataclasses.replace(settings, seed=seed)
         seen = _noisy(model, noise, seed)
         made = explain_all(seen, jobs, items, run, progress, said)
-        found.note(made.errors)
+        found.note(failure.as_dict() for failure in made.errors)
         found.written, found.skipped = found.written + made.written, found.skipped + made.skipped
         bench = Bench(seen, network, settings.seed, settings.batch_size, said, boxes, ledger)
         with network.session():

@@ -74,7 +74,7 @@ def teaser(group: Group, model: Model, found: Sensitivity) -> Image.Image:
         top = LINE * 2 + number * (CELL + LINE * lines + GAP)
         sample = next(iter(row.values()))
         sheet.paste(_fit(_seen(model, sample.item.path)), (GAP, top))
-        for line, text in enumerate((name, str(sample.record["label"]))):
+        for line, text in enumerate((name, sample.record.label)):
             pen.text((GAP, top + CELL + 2 + line * LINE), _short(pen, text, 11), "black", font(11))
         for column, setting in enumerate(group.settings, 1):
             if setting.name not in row:

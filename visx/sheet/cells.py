@@ -23,7 +23,8 @@ from visx.params import parse
 from visx.run.progress import SILENT, Progress
 from visx.seeds import image_seed
 from visx.sheet.layout import Bar, Cell
-from visx.store.record import record_of
+from visx.store.record import Record
+from visx.store.recorder import record_of
 from visx.targets.classes import Targets
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Found:
     place: Placement
     answer: Answer
     seconds: float
-    record: dict[str, Any]
+    record: Record
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,7 @@ def compute(
                     raise answers
                 seconds = (time.perf_counter() - begun) / len(answers)
                 for number, answer in enumerate(each_once(answers)):
-                    record = record_of(model, job, answer, name, place, ask.seed, ask.precision, network)
-                    record["seconds"] = round(seconds, 4)
+                    record = record_of(model, job, answer, name, place, ask.seed, ask.precision, network, seconds)
                     if number == len(of_target):
                         of_target.append({})
                     of_target[number][key] = Found(key, model, job, place, answer, seconds, record)

@@ -1,22 +1,40 @@
-"""Stored results: reading back what `visx explain` wrote, and trusting none of it. Imports no torch.
+"""Stored results: what `visx explain` wrote, read back; nothing in it is trusted. Imports no torch.
 
-A `.npy` is mapped, never unpickled, and must be one finite map; a manifest must be of a schema that is known; a path in
-it may not lead out of its folder.
+A `.npy` is mapped, never unpickled, and must be one finite map; a manifest must be of a schema that is known; a path in it
+may not lead out of its folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from visx.errors import VisxError, usage
-from visx.files import SCHEMA_VERSION, digest
-from visx.store.manifest import records, standing
+from visx.files import SCHEMA_VERSION
+from visx.store.manifest import records
+from visx.store.record import Failure, Record, stays_inside
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A result in the folder of its run."""
+
+    run: Path
+    record: Record
+
+    @property
+    def path(self) -> Path:
+        """The file of the map."""
+        return self.run / self.record.npy
+
+    def map(self) -> np.ndarray:
+        """The raw map (H, W) float64; `VisxError` where it cannot be read."""
+        return read_map(self.path)
 
 
 def read_map(path: Path) -> np.ndarray:
@@ -36,83 +54,68 @@ def read_map(path: Path) -> np.ndarray:
     return values
 
 
-def target_of(record: Mapping[str, Any]) -> int | None:
-    """The class index of a record, or the number of a regression's value; None where it has neither."""
-    objective = record.get("objective")
-    target = objective.get("index") if isinstance(objective, dict) else record.get("target")
-    return target if isinstance(target, int) else None
-
-
-@dataclass(frozen=True)
-class Stored:
-    """One result in a run's folder: its record in the manifest, and what tells it from others."""
-
-    folder: Path
-    record: dict[str, Any]
-
-    @property
-    def image(self) -> str:
-        """The image's name relative to its run's input root."""
-        return str(PurePosixPath(self.record["files"]["npy"]).parent)
-
-    @property
-    def method(self) -> str:
-        """The method's name."""
-        return str(self.record["method"])
-
-    @property
-    def layer(self) -> str:
-        """The layer, or an empty string."""
-        return str(self.record.get("layer") or "")
-
-    @property
-    def target(self) -> str:
-        """The class index, the unit, or the number of the value that was explained."""
-        return str(target_of(self.record))
-
-    @property
-    def settings(self) -> str:
-        """A digest of parameters, score and seed: what may differ between two results of one method."""
-        return digest([self.record.get(key) for key in ("params", "score_kind", "seed")])
-
-    def map(self) -> np.ndarray:
-        """The raw map (H, W) float64."""
-        return read_map(self.folder / self.record["files"]["npy"])
-
-
 def read_results(folder: Path) -> list[Stored]:
-    """The results of a run, in order; of several records for one file the last counts.
+    """The results of a run, in order, but for superseded ones.
 
     Usage errors (exit 2): no such folder, no manifest in it, no result in that. Failures (exit 1): a newer schema, a
     record without what every record has.
     """
+    check_run(folder, "a folder that `visx explain -o` wrote")
+    results = [Stored(folder, record) for record in standing(folder, _results(folder))]
+    if not results:
+        raise usage(f"no results in the manifest of {folder}")
+    return results
+
+
+def check_run(folder: Path, hint: str) -> None:
+    """A usage error, with this hint, where `folder` is not the folder of a run."""
     if not folder.is_dir():
         raise usage(f"no such folder: {folder}")
     if not any(folder.glob("manifest*.jsonl")):
-        raise usage(f"no manifest.jsonl in {folder}", "a folder that `visx explain -o` wrote")
-    found = [Stored(folder, record) for record in standing(folder, (s.record for s in _results(folder)))]
-    if not found:
-        raise usage(f"no results in the manifest of {folder}")
-    return found
+        raise usage(f"no manifest.jsonl in {folder}", hint)
 
 
-def _results(folder: Path) -> Iterator[Stored]:
+def standing(run: Path, results: Iterable[Record]) -> list[Record]:
+    """The results that still stand, in order. Of several that claim one file, or that answer one question of one image, the
+    one that was written last stands; the others are superseded.
+
+    Journals of shards are read one after the other, so the time of the file's modification decides, and where that is not
+    recorded the order. Two names may be one file (`Cat.png` and `cat.png` on some file systems); and one question has another
+    file where the image or the labels have been edited, so that the likeliest class is another, or is called otherwise.
+    """
+    answers: dict[object, Record] = {}
+    for number, record in enumerate(results):
+        _supersede(answers, (record.image, *record.key) if record.has_key else number, record)
+    files: dict[object, Record] = {}
+    for record in answers.values():
+        try:
+            status = (run / record.npy).stat()
+            _supersede(files, (status.st_dev, status.st_ino), record)
+        except (OSError, ValueError):  # no such file, or a name that no file can have
+            _supersede(files, record.npy, record)
+    return list(files.values())
+
+
+def _supersede(latest: dict[object, Record], key: object, record: Record) -> None:
+    """Keep a record under `key`, as the last one, unless one is there that was written after it."""
+    if key not in latest or record.map_time >= latest[key].map_time:
+        latest.pop(key, None)
+        latest[key] = record
+
+
+def _results(folder: Path) -> Iterator[Record]:
     for record in records(folder):
-        version = record.get("schema_version")
-        if not isinstance(version, int):
+        if not record.schema_version:
             raise VisxError(f"the manifest of {folder} has a line without schema_version: visx did not write it")
-        if version > SCHEMA_VERSION:
+        if record.schema_version > SCHEMA_VERSION:
             raise VisxError(
-                f"the manifest of {folder} is of schema {version}; this visx knows {SCHEMA_VERSION}",
+                f"the manifest of {folder} is of schema {record.schema_version}; this visx knows {SCHEMA_VERSION}",
                 hint="a newer visx wrote it: update this one",
             )
-        if "error" in record:
+        if isinstance(record, Failure):
             continue
-        files = record.get("files")
-        name = files.get("npy") if isinstance(files, dict) else None
-        if not isinstance(name, str) or not isinstance(record.get("method"), str):
+        if not record.npy or not record.method:
             raise VisxError(f"the manifest of {folder}: a record has no method or no files.npy")
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or "\\" in name:
-            raise VisxError(f"the manifest of {folder}: {name!r} leads out of the folder")
-        yield Stored(folder, record)
+        if not stays_inside(record.npy):
+            raise VisxError(f"the manifest of {folder}: {record.npy!r} leads out of the folder")
+        yield record

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import Any
 
 from visx.draw.png import encode_png
 from visx.engine.batch import Answer
 from visx.engine.jobs import Job
 from visx.engine.loaded import Loaded
 from visx.engine.picture import draw
-from visx.files import Written, digest, make_folder, npy_bytes, still_there, write_whole
+from visx.files import SCHEMA_VERSION, Written, digest, make_folder, npy_bytes, still_there, write_whole
 from visx.images.find import Item
+from visx.images.geometry import Placement
 from visx.models import Model, fingerprint
 from visx.network.network import Network
 from visx.store import recipe
 from visx.store.manifest import Journal
-from visx.store.read import target_of
-from visx.store.record import record_of
+from visx.store.record import Record
 from visx.store.settings import Settings
 from visx.targets.classes import TargetSpec
 
@@ -31,21 +31,21 @@ class Recorder:
         self._fingerprint = model.fingerprint  # now, and not by two writers at once
         self._asked: dict[tuple[Job, str], str] = {}
 
-    def write(self, image: Loaded, job: Job, answers: Sequence[Answer], seconds: float) -> list[dict[str, Any]]:
+    def write(self, image: Loaded, job: Job, answers: Sequence[Answer], seconds: float) -> list[Record]:
         """Write the files of a job's answers on an image; returns their records for the manifest."""
-        records: list[dict[str, Any]] = []
+        records: list[Record] = []
         rest, seen = list(answers), set[int]()
         for spec in image.targets_of(job):
             mine, rest = rest[: spec.count], rest[spec.count :]
             if len(mine) == 1 and mine[0].target in seen:
                 continue  # it is one of the top classes, whose file and record it has
             seen |= {answer.target for answer in mine}
-            common = {"seconds": round(seconds / len(answers), 4), "targets": len(mine)}
             for rank, answer in enumerate(mine):
-                records.append({**self._write(image, job, spec, answer), **common, "rank": rank})
+                record = self._write(image, job, spec, answer, seconds / len(answers))
+                records.append(replace(record, targets=len(mine), rank=rank))
         return records
 
-    def _write(self, image: Loaded, job: Job, spec: TargetSpec, answer: Answer) -> dict[str, Any]:
+    def _write(self, image: Loaded, job: Job, spec: TargetSpec, answer: Answer, seconds: float) -> Record:
         s = self.settings
         assert image.picture is not None and image.place is not None
         folder = s.out / image.item.name
@@ -69,53 +69,53 @@ class Recorder:
         for suffix, make in answer.attachments.items():
             put(suffix.split(".")[0], f".{suffix}", make(image.picture.rgb, image.place))
         asked = self._settings_of(job, spec)
-        return {
-            **record_of(self.model, job, answer, str(image.item.path), image.place, s.seed, s.precision, self.network),
-            "remarks": list(image.picture.remarks),
-            "fingerprint": self._fingerprint.as_dict() if self._fingerprint else None,
-            "files": files,
-            "written": written,
-            "name": image.item.name,
-            "rendering": s.rendering,
-            "raw_channels": s.raw_channels,
-            "image_sha256": image.digest,
-            "image_stat": list(image.stat),
-            "settings": asked,
-            "recipe": digest([asked, image.digest]),
-        }
+        path, place = str(image.item.path), image.place
+        return replace(
+            record_of(self.model, job, answer, path, place, s.seed, s.precision, self.network, seconds),
+            remarks=list(image.picture.remarks),
+            fingerprint=self._fingerprint.as_dict() if self._fingerprint else None,
+            files=files,
+            written=written,
+            name=image.item.name,
+            rendering=s.rendering,
+            raw_channels=s.raw_channels,
+            image_sha256=image.digest,
+            image_stat=list(image.stat),
+            settings=asked,
+            recipe=digest([asked, image.digest]),
+        )
 
     def done(
         self, journal: Journal, item: Item, job: Job, spec: TargetSpec, stat: tuple[int, int], sha256: Callable[[], str]
-    ) -> list[dict[str, Any]]:
+    ) -> list[Record]:
         """The records of a job on an image if its results lie in OUT, whole and drawn as asked; else nothing.
 
         An image of the size and modification time that were recorded is taken as unchanged; any other is read. So is a
         file in OUT, because another result may have taken its place: of another image of this name, or drawn otherwise.
         """
         s, asked = self.settings, self._settings_of(job, spec)
-        found = journal.find(item.name, asked)
-        for record in found:
-            unchanged = record["image_stat"] == list(stat) or record["image_sha256"] == sha256()
-            drawn = not s.overlay or record["rendering"] == s.rendering
-            same = fingerprint.same(record.get("fingerprint"), self._fingerprint)
-            complete = (record["raw_channels"] or not s.raw_channels) and self._whole(record)
+        records = journal.find(item.name, asked)
+        for record in records:
+            unchanged = record.image_stat == list(stat) or record.image_sha256 == sha256()
+            drawn = not s.overlay or record.rendering == s.rendering
+            same = fingerprint.same(record.fingerprint, self._fingerprint)
+            complete = (record.raw_channels or not s.raw_channels) and self._whole(record)
             if not (unchanged and drawn and same and complete and self._named_alike(record, job, spec)):
                 return []
-        return found
+        return records
 
-    def _named_alike(self, record: dict[str, Any], job: Job, spec: TargetSpec) -> bool:
+    def _named_alike(self, record: Record, job: Job, spec: TargetSpec) -> bool:
         """Whether a record's class is still the one that is asked for, under the name it has: labels may have been edited."""
-        target = target_of(record)
-        if not job.of_a_class or target is None:
+        if not job.of_a_class or record.index is None:
             return True
-        return spec.index in (None, target) and record["label"] == self.model.label(target)
+        return spec.index in (None, record.index) and record.label == self.model.label(record.index)
 
-    def _whole(self, record: dict[str, Any]) -> bool:
+    def _whole(self, record: Record) -> bool:
         """Whether every file of a record is there, as it was written for this record."""
-        written = record.get("written")
-        return isinstance(written, dict) and all(
+        written = record.written
+        return written is not None and all(
             still_there(self.settings.out, name, written.get(kind))
-            for kind, name in record["files"].items()
+            for kind, name in (record.files or {}).items()
             if name is not None and (kind != "overlay" or self.settings.overlay)
         )
 
@@ -130,6 +130,50 @@ class Recorder:
     def _stem(self, job: Job, answer: Answer) -> str:
         mark = recipe.name_of(self.model, job, self.settings.seed, self.settings.precision)
         return ".".join(part for part in (job.method.name, _slug(job.layer or ""), answer.slug, mark) if part)
+
+
+def record_of(
+    model: Model,
+    job: Job,
+    answer: Answer,
+    image: str,
+    place: Placement,
+    seed: int,
+    precision: str,
+    network: Network,
+    seconds: float,
+) -> Record:
+    """The record of an answer that has no files yet. `image` is the path of the image as it was given."""
+    shapes = (layer.shape for layer in model.anatomy.layers if layer.name == job.layer)
+    of_a_value = model.outputs.kind == "regression"
+    return Record(
+        schema_version=SCHEMA_VERSION,
+        image=image,
+        method=job.method.name,
+        params=job.params.model_dump(mode="json"),
+        model=model.name,
+        weights={"name": model.weights.name, "sha256": model.weights.sha256},
+        outputs=model.outputs.identity,
+        preprocessing=recipe.of_preprocessing(model.preprocess),
+        layer=job.layer,
+        layer_shape=next((list(shape) for shape in shapes if shape), None),
+        target=None if of_a_value else answer.target,
+        objective={"kind": "out", "index": answer.target} if of_a_value else None,
+        label=answer.label,
+        score=answer.score,
+        score_kind=answer.score_kind,
+        probability=answer.probability,
+        seed=seed,
+        device=str(network.device),
+        precision=precision,
+        input_size=list(model.input_size),
+        crop=[round(v, 3) for v in place.box],
+        min=float(answer.map.min()),
+        max=float(answer.map.max()),
+        extras=answer.extras,
+        warnings=answer.warnings,
+        seconds=round(seconds, 4),
+    )
 
 
 def _slug(layer: str) -> str:

@@ -34,6 +34,7 @@ from visx.run.ray.driver import (
     ray,
 )  # before anything else imports ray: it keeps ray off standard output
 from visx.run.ray.worker import ATTEMPTS, Task, Worker
+from visx.store.record import Failure, Record
 from visx.store.settings import Settings
 from visx.targets.classes import parse_target
 
@@ -118,9 +119,9 @@ def test_the_images_of_a_killed_worker_are_done(folder: Path) -> None:
     settings = Settings(Path("far"), target, batch_size=4)
     killed: list[int] = []
 
-    def on_record(record: dict[str, Any], line: str) -> None:
+    def on_record(record: Record | Failure) -> None:
         workers = [int(p.name) for p in Path("pids").iterdir() if int(p.name) != os.getpid()]
-        if "error" not in record and len(workers) == 2 and not killed:
+        if isinstance(record, Record) and len(workers) == 2 and not killed:
             killed.append(workers[0])
             os.kill(workers[0], signal.SIGKILL)
 

@@ -33,6 +33,7 @@ from visx.images.find import Item
 from visx.models import Model
 from visx.run.pipeline import AHEAD, Run
 from visx.run.threads import count_lanes, threads_of
+from visx.store.record import Failure, Record
 from visx.store.settings import Settings
 
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # read at import: Ray would print deaths to standard output
@@ -63,7 +64,7 @@ class RayRun(Run):
         load: Callable[[], Model],
         device: str = "auto",
         address: str | None = None,
-        on_record: Callable[[dict[str, Any], str], None] = lambda record, line: None,
+        on_record: Callable[[Record | Failure], None] = lambda record: None,
         said: Callable[[str], None] = lambda text: None,
     ) -> None:
         super().__init__(model, jobs, settings, torch.device("cpu"), on_record, said)
@@ -95,7 +96,7 @@ class RayRun(Run):
                 for _ in {item.name for item, _, _ in report.outcomes}:
                     self._count_image()
 
-    def _take(self, item: Item, job: Job | None, found: list[dict[str, Any]] | VisxError) -> None:
+    def _take(self, item: Item, job: Job | None, found: list[Record] | VisxError) -> None:
         if isinstance(found, DiskFull):
             raise found
         if isinstance(found, VisxError):

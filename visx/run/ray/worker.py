@@ -21,6 +21,7 @@ from visx.images.find import Item
 from visx.models import Model
 from visx.models.model import Weights
 from visx.run.worker import Explainer
+from visx.store.record import Record
 from visx.store.settings import Settings
 from visx.targets.classes import TargetSpec
 
@@ -29,7 +30,7 @@ ATTEMPTS = 3  # at a batch whose workers die; Ray itself would try for ever
 Deal = tuple[
     Item, list[tuple[int, tuple[TargetSpec, ...]]]
 ]  # an image, the numbers of the jobs to do on it, their targets
-Outcome = tuple[Item, int | None, list[dict[str, Any]] | VisxError]  # the job's number, None where the image is broken
+Outcome = tuple[Item, int | None, list[Record] | VisxError]  # the job's number, None where the image is broken
 
 
 @dataclass(frozen=True)
