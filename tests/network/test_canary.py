@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from visx.network import heads, trace
+from visx.network import heads, placement
 from visx.network.fast import onednn
 from visx.network.rules import nodes as rules
 from visx.network.snapshot import GLOBAL_HOOKS
@@ -24,7 +24,7 @@ from visx.network.snapshot import GLOBAL_HOOKS
 NAMES = {
     "_C._functorch.peek_interpreter_stack": "isolation.py: torch.func's transforms",
     "_guards.detect_fake_mode": "isolation.py: fake tensors",
-    "Tensor._version": "fast/fold.py, fast/exact.py, head.py: values that were written to",
+    "Tensor._version": "fast/fold.py, fast/exact.py, record.py: values that were written to",
     "_ops.OpOverload": "forms.py: exported programs",
     "compiler.set_stance": "forms.py: compiled modules run eagerly",
     "nn.modules.conv._ConvNd": "forms.py: the type of the first convolution's weight",
@@ -73,7 +73,12 @@ def test_a_setting_of_the_precision(name: str):
 
 
 OPERATIONS = sorted(
-    trace._MATMULS | trace._MOVES | trace._COPIES | trace._RESHAPES | trace._REDUCTIONS | trace._SCRAMBLING
+    placement.MATMULS
+    | placement._MOVES
+    | placement._COPIES
+    | placement._RESHAPES
+    | placement._REDUCTIONS
+    | placement._SCRAMBLING
 )
 
 

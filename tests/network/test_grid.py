@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from nets import CLASSES, images, seeded
 from oracles import answers, ask, model_of, same
 from visx import VisxError
-from visx.network.anatomy import look
 from visx.network.grid import FeatureGrid
 from visx.network.network import Network
 
@@ -22,7 +21,7 @@ WIDE = torch.randn(2, 3, 8, 16, generator=torch.Generator().manual_seed(1), dtyp
 
 def layers(net: nn.Module, x: Tensor = X) -> dict[str, tuple[FeatureGrid | None, str]]:
     network = Network(net)
-    look(network, tuple(x.shape[1:]))
+    network.look(x.shape[1:])
     return {name: (one.grid, one.reason) for name, one in network.recorded[x.shape[1:]].items()}
 
 

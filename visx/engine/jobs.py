@@ -9,9 +9,9 @@ from typing import Any, get_args
 from visx.errors import ExitCode, VisxError, unknown, unsupported
 from visx.methods.contract import NEEDS, Method, ScoreKind
 from visx.models import Model
+from visx.network.anatomy import reaches
 from visx.network.forms import closed, scripted
 from visx.network.paths import layer_path
-from visx.network.probe import reaches
 from visx.params import Params, parse
 
 

@@ -25,14 +25,15 @@ from visx.params import Params
 def cam(req: Request, p: Params) -> Attribution:
     import torch
 
-    from visx.network.head import run_with_head
+    from visx.network.cam import features_and_weight
 
-    logits, head = run_with_head(req.network, req.x)
+    logits, head = features_and_weight(req.network, req.x)
     if head is None:
         raise unsupported(
             "cam needs global average pooling followed by one linear layer (or a 1x1 convolution before it)",
             "use gradcam: it fits any network with feature maps",
         )
+    features, weight = head
     ids = req.targets.resolve(logits)
-    weights_btk = head.weight[ids].to(torch.promote_types(head.weight.dtype, torch.float32))
-    return Attribution(torch.einsum("btk,bkhw->bthw", weights_btk, head.features.to(weights_btk)))
+    weights_btk = weight[ids].to(torch.promote_types(weight.dtype, torch.float32))
+    return Attribution(torch.einsum("btk,bkhw->bthw", weights_btk, features.to(weights_btk)))

@@ -209,7 +209,8 @@ class Model:
                 if key not in self._networks:
                     network = self._around(copied(self.name, self.module, device, DTYPES[precision]))
                     if precision != "fp32":  # at full precision the first look does the same
-                        try_out(network, f"{self.name} at {precision}", self.input_shape)
+                        zeros = network.prepare(torch.zeros(1, *self.input_shape))
+                        try_out(f"{self.name} at {precision}", network.module, zeros)
                     self._networks[key] = network
         return self._networks[key]
 

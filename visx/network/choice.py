@@ -11,53 +11,23 @@ there the input of the last attention is found.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from visx.network.grid import FeatureGrid, read
-from visx.network.trace import ATTENTION, Node, ancestors
+from visx.network.placement import ATTENTION
+from visx.network.record import ModuleRun, Node, ancestors
 
 _GATES = {"sigmoid", "sigmoid_", "hardsigmoid", "hardsigmoid_", "_softmax"}
 _ADAPTIVE_POOLING = {"_adaptive_avg_pool2d", "adaptive_max_pool2d", "_adaptive_avg_pool3d", "mean", "amax"}
 
 
-@dataclass
-class Exit:
-    """One run of a module: its path, its type, its output's shape (None where it is no tensor). `node` is None where the
-    output does not depend on the picture, `edge` where no gradient passes it."""
-
-    name: str
-    type: str
-    shape: tuple[int, ...] | None
-    node: Node | None
-    edge: Any
-    passes: bool  # returns what it was given
-
-    def read(self) -> FeatureGrid | str:
-        """How the output is read as a feature map, or why it is none."""
-        if self.shape is None:
-            return "it returns no tensor"
-        if self.node is None:
-            return "it does not depend on the picture"
-        return read(self.shape, self.node.places, paired=self.node.paired)
-
-    @cached_property
-    def grid(self) -> FeatureGrid | None:
-        """The grid, if it has more than one cell."""
-        found = self.read()
-        return None if isinstance(found, str) or found.single else found
-
-
-def choose(exits: Sequence[Exit], score: Tensor, node: Node | None) -> tuple[str | None, str]:
+def choose(exits: Sequence[ModuleRun], score: Tensor, node: Node | None) -> tuple[str | None, str]:
     """The default layer of a pass, or None and why. `score` (1, K) is the tensor that is explained, `node` its node."""
     if node is None:
         return None, "its output does not depend on the picture"
-    named = [e for e in exits if e.name and not e.passes and e.node is not None]
+    named = [e for e in exits if e.name and not e.unchanged and e.node is not None]
     behind, class_maps = _trunk(node)
     inside = _inside_attention(node)
     for counts in (behind, class_maps):  # class maps where there is nothing before them
@@ -74,7 +44,7 @@ def choose(exits: Sequence[Exit], score: Tensor, node: Node | None) -> tuple[str
     )
 
 
-def _none(named: Sequence[Exit]) -> str:
+def _none(named: Sequence[ModuleRun]) -> str:
     found = named[-1].read() if named else ""
     last = f"; of the last, {named[-1].name}: {found if isinstance(found, str) else 'it has one cell'}" if named else ""
     return f"none of its {len({e.name for e in named})} layers has a feature map of more than one cell{last}"
@@ -133,7 +103,7 @@ def _inside_attention(score: Node) -> set[Node]:
     return inside
 
 
-def _last_with_gradient(exits: Sequence[Exit], score: Tensor) -> Exit | None:
+def _last_with_gradient(exits: Sequence[ModuleRun], score: Tensor) -> ModuleRun | None:
     """The latest of these outputs of which at least two cells receive a gradient; the very latest where the last ones
     receive none at all, which tells nothing. Differentiates only as far back as needed."""
     ordered = sorted(exits, key=lambda e: e.node.index if e.node else 0)

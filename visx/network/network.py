@@ -14,15 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from visx.errors import unsupported
-from visx.network import gradients
+from visx.network import gradients, probe
 from visx.network.behaviour import PLAIN, Behaviour, drawing
 from visx.network.fast.exact import AsWritten
 from visx.network.fast.fold import Folded, fold
 from visx.network.fast.pending import Astray
 from visx.network.forms import at, eager, input_dtype, scripted, submodule, unwrapped, whereabouts
-from visx.network.grid import SPATIAL, FeatureGrid, Layer
+from visx.network.grid import SPATIAL, Layer
 from visx.network.isolation import StopForward, hooked, undisturbed
+from visx.network.layers import layers
 from visx.network.outputs import LOGITS, Outputs
+from visx.network.record import Record
 from visx.network.restoring import Kept
 from visx.network.settings import default_device, seed_all
 
@@ -59,7 +61,7 @@ class Network:
         self.local_plans: dict[Any, Any] = {}  # what visx.network.fast.crops has learnt
         self._plain_names: dict[str, str] = {}  # by the path that was asked for
         self.recorded: dict[torch.Size, dict[str, Layer]] = {}  # by input shape: how every layer's output is read
-        self._pooled: dict[torch.Size, FeatureGrid | None] = {}  # and what is averaged before the classifier
+        self._record: tuple[torch.Size, Record] | None = None  # of the latest look, and the input's shape
         self.dtype, self.device = input_dtype(self.module), whereabouts(self.module)
         self._writes: bool | None = None  # whether the module works in place on its input; not known before a pass
 
@@ -222,9 +224,7 @@ class Network:
             self._plain_names[name], _ = submodule(self.module, name)
         name = self._plain_names[name]
         if name not in self.recorded.get(shape, {}):
-            from visx.network.anatomy import look
-
-            look(self, tuple(shape))
+            self.look(shape)
         layer = self.recorded[shape].get(name)
         if layer is None:
             raise unsupported(
@@ -234,14 +234,26 @@ class Network:
             raise unsupported(f"layer {name} is not a feature map: {layer.reason}", SPATIAL)
         return layer
 
-    def pooled_grid(self, shape: torch.Size) -> FeatureGrid | None:
-        """How the features that CAM's head averages are read, where it averages over all axes but the first and last."""
-        if shape not in self._pooled:
-            from visx.network.anatomy import look, pooled
+    def record(self, shape: torch.Size) -> Record:
+        """What a pass over a picture of this shape (C, H, W) has shown."""
+        if self._record is None or self._record[0] != shape:
+            return self.look(shape)
+        return self._record[1]
 
-            run = look(self, tuple(shape))
-            self._pooled[shape] = pooled(run.watcher, run.watcher.functions.head(self.outputs.tensor(run.output)))
-        return self._pooled[shape]
+    def look(self, shape: torch.Size) -> Record:
+        """Run the network once on a picture of this shape (C, H, W), and remember what that shows.
+
+        Inside a session: a lane has none of its own, and would wait for the run's.
+        """
+        record = probe.look(self.module, self.prepare(probe.noise(shape)))
+        self.remember(shape, record, self.outputs.tensor(record.output))
+        return record
+
+    def remember(self, shape: torch.Size, record: Record, score: Any) -> None:
+        """Remember the record of a pass, of whose output the tensor `score` is explained, and how its layers are read."""
+        record.close(score)
+        self.recorded[shape] = layers(record)
+        self._record = shape, record
 
     # These take a Network as their first argument, as methods do.
     input_gradients = gradients.input_gradients

@@ -4,111 +4,75 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from visx.errors import VisxError, said_by, unsupported
 from visx.network.forms import check_values, input_dtype, lazy, quantised, whereabouts
-from visx.network.network import Network
+from visx.network.record import Record
 from visx.network.rules import strangers
 from visx.network.scorer import out_of_memory
 from visx.network.tensors import tensors
-from visx.targets.classes import Targets
+from visx.network.trace import recording
 
 
-class Watcher(Protocol):
-    """What records a pass, for instance `visx.network.anatomy`'s watch."""
-
-    def watching(self, module: nn.Module) -> AbstractContextManager[None]: ...
-
-
-T = TypeVar("T", bound=Watcher)
-
-
-@dataclass(frozen=True)
-class DryRun(Generic[T]):
-    """One pass: the raw output, who watched it, and in words why no gradient leads from the output to the input (empty
-    where one does). `graphed` is the raw output with its autograd graph, where there is one."""
-
-    output: Any
-    watcher: T
-    graphed: Any
-    no_input_gradient: str = ""
-
-
-def dry_run(network: Network, shape: tuple[int, ...], watcher: Callable[[], T]) -> DryRun[T]:
-    """Run the network once on noise (1, C, H, W), always the same, with gradients recorded. Where forward fails with
-    gradients (it may call `.numpy()`), or backward hooks put nodes of their own between modules, a second run without
-    gradients is watched. Call inside `network.session()`. Raises whatever forward raises."""
-    picture = network.prepare(torch.randn(1, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32))
-    watching, graphed = watcher(), None
+def look(module: nn.Module, picture: Tensor) -> Record:
+    """The record of one pass over a prepared picture (1, C, H, W), with gradients recorded. Where forward fails with
+    gradients (it may call `.numpy()`), or backward hooks put nodes of their own between modules, that of a second pass
+    without gradients. Call inside a session. Raises whatever forward raises."""
+    graphed = None
+    hooks = any(m._backward_hooks or m._backward_pre_hooks for m in module.modules())
     try:
-        if not any(m._backward_hooks or m._backward_pre_hooks for m in network.module.modules()):
-            with watching.watching(network.module):
-                output, reason = _differentiable(network.module, picture)
-            return DryRun(output, watching, output, reason)
-        graphed, reason = _differentiable(network.module, picture)
+        with torch.enable_grad():
+            x = picture.clone().requires_grad_().clone()  # a network may work in place on its input
+            with recording(module, runs=not hooks, operations=not hooks) as record:
+                graphed = module(x)
+        reason = _no_gradient(module, record, graphed)
     except VisxError:
         raise
     except Exception as error:  # whatever a user's own forward raises
-        reason = f"its forward fails where gradients are recorded ({said_by(error)})"
-    watching = watcher()
-    with torch.no_grad(), watching.watching(network.module):
-        output = network.module(picture)
-    return DryRun(output, watching, output if graphed is None else graphed, reason)
+        hooks, reason = True, f"its forward fails where gradients are recorded ({said_by(error)})"
+    output = graphed
+    if hooks:
+        with torch.no_grad(), recording(module) as record:
+            output = module(picture)
+    record.output, record.graphed = output, output if graphed is None else graphed
+    record.no_input_gradient = reason
+    return record
 
 
-def _differentiable(module: nn.Module, picture: Tensor) -> tuple[Any, str]:
-    """The output for a picture, and why no gradient leads back to it (empty where one does)."""
-    x = picture.clone().requires_grad_().clone()  # a network may work in place on its input
-    with torch.enable_grad(), _Modes() as modes:
-        output = module(x)
-    results = [t for t in tensors(output) if t.is_floating_point()]
-    linked = [t for t in results if t.requires_grad]
-    if any("CheckpointFunction" in strangers(t) for t in linked):
-        return output, "its forward uses re-entrant checkpointing (use_reentrant=False works)"
-    if linked or not results:
-        return output, ""
-    kind = quantised(module)
-    return output, f"it is quantised ({kind}), and whole numbers have no gradients" if kind else modes.reason()
+def noise(shape: Sequence[int]) -> Tensor:
+    """The picture (1, C, H, W) that a network is first looked at with: always the same, so that what is learnt of it never
+    depends on the pictures that are explained."""
+    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
 
 
 _CUTTING = {Tensor.detach: "detach", Tensor.detach_: "detach_", Tensor.data.__get__: ".data", Tensor.numpy: "numpy"}  # type: ignore[attr-defined]
 
 
-class _Modes(TorchFunctionMode):
-    """Notes whether functions run with gradients off, and which of them cut the graph."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.on = self.off = 0
-        self.inference = False
-        self.cut: dict[str, None] = {}
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _CUTTING:
-            self.cut[_CUTTING[func]] = None
-        output = func(*args, **(kwargs or {}))
-        if isinstance(output, Tensor):  # the others ask for a shape or a type
-            self.on += torch.is_grad_enabled()
-            self.off += not torch.is_grad_enabled()
-            self.inference |= torch.is_inference_mode_enabled()
-        return output
-
-    def reason(self) -> str:
-        """Why the output of the pass has no gradients."""
-        if self.off:
-            mode = "inference_mode" if self.inference else "no_grad"
-            return f"{'part of ' * (self.on > 0)}its forward runs under {mode}"
-        if self.cut:
-            return f"its forward cuts the graph ({', '.join(self.cut)})"
-        return "no gradient leads from its output back to the input"
+def _no_gradient(module: nn.Module, record: Record, output: Any) -> str:
+    """Why no gradient leads from the output of a recorded pass back to its input; empty where one does."""
+    results = [t for t in tensors(output) if t.is_floating_point()]
+    linked = [t for t in results if t.requires_grad]
+    if any("CheckpointFunction" in strangers(t) for t in linked):
+        return "its forward uses re-entrant checkpointing (use_reentrant=False works)"
+    if linked or not results:
+        return ""
+    kind = quantised(module)
+    if kind:
+        return f"it is quantised ({kind}), and whole numbers have no gradients"
+    calls = [call for call in record.calls if call.result is not None]
+    if not all(call.gradients for call in calls):
+        mode = "inference_mode" if any(call.inference for call in calls) else "no_grad"
+        part = "part of " * any(call.gradients for call in calls)
+        return f"{part}its forward runs under {mode}"
+    cut = dict.fromkeys(_CUTTING[call.func] for call in record.calls if call.func in _CUTTING)
+    if cut:
+        return f"its forward cuts the graph ({', '.join(cut)})"
+    return "no gradient leads from its output back to the input"
 
 
 def complete(name: str, module: nn.Module, shape: tuple[int, ...]) -> None:
@@ -133,24 +97,12 @@ def complete(name: str, module: nn.Module, shape: tuple[int, ...]) -> None:
         raise unsupported(f"{name}: its lazy parameters are still without shape after a pass", "run it once yourself")
 
 
-def reaches(network: Network, shape: tuple[int, ...], layer: str) -> bool:
-    """Whether a gradient leads from the logits to a layer, though none leads to the input."""
-    with network.session():
-        try:
-            network.layer_gradients(
-                torch.zeros(1, *shape), layer, Targets.fixed(torch.zeros(1, 1, dtype=torch.long)), "logit"
-            )
-        except Exception:  # a refusal of ours, or what forward raises where gradients are recorded
-            return False
-    return True
-
-
-def try_out(network: Network, name: str, shape: tuple[int, ...]) -> None:
-    """One pass over zeros (1, C, H, W) at a precision of the caller's choice; an error in words where it fails. Call inside
-    `network.session()`."""
+def try_out(name: str, module: nn.Module, picture: Tensor) -> None:
+    """One pass over a prepared picture (1, C, H, W), at a precision of the caller's choice; an error in words where it fails.
+    Call inside a session."""
     try:
         with torch.no_grad():
-            network.module(network.prepare(torch.zeros(1, *shape)))
+            module(picture)
     except Exception as error:  # whatever a user's own forward raises
         raise VisxError(
             f"{name} fails: {said_by(error)}", hint="fp32 is the precision that the network runs at"

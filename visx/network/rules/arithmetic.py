@@ -67,6 +67,11 @@ class Arithmetic:
             int, tuple[Tensor, Tensor, set[Any], float]
         ] = {}  # |x| or min(x, 0), x, what makes a ReLU, gain
 
+    @staticmethod
+    def knows(func: Any) -> bool:
+        """Whether calls of a function can be a ReLU at all."""
+        return func in _RULES
+
     def relu(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Written | None:
         """The ReLU that a call about to be made is, else None."""
         rule = _RULES.get(func)

@@ -1,0 +1,39 @@
+"""One pass that also returns what CAM needs: the features that the classifier averages, and its weight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from visx.network.head import cam_head
+from visx.network.isolation import hooked
+from visx.network.network import Network
+from visx.network.trace import recording
+
+
+def features_and_weight(network: Network, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """One forward pass without gradients over pictures (B, C, H, W).
+
+    Returns the class columns (B, K), and the features (B, C', h, w) whose average over space the classifier multiplies with
+    its weight (K, C'), both without a cast; None instead of these two where there is no such classifier.
+    """
+    raw: list[Any] = []
+    hook = hooked(network.module, lambda m, args, output: raw.append(output))
+    with torch.no_grad(), hook, recording(network.module, runs=False, operations=False) as record:
+        logits = network.logits(x)
+    head = cam_head(record, record.state(network.outputs.tensor(raw[-1]))) if raw else None
+    if head is None:
+        return logits, None
+    features, weight = head.features.tensor, head.weight.tensor
+    assert features is not None and weight is not None, "the record is open"
+    if head.last_axis:
+        known = network.record(x.shape[1:])
+        recorded = cam_head(known, known.score)
+        grid = recorded.grid() if recorded is not None else None
+        if grid is None:
+            return logits, None
+        features = grid.maps(features)
+    weight = weight.flatten(1)
+    return logits, (features, torch.cat([-weight, weight]) if network.outputs.single else weight)
