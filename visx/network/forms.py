@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -95,7 +96,7 @@ def quantised(module: nn.Module) -> str:
 
 def whereabouts(module: nn.Module) -> torch.device:
     """The device of its first parameter, else of its first buffer, else the CPU."""
-    return next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+    return next((t.device for t in chain(module.parameters(), module.buffers())), torch.device("cpu"))
 
 
 def input_dtype(module: nn.Module) -> torch.dtype:
@@ -118,7 +119,7 @@ def input_dtype(module: nn.Module) -> torch.dtype:
 
 def half(module: nn.Module) -> bool:
     """Whether some of its parameters or buffers have half precision."""
-    return any(t.dtype in _HALVES for t in (*module.parameters(), *module.buffers()))
+    return any(t.dtype in _HALVES for t in chain(module.parameters(), module.buffers()))
 
 
 def copied(name: str, module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
