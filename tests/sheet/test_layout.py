@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from visx.sheet import THEMES, Bar, Cell, layout
+from visx.sheet import THEMES, Cell, ColourBar, layout
 from visx.sheet.layout import Layout
 from visx.sheet.paint import fit, raster
 
@@ -25,7 +25,7 @@ def cell(label: str = "espresso", shape: tuple[int, int] = (60, 90), seed: int =
         picture.astype(np.uint8),
         label,
         (f"{label} 93.1%", "layer4.2.conv3 · 12 ms"),
-        Bar(colours, "-0.12", "0.12", "0") if bar else None,
+        ColourBar(colours, "-0.12", "0.12", "0") if bar else None,
     )
 
 
@@ -33,7 +33,7 @@ def boxes(sheet: Layout) -> list[tuple[float, float, float, float]]:
     """Everything that is drawn, as it is drawn: pictures, and lines of text as wide as they are (notes stand inside
     the frames of places without a picture)."""
     found: list[tuple[float, float, float, float]] = [
-        (i.x, i.y, i.x + i.width, i.y + i.height) for i in sheet.images if i.pixels is not None
+        (i.x, i.y, i.x + i.width, i.y + i.height) for i in sheet.pictures if i.pixels is not None
     ]
     for t in sheet.texts:
         wide = t.font.width(t.text)
@@ -56,7 +56,7 @@ def overlapping(sheet: Layout) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("label", ["espresso", LONG, "", "W" * 300, "لوحة\nمفاتيح", "\u202eabc\x00"])
 @pytest.mark.parametrize("columns", range(1, 9))
 def test_nothing_overlaps_or_leaves_the_sheet(columns, label, width):
-    ends = Bar(np.zeros((8, 64, 3), np.uint8), "-1.2345678901e-10", "1.2345678901e-10", "0.000000000000")
+    ends = ColourBar(np.zeros((8, 64, 3), np.uint8), "-1.2345678901e-10", "1.2345678901e-10", "0.000000000000")
     long_ends = Cell(cell().picture, label, (), ends)
     rows = [[cell(label, bar=number > 0) for number in range(8)], [long_ends, Cell(None, label, note=label), long_ends]]
     sheet = layout(rows, label, columns=columns, cell=width)
@@ -69,7 +69,7 @@ def test_nothing_overlaps_or_leaves_the_sheet(columns, label, width):
 def test_every_cell_has_one_size_and_stands_in_its_column(columns):
     rows = [[cell(shape=(60 + 20 * n, 90)) for n in range(5)] for _ in range(2)]
     sheet = layout(rows, columns=columns, cell=100)
-    pictures = [i for i in sheet.images if i.height > 20]
+    pictures = [i for i in sheet.pictures if i.height > 20]
     assert len(pictures) == 10 and {(i.width, i.height) for i in pictures} == {(100, 67)}
     across = sorted({i.x for i in pictures})
     assert len(across) == min(columns, 5) and len(set(np.diff(across))) <= 1
@@ -95,7 +95,7 @@ def test_long_names_are_shortened_and_short_ones_are_not():
 
 def test_pictures_of_another_shape_keep_theirs():
     sheet = layout([[cell(shape=(50, 100)), cell(shape=(100, 50))]], cell=200)
-    wide, tall = (fit(i) for i in sheet.images if i.height > 20)
+    wide, tall = (fit(i) for i in sheet.pictures if i.height > 20)
     assert (wide[0].size, wide[1:]) == ((200, 100), (0, 0))
     assert (tall[0].size, tall[1:]) == ((50, 100), (75, 0))
 

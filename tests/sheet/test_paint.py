@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from visx.errors import ExitCode, VisxError
-from visx.sheet import Bar, Cell, check_suffix, encode, layout
+from visx.sheet import Cell, ColourBar, check_suffix, encode, layout
 
 SVG = "{http://www.w3.org/2000/svg}"
 BAR = np.linspace(0, 255, 32).astype(np.uint8)[None, :, None].repeat(4, 0).repeat(3, 2)
@@ -24,7 +24,9 @@ HOSTILE = "</text><script>alert('1')</script> & \"q\""
 def sheet():
     red = np.full((40, 60, 3), (200, 30, 40), np.uint8)
     return layout(
-        [[Cell(red, "espresso", ("93.1%",), Bar(BAR, "0", "1")), Cell(None, HOSTILE, note="none")]], "a.png", cell=300
+        [[Cell(red, "espresso", ("93.1%",), ColourBar(BAR, "0", "1")), Cell(None, HOSTILE, note="none")]],
+        "a.png",
+        cell=300,
     )
 
 
@@ -32,7 +34,7 @@ def sheet():
 def test_a_raster_sheet_has_the_size_and_the_colours_of_its_layout(sheet, suffix):
     picture = Image.open(io.BytesIO(encode(sheet, suffix))).convert("RGB")
     assert picture.size == (sheet.width, sheet.height)
-    first = sheet.images[0]
+    first = sheet.pictures[0]
     middle = picture.getpixel((first.x + first.width // 2, first.y + first.height // 2))
     assert np.abs(np.array(middle) - (200, 30, 40)).max() <= 4
     assert picture.getpixel((1, 1)) == sheet.theme.paper
@@ -41,7 +43,7 @@ def test_a_raster_sheet_has_the_size_and_the_colours_of_its_layout(sheet, suffix
 
 def test_a_bar_runs_from_its_low_to_its_high_end(sheet):
     picture = np.asarray(Image.open(io.BytesIO(encode(sheet, ".png"))).convert("L"))
-    bar = next(i for i in sheet.images if i.height < 20)
+    bar = next(i for i in sheet.pictures if i.height < 20)
     row = picture[bar.y + bar.height // 2, bar.x : bar.x + bar.width].astype(int)
     assert row[0] < 8 and row[-1] > 247 and (np.diff(row) >= 0).all()
 

@@ -1,9 +1,9 @@
-"""Presets: the experiments of SAM (Bansal et al. 2020, arXiv:2003.08754) by name. Imports no torch.
+"""Presets: the experiments of SAM (Bansal et al. 2020, arXiv:2003.08754) by name. This module imports no torch.
 
-Settings are the paper's and its program's, every one of them stated, so that they stay what they are when a method's own
-defaults move; probabilities are explained throughout, and channels are averaged, signs and all. What its program calls a
-zero baseline and background are black pixels. What a command line gives with `--param` comes on top: occlusion at stride 3
-is 3364 passes an image, so a CPU will want `-p stride=5` (no wider: patches of 5 would leave gaps).
+Every setting of the paper and its program is stated, so that a preset stays the same where a method's default changes. All
+experiments explain probabilities and average the signed channels. What the program calls a zero baseline or background are
+black pixels. A `--param` of the command line overrides a setting. Occlusion with stride 3 has 3364 passes an image; for a CPU
+take `-p stride=5` (with more, patches of 5 would leave gaps).
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from visx.errors import unknown
 
 @dataclass(frozen=True)
 class Experiment:
-    """One method whose maps are compared within each of some groups of settings: `groups` holds `--vary` texts, `params`
-    what stays, and the default of what varies."""
+    """One method and the groups of settings within which its maps are compared.
+
+    Each group holds `--vary` texts. `params` are the parameters that stay, and the defaults of those that vary.
+    """
 
     method: str
     groups: tuple[tuple[str, ...], ...]
@@ -27,7 +29,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Preset:
-    """Experiments, the scalar that is explained in all of them, and parameters of the metrics."""
+    """Several experiments; `metrics` are parameters of metrics (METRIC.KEY=VALUE), `score` is the score that is explained."""
 
     experiments: tuple[Experiment, ...]
     metrics: tuple[str, ...] = ()
@@ -68,7 +70,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def get_preset(name: str) -> Preset:
-    """The preset called `name`; a typo is a usage error with near matches."""
+    """The preset called `name`. Raises `VisxError` (usage, exit 2) with near matches where there is none."""
     if name not in PRESETS:
         raise unknown("preset", name, PRESETS)
     return PRESETS[name]

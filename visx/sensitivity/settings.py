@@ -1,4 +1,4 @@
-"""Varying: what `--vary` asks for, as the settings that a method's maps are made under and compared between."""
+"""The settings that `--vary` asks for: a method's maps are made under each of them and compared."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from visx.methods.contract import Method, ScoreKind
 from visx.models import Model
 
 Against = Literal["all-pairs", "default"]
-RUN_KEYS = ("seed", "noise", "layer")  # what can vary besides a method's parameters
+RUN_KEYS = ("seed", "noise", "layer")  # keys of --vary that are not parameters of a method
 MOST_SETTINGS = 200
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One column: what differs (`varied`, in words), the job, and the run's seed and noise."""
+    """One setting: its `name` says what differs from the others; the job, the run's seed and the variance of the noise."""
 
     name: str
     job: Job
@@ -31,19 +31,22 @@ class Setting:
 
 
 def parse_vary(texts: Sequence[str]) -> dict[str, list[str]]:
-    """`KEY=a,b,c` and `KEY=0..4` (whole numbers, both ends included) -> the values of each key, in order."""
+    """The values of each key in `KEY=a,b,c` and `KEY=0..4` (whole numbers, both ends included), in order.
+
+    Raises `VisxError` (usage, exit 2) for other texts and for ranges of more than `MOST_SETTINGS` numbers.
+    """
     varied: dict[str, list[str]] = {}
     for text in texts:
         key, _, values = text.partition("=")
-        found: list[str] = []
+        listed: list[str] = []
         for value in filter(None, (v.strip() for v in values.split(","))):
             span = re.fullmatch(r"(-?\d{1,9})\.\.(-?\d{1,9})", value)
             if span and not 0 <= int(span[2]) - int(span[1]) < MOST_SETTINGS:
                 raise usage(f"--vary {text!r}: {value} is not a range of 1 to {MOST_SETTINGS} numbers")
-            found += map(str, range(int(span[1]), int(span[2]) + 1)) if span else [value]
-        if not key or not found:
+            listed += map(str, range(int(span[1]), int(span[2]) + 1)) if span else [value]
+        if not key or not listed:
             raise usage(f"--vary {text!r} is not KEY=a,b,c", "for instance --vary patch=52,53,54 or --vary seed=0..4")
-        varied[key.strip()] = list(dict.fromkeys([*varied.get(key.strip(), []), *found]))
+        varied[key.strip()] = list(dict.fromkeys([*varied.get(key.strip(), []), *listed]))
     return varied
 
 
@@ -57,22 +60,26 @@ def settings_of(
     seed: int,
     against: Against,
 ) -> list[Setting]:
-    """The settings of a group, every combination once; `against="default"` puts the method's own first."""
+    """The settings of a group: every combination of the varied values, once.
+
+    With `against="default"` the method's own setting comes first. Raises `VisxError` (usage, exit 2) for more than
+    `MOST_SETTINGS` settings and for a single one, which has no other to be compared with.
+    """
     count = int(np.prod([len(values) for values in varied.values()]))
     if count > MOST_SETTINGS:
         raise usage(f"--vary asks for {count} settings, more than {MOST_SETTINGS}")
     combinations = [dict(zip(varied, values, strict=True)) for values in itertools.product(*varied.values())]
-    found = [_setting(model, method, c, params, score, layer, seed) for c in combinations]
+    settings = [_setting(model, method, c, params, score, layer, seed) for c in combinations]
     if against == "default":
         default = _setting(model, method, {}, params, score, layer, seed)
         same = next(
-            (s for s in found if (s.job, s.seed, s.noise) == (default.job, default.seed, default.noise)), default
+            (s for s in settings if (s.job, s.seed, s.noise) == (default.job, default.seed, default.noise)), default
         )
-        found = [same, *(s for s in found if s is not same)]
-    if len(found) < 2:
+        settings = [same, *(s for s in settings if s is not same)]
+    if len(settings) < 2:
         alone = " ".join(f"{key}={value}" for key, values in varied.items() for value in values)
         raise usage(f"{alone}: one setting has no other to move from", "--vary KEY=a,b, or --against default")
-    return found
+    return settings
 
 
 def _setting(
@@ -84,6 +91,7 @@ def _setting(
     layer: str | None,
     seed: int,
 ) -> Setting:
+    """The setting with these values of the varied keys."""
     own = {key: value for key, value in values.items() if key not in RUN_KEYS}
     wanted = values.get("layer", layer)
     (job,) = plan(model, [method], [wanted] if wanted else [], {method.name: {**params, **own}}, score)

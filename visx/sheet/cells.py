@@ -22,7 +22,7 @@ from visx.methods.contract import Method, ScoreKind
 from visx.params import parse
 from visx.run.progress import SILENT, Progress
 from visx.seeds import image_seed
-from visx.sheet.layout import Bar, Cell
+from visx.sheet.layout import Cell, ColourBar
 from visx.store.record import Record
 from visx.store.recorder import record_of
 from visx.targets.classes import Targets
@@ -195,7 +195,7 @@ def _cell(found: Found, picture: Picture, look: Look, scale: Limits | None) -> C
         cut(drawn, found.place) if look.cut else drawn,
         short_title(job.method),
         (answer.label + chance, " · ".join([*where, *took])),
-        Bar(colours, number(scale[0]), number(scale[1]), "0" if signed else ""),
+        ColourBar(colours, number(scale[0]), number(scale[1]), "0" if signed else ""),
     )
 
 

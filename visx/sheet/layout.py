@@ -1,6 +1,6 @@
-"""The geometry of a contact sheet: equal cells in columns, each a picture, a colour bar and lines that fit.
+"""The layout of a contact sheet: equal cells in columns, each with a picture, a colour bar and lines of text that fit.
 
-`layout` turns cells into boxes, texts and pictures at fixed places; the painters draw those and decide nothing.
+`layout` gives every picture, bar and line of text its place in pixels; `visx.sheet.paint` only draws them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TITLE, HEADING, LINE, TICK = 1.35, 1.0, 0.9, 0.8  # text sizes, in units of the 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of a sheet, as (R, G, B)."""
+    """The colours of a sheet as (R, G, B): background, text, secondary text, and the frames of pictures."""
 
     paper: tuple[int, int, int]
     ink: tuple[int, int, int]
@@ -36,8 +36,8 @@ THEMES = {
 
 
 @dataclass(frozen=True)
-class Bar:
-    """A colour bar (h, w, 3) and what stands under its ends, and its middle where that is zero."""
+class ColourBar:
+    """A colour bar (h, w, 3) uint8 RGB and the labels under its two ends; `middle` is the label of zero, if it is there."""
 
     colours: np.ndarray
     low: str
@@ -47,18 +47,21 @@ class Bar:
 
 @dataclass(frozen=True)
 class Cell:
-    """One place of a sheet: a picture (H, W, 3) uint8, or None and a `note` that says why; a heading, and lines."""
+    """One cell of a sheet: a heading above a picture (H, W, 3) uint8 RGB, a colour bar and lines of text below it.
+
+    Where `picture` is None, `note` says why.
+    """
 
     picture: np.ndarray | None
     heading: str = ""
     lines: tuple[str, ...] = ()
-    bar: Bar | None = None
+    bar: ColourBar | None = None
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Text:
-    """A line of text in the box (x, y, width, height); `anchor` is start, middle or end."""
+    """A line of text in the box (x, y, width, height) in pixels; `anchor` is start, middle or end."""
 
     x: float
     y: float
@@ -71,8 +74,11 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Image:
-    """A picture in a box, its shape kept unless it is a bar that fills it; empty where there is none."""
+class PlacedPicture:
+    """A picture in the box (x, y, width, height) in pixels; an empty frame where `pixels` is None.
+
+    It keeps its shape inside the box, unless it `fills` the box, as a colour bar does.
+    """
 
     x: int
     y: int
@@ -85,12 +91,12 @@ class Image:
 
 @dataclass
 class Layout:
-    """A sheet whose every mark has its place."""
+    """A sheet of `width` x `height` pixels, with the place of every picture and line of text."""
 
     width: int
     height: int
     theme: Theme
-    images: list[Image] = field(default_factory=list)
+    pictures: list[PlacedPicture] = field(default_factory=list)
     texts: list[Text] = field(default_factory=list)
 
 
@@ -103,10 +109,10 @@ def layout(
     theme: str = "light",
     font: Path | None = None,
 ) -> Layout:
-    """Lay rows of cells out; a row longer than `columns` goes on below itself.
+    """The layout of rows of cells; a row of more than `columns` cells continues in the next line.
 
-    `cell` is the width of a cell in pixels. All pictures get boxes of one size, which follows from the first picture's
-    shape, and every cell the same number of lines.
+    `cell` is the width of a cell in pixels, `theme` a key of `THEMES`, `font` a font file in place of Pillow's own. All
+    pictures get boxes of one size, which has the first picture's shape; every cell has room for the same number of lines.
     """
     cells = [c for row in rows for c in row]
     across = min(columns, max(len(row) for row in rows))
@@ -137,7 +143,11 @@ def layout(
 
 @dataclass(frozen=True)
 class _Frame:
-    """What every cell of a sheet has in common: `tall` is the height of its picture's box."""
+    """The measures that all cells of a sheet share, in pixels.
+
+    `tall` is the height of a picture's box, `unit` the text size, `lines` the number of lines below a picture, `bars` whether
+    there is room for colour bars.
+    """
 
     width: int
     tall: int
@@ -147,11 +157,13 @@ class _Frame:
 
     @property
     def height(self) -> int:
+        """The height of a cell."""
         heading = self.unit * (HEADING * 1.3 + 0.35)
         bar = self.unit * (0.35 + 0.6 + TICK * 1.5) if self.bars else 0.0
         return round(heading + self.tall + bar + self.unit * (0.25 + self.lines * LINE * 1.3))
 
     def place(self, sheet: Layout, cell: Cell, left: int, top: int, fonts: dict[float, Font]) -> None:
+        """Add the pictures and texts of a cell whose upper left corner is at (left, top)."""
         theme, unit = sheet.theme, self.unit
 
         def write(text: str, y: float, size: float, colour: tuple[int, int, int]) -> None:
@@ -161,27 +173,30 @@ class _Frame:
 
         write(cell.heading, top, HEADING, theme.ink)
         y = top + round(unit * (HEADING * 1.3 + 0.35))
-        sheet.images.append(Image(left, y, self.width, self.tall, cell.picture, theme.frame))
+        sheet.pictures.append(PlacedPicture(left, y, self.width, self.tall, cell.picture, theme.frame))
         self._note(sheet, cell.note, left, y, fonts[LINE])
         y += self.tall
         if cell.bar is not None:
             high = round(unit * 0.6)
             bar_top = y + round(unit * 0.35)
-            sheet.images.append(Image(left, bar_top, self.width, high, cell.bar.colours, theme.frame, fills=True))
+            sheet.pictures.append(
+                PlacedPicture(left, bar_top, self.width, high, cell.bar.colours, theme.frame, fills=True)
+            )
             self._ticks(sheet, cell.bar, left, bar_top + high + unit * 0.1, fonts[TICK])
             y += round(unit * (0.35 + 0.6 + TICK * 1.5))
         for number, line in enumerate(cell.lines):
             write(line, y + unit * (0.25 + number * LINE * 1.3), LINE, theme.faint)
 
     def _note(self, sheet: Layout, note: str, left: int, top: int, font: Font) -> None:
-        """The note in the empty picture's box, in as many lines as there is room for."""
+        """Add the note inside the box of the missing picture, in at most as many lines as fit."""
         inset, step = self.unit * 0.6, self.unit * LINE * 1.3
         lines = font.wrap(one_line(note), self.width - 2 * inset, int((self.tall - 2 * inset) // step))
         for number, line in enumerate(lines):
             box = (left + inset, top + inset + number * step, self.width - 2 * inset, step)
             sheet.texts.append(Text(*box, line, font, sheet.theme.faint))
 
-    def _ticks(self, sheet: Layout, bar: Bar, left: int, top: float, font: Font) -> None:
+    def _ticks(self, sheet: Layout, bar: ColourBar, left: int, top: float, font: Font) -> None:
+        """Add the labels of a colour bar."""
         third = self.width / 3
         for number, (text, anchor) in enumerate(((bar.low, "start"), (bar.middle, "middle"), (bar.high, "end"))):
             if text:

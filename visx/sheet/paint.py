@@ -1,7 +1,6 @@
-"""Painters: a laid out sheet as PNG, JPEG, PDF or SVG, by the file's ending.
+"""Painting a laid out sheet as PNG, JPEG, PDF or SVG; the file's ending decides.
 
-SVG keeps text as text and embeds each picture as PNG. PDF is the painted page itself, written by Pillow at 200 pixels
-an inch: one dependency less than a PDF library; take SVG where text must stay text.
+SVG keeps text as text and embeds each picture as PNG. PDF is the painted page as one picture of 200 pixels an inch.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from PIL import ImageDraw
 
 from visx.draw.png import encode_png
 from visx.errors import unknown
-from visx.sheet.layout import Image, Layout, Text
+from visx.sheet.layout import Layout, PlacedPicture, Text
 from visx.sheet.text import FINE
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".svg", ".pdf")
@@ -25,7 +24,7 @@ PIXELS_PER_INCH = 200
 
 
 def check_suffix(path: Path) -> str:
-    """The file's ending, if a sheet can be written so; else a usage error."""
+    """The ending of a sheet's file in lower case. Raises `VisxError` (usage, exit 2) where it is none of `SUFFIXES`."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise unknown("ending of a sheet", path.suffix or path.name, SUFFIXES, f"one of {', '.join(SUFFIXES)}")
@@ -33,7 +32,7 @@ def check_suffix(path: Path) -> str:
 
 
 def encode(sheet: Layout, suffix: str) -> bytes:
-    """The sheet as the bytes of a file with this ending."""
+    """The bytes of a file of the sheet; `suffix` is one of `SUFFIXES`."""
     if suffix == ".svg":
         return svg(sheet).encode()
     picture = raster(sheet)
@@ -48,25 +47,25 @@ def encode(sheet: Layout, suffix: str) -> bytes:
 
 
 def raster(sheet: Layout) -> Pillow.Image:
-    """The sheet as a picture."""
+    """The sheet as an RGB picture of its width and height."""
     canvas = Pillow.new("RGB", (sheet.width, sheet.height), sheet.theme.paper)
     pen = ImageDraw.Draw(canvas)
-    for image in sheet.images:
-        box = (image.x, image.y, image.x + image.width - 1, image.y + image.height - 1)
-        if image.pixels is None:
-            pen.rectangle(box, outline=image.frame)
+    for place in sheet.pictures:
+        box = (place.x, place.y, place.x + place.width - 1, place.y + place.height - 1)
+        if place.pixels is None:
+            pen.rectangle(box, outline=place.frame)
         else:
-            fitted, left, top = fit(image)
+            fitted, left, top = fit(place)
             if (left, top) != (0, 0):
-                pen.rectangle(box, outline=image.frame)
-            canvas.paste(fitted, (image.x + left, image.y + top))
+                pen.rectangle(box, outline=place.frame)
+            canvas.paste(fitted, (place.x + left, place.y + top))
     for text in sheet.texts:
         _write(canvas, text)
     return canvas
 
 
 def _write(canvas: Pillow.Image, text: Text) -> None:
-    """One line of text: drawn large, shrunk, and laid on in its colour."""
+    """Draw one line of text: `FINE` times as large, then shrunk, so that letters are spaced evenly."""
     shown, font = text.font.drawable(text.text)
     width, height = round(text.width) + 2, round(text.height) + 2
     left, top = int(text.x), int(text.y)
@@ -77,35 +76,35 @@ def _write(canvas: Pillow.Image, text: Text) -> None:
     canvas.paste(text.colour, (left, top), large.resize((width, height), Pillow.Resampling.BOX))
 
 
-def fit(image: Image) -> tuple[Pillow.Image, int, int]:
-    """The picture as large as its box lets it be, its shape kept, and where in the box it begins."""
-    assert image.pixels is not None
-    picture = Pillow.fromarray(np.ascontiguousarray(image.pixels))
-    if image.fills:
-        return picture.resize((image.width, image.height), Pillow.Resampling.BILINEAR), 0, 0
-    scale = min(image.width / picture.width, image.height / picture.height)
+def fit(place: PlacedPicture) -> tuple[Pillow.Image, int, int]:
+    """The picture resized to its box, and the (left, top) pixel inside the box where it begins."""
+    assert place.pixels is not None
+    picture = Pillow.fromarray(np.ascontiguousarray(place.pixels))
+    if place.fills:
+        return picture.resize((place.width, place.height), Pillow.Resampling.BILINEAR), 0, 0
+    scale = min(place.width / picture.width, place.height / picture.height)
     width, height = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-    # a pixel of rounding must not leave a seam
-    width = image.width if image.width - width <= 1 else width
-    height = image.height if image.height - height <= 1 else height
+    # fill the box where rounding would leave one pixel
+    width = place.width if place.width - width <= 1 else width
+    height = place.height if place.height - height <= 1 else height
     size = (width, height)
     fitted = picture if picture.size == size else picture.resize(size, Pillow.Resampling.LANCZOS)
-    return fitted, (image.width - width) // 2, (image.height - height) // 2
+    return fitted, (place.width - width) // 2, (place.height - height) // 2
 
 
 def svg(sheet: Layout) -> str:
-    """The sheet as SVG; each text is held to the width it was measured at, whatever font shows it."""
+    """The sheet as SVG text. `textLength` keeps each line at its measured width, whatever font the viewer takes."""
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{sheet.width}" height="{sheet.height}" '
         f'viewBox="0 0 {sheet.width} {sheet.height}" font-family="Helvetica, Arial, sans-serif">',
         f'<rect width="100%" height="100%" fill="{_hex(sheet.theme.paper)}"/>',
     ]
-    for image in sheet.images:
-        box = f'x="{image.x}" y="{image.y}" width="{image.width}" height="{image.height}"'
-        if image.pixels is None:
-            parts.append(f'<rect {box} fill="none" stroke="{_hex(image.frame)}"/>')
+    for place in sheet.pictures:
+        box = f'x="{place.x}" y="{place.y}" width="{place.width}" height="{place.height}"'
+        if place.pixels is None:
+            parts.append(f'<rect {box} fill="none" stroke="{_hex(place.frame)}"/>')
         else:
-            data = base64.b64encode(encode_png(np.asarray(fit(image)[0]))).decode()
+            data = base64.b64encode(encode_png(np.asarray(fit(place)[0]))).decode()
             parts.append(f'<image {box} preserveAspectRatio="xMidYMid" href="data:image/png;base64,{data}"/>')
     for text in sheet.texts:
         middle = text.y + text.height / 2
@@ -118,6 +117,7 @@ def svg(sheet: Layout) -> str:
 
 
 def _anchored(text: Text) -> float:
+    """The x coordinate of the text's anchor."""
     return text.x + {"start": 0.0, "middle": 0.5, "end": 1.0}[text.anchor] * text.width
 
 

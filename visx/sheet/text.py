@@ -1,7 +1,7 @@
-"""Text of a sheet: Pillow's own scalable font, what it lacks, and lines that are as short as their room.
+"""The text of a sheet: fonts, the width of a line, and lines cut or wrapped to the room they have.
 
-Pillow's font draws little beyond ASCII. A line it cannot draw is drawn in a font of the machine where there is one,
-else without accents and with `?` for the rest. SVG sheets carry the text itself.
+Pillow's own font has few characters beyond ASCII. A line with other characters is drawn in a font of the machine that has most
+of them; of those that it lacks, accents are dropped, the rest becomes `?`. SVG sheets hold the unchanged text.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from PIL import ImageFont
 from visx.errors import usage
 
 ELLIPSIS = "…"
-FINE = 4  # text is measured and drawn this much larger and shrunk: small sizes are hinted into uneven spacing
+FINE = 4  # text is measured and drawn this many times as large, then shrunk: hinting spaces small letters unevenly
 SYSTEM_FONTS = ("NotoSans-Regular.ttf", "DejaVuSans.ttf", "Arial Unicode.ttf", "arialuni.ttf", "Arial.ttf", "arial.ttf")
 _ABSENT = "\U0010ffff"
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def one_line(text: str) -> str:
-    """Text as a label shows it: one line, and no control, format or stray characters."""
+    """The text as one line: each run of spaces is one space, control and format characters become U+FFFD."""
     spaced = "".join(" " if c.isspace() else c for c in text)
     return " ".join(
         "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in _HIDDEN else c for c in spaced).split()
@@ -31,27 +31,27 @@ def one_line(text: str) -> str:
 
 
 class Font:
-    """One font at one size; `file` replaces Pillow's own."""
+    """A font at a size in pixels: the font `file`, by default Pillow's own."""
 
     def __init__(self, size: float, file: Path | None = None) -> None:
         self.size = size
         self._own = _load(file, size * FINE)
 
     def drawable(self, text: str) -> tuple[str, ImageFont.FreeTypeFont]:
-        """The text and the font, `FINE` times as large, that can draw it; if need be with characters replaced."""
+        """The text as it can be drawn and the font for it, `FINE` times as large; missing characters are replaced."""
         if covers(self._own, text):
             return text, self._own
         fonts = [self._own, *filter(None, (_system(name, self.size * FINE) for name in SYSTEM_FONTS))]
-        best = max(fonts, key=lambda font: sum(covers(font, c) for c in text))  # of equals the first
-        return "".join(c if covers(best, c) else _plainer(best, c) for c in text), best
+        best = max(fonts, key=lambda font: sum(covers(font, c) for c in text))  # of several the first
+        return "".join(c if covers(best, c) else _replacement(best, c) for c in text), best
 
     def width(self, text: str) -> float:
-        """The width of a line as it will be drawn."""
+        """The width in pixels of the text as it will be drawn."""
         shown, font = self.drawable(text)
         return float(font.getlength(shown)) / FINE
 
     def shorten(self, text: str, room: float) -> str:
-        """The line, cut with an ellipsis where it is wider than `room`."""
+        """The text, cut and ended with an ellipsis where it is wider than `room` pixels."""
         if self.width(text) <= room:
             return text
         low, high = 0, len(text)
@@ -64,7 +64,7 @@ class Font:
         return text[:low].rstrip() + ELLIPSIS if low else ""
 
     def wrap(self, text: str, room: float, most: int) -> list[str]:
-        """The text in at most `most` lines of width `room`, broken between words; the last is shortened."""
+        """The text in at most `most` lines of `room` pixels, broken between words; the last line is shortened."""
         lines: list[str] = []
         words = text.split()
         while words and len(lines) < most:
@@ -77,14 +77,15 @@ class Font:
         return lines
 
 
-def _plainer(font: ImageFont.FreeTypeFont, character: str) -> str:
-    """What stands for a character that the font lacks: itself without its accents, or a question mark."""
+def _replacement(font: ImageFont.FreeTypeFont, character: str) -> str:
+    """The replacement for a character that the font lacks: the character without its accents, or a question mark."""
     base = "".join(c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c))
     return base if base and covers(font, base) else "?"
 
 
 @functools.cache
 def _load(file: Path | None, size: float) -> ImageFont.FreeTypeFont:
+    """The font in a file, or Pillow's own. Raises `VisxError` (usage, exit 2) where the file cannot be read."""
     if file is None:
         return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))
     try:
@@ -95,6 +96,7 @@ def _load(file: Path | None, size: float) -> ImageFont.FreeTypeFont:
 
 @functools.cache
 def _system(name: str, size: float) -> ImageFont.FreeTypeFont | None:
+    """A font of the machine; None where there is none of that name."""
     try:
         return ImageFont.truetype(name, size)
     except OSError:
@@ -102,10 +104,11 @@ def _system(name: str, size: float) -> ImageFont.FreeTypeFont | None:
 
 
 def covers(font: ImageFont.FreeTypeFont, text: str) -> bool:
-    """Whether the font has every character: none of them is drawn as its mark for a character that is not there."""
+    """Whether the font has every character of the text."""
     return all(_has(font, c) for c in set(text))
 
 
 @functools.cache
 def _has(font: ImageFont.FreeTypeFont, character: str) -> bool:
+    """Whether the font has a character: it is drawn otherwise than a character that no font has."""
     return character.isspace() or bytes(font.getmask(character)) != bytes(font.getmask(_ABSENT))
