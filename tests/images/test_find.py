@@ -96,7 +96,9 @@ def test_other_formats_are_remarked_once_with_how_to_have_them(monkeypatch: pyte
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
     monkeypatch.setattr(
-        formats, "_BY_ENDING", {**formats._BY_ENDING, **dict.fromkeys((".heic", ".dcm"), (lambda: False, "pip install x"))}
+        formats,
+        "_BY_ENDING",
+        {**formats._BY_ENDING, **dict.fromkeys((".heic", ".dcm"), (lambda: False, "pip install x"))},
     )
     formats.taken.cache_clear()
     said: list[str] = []
