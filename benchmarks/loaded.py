@@ -34,22 +34,13 @@ def work(name: str, batch: int, lanes: int) -> None:
     import torch
 
     import visx
-    from visx.network.network import Network
 
     torch.manual_seed(0)
     model = visx.load_model(name, "random")
-    outputs, network = model.outputs, model.network()
+    _, network = model.outputs, model.network()  # what an output means is found before the lanes run
     parts = torch.randn(batch, 3, *model.input_size).chunk(lanes)
     shared = {id(t): t for t in (*network.module.parameters(), *network.module.buffers())}
-    networks = [network] + [
-        Network(
-            copy.deepcopy(network.module, shared),
-            channels_last=network.channels_last,
-            folding=network.folding,
-            outputs=lambda: outputs,
-        )
-        for _ in parts[1:]
-    ]
+    networks = [network] + [network.around(copy.deepcopy(network.module, shared)) for _ in parts[1:]]
     pool = ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) if lanes > 1 else None
 
     def run() -> None:

@@ -55,9 +55,9 @@ def net() -> Any:
     return module
 
 
-def model_of(module: nn.Module, folding: str = "scores") -> Model:
+def model_of(module: nn.Module, owned: bool = True, accelerate: bool = True) -> Model:
     preprocess = Preprocess(SIZE, (SIZE, SIZE), "bilinear", (0.5,) * 3, (0.25,) * 3)
-    return Model("net", module, preprocess, Weights("random", ""), folding=folding)  # type: ignore[arg-type]
+    return Model("net", module, preprocess, Weights("random", ""), owned=owned, accelerate=accelerate)
 
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
@@ -160,14 +160,15 @@ SAME: dict[str, Callable[[Any], Any]] = {
 UNMOVED = {("float64", method) for method in METHODS} | {("head", "backprop")}  # which takes the absolute value
 
 
+@pytest.mark.parametrize("owned", [True, False])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("edit", EDITS | SAME)
-def test_the_map_is_that_of_the_module_as_it_is(edit: str, method: str):
+def test_the_map_is_that_of_the_module_as_it_is(edit: str, method: str, owned: bool):
     module = net()
-    model = model_of(module)
+    model = model_of(module, owned)
     before = map_of(model, method)
     (EDITS | SAME)[edit](module)
-    wanted = map_of(model_of(module, "none"), method)
+    wanted = map_of(model_of(module, accelerate=False), method)
     scale = np.abs(wanted).max()
     assert scale > 0
     changed = np.abs(wanted - before).max() > 1e-3 * scale

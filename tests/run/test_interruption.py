@@ -33,7 +33,7 @@ import visx.models.sources, visx.run.threads, visx.run.pipeline
 arguments, kills, seed, lanes = json.loads(sys.argv[1]), *map(int, sys.argv[2:])
 torch.set_num_threads(lanes)
 if lanes > 1:  # as for a model that visx loads itself, in a larger folder
-    visx.models.sources.Factory.folding, visx.run.threads.LANES_FROM = "scores", 8
+    visx.models.sources.Factory.owned, visx.run.threads.LANES_FROM = True, 8
 
 def start(out):
     pid = os.fork()

@@ -53,7 +53,7 @@ def model() -> Model:
     net = Net()
     net.norm.running_mean.uniform_(-0.2, 0.2)
     net.norm.running_var.uniform_(0.5, 1.5)
-    return dataclasses.replace(visx.wrap(net, size=24, resize=24), folding="scores")
+    return dataclasses.replace(visx.wrap(net, size=24, resize=24), owned=True)
 
 
 @pytest.fixture
@@ -213,7 +213,7 @@ def test_a_lane_shares_the_parameters_and_nothing_else(model: Model, tmp_path: P
         id(v) for v in mine.module.state_dict(keep_vars=True).values()
     ]
     assert not set(map(id, mine.module.modules())) & set(map(id, other.module.modules()))
-    assert (other.folding, other.channels_last) == ("scores", mine.channels_last)
+    assert (other.owned, other.channels_last) == (True, mine.channels_last)
 
 
 def test_how_many_lanes(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +228,7 @@ def test_how_many_lanes(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (count(), threads.threads_of(threads.MOST)) == (threads.MOST, 16 // threads.MOST)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert count() == 1
-    network.folding = "none"
+    network.owned = False
     monkeypatch.undo()
     assert count() == 1
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from visx.engine.jobs import Job
 from visx.errors import VisxError
 from visx.methods.contract import Attachment, Attribution, Request
 from visx.models import Model
-from visx.network.fast.crops import local
 from visx.network.network import Network
 from visx.network.outputs import Outputs
 from visx.network.scorer import Scorer
@@ -101,7 +99,7 @@ def _explain(
         said,
         progress,
         network.layout,
-        partial(local, network),
+        network.patched,
         network.outputs,
     )
     x = x.to(network.device, torch.float64 if network.dtype == torch.float64 else torch.float32)

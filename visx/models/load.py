@@ -175,8 +175,9 @@ def _model(
     source: sources.Source, spec: str, module: nn.Module, weights: Weights, labels: tuple[str, ...] | None
 ) -> Model:
     return Model(
-        spec, module, source.preprocess(), weights, labels, source.channels_last, source.folding, code=source.code
-    )
+        spec, module, source.preprocess(), weights, labels, source.channels_last, source.owned, source.owned,
+        source.rounding_safe, code=source.code,
+    )  # fmt: skip
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from visx.network.anatomy import Anatomy, examine
 from visx.network.behaviour import PLAIN, Behaviour, observe
 from visx.network.forms import copied, half, unwrapped, whereabouts
 from visx.network.grid import Layer
-from visx.network.network import Folding, Network
+from visx.network.network import Network
 from visx.network.outputs import Outputs
 from visx.network.probe import failure, try_out
 from visx.network.restoring import Kept
@@ -41,10 +41,9 @@ class Model:
     """What `load_model` and `wrap` return.
 
     `module` is never changed by explaining: it is set to eval mode and its flags are restored around every use.
-    Models loaded by visx are frozen, mostly `channels_last`, and run with batch norms folded into convolutions (`folding`:
-    see visx/network/network.py); a module handed in keeps its memory layout and its operations. `means` and `head` overrule what the
-    output is found to mean.
-
+    Models loaded by visx (`owned`) are frozen and mostly `channels_last`; a module handed in keeps its memory layout.
+    `accelerate`: whether faster ways to the same answers are taken, and `rounding_safe` whether single gradients bear their
+    rounding (visx/network/fast/accelerated.py). `means` and `head` overrule what the output is found to mean.
 
     `code` returns a digest of the sources of a model of one's own (empty where they are not known); None stands for a
     library's model. `as_default` is set on the model that needs no naming: the preprocessing that it comes with.
@@ -57,7 +56,9 @@ class Model:
     weights: Weights
     labels: tuple[str, ...] | None = None
     channels_last: bool = False
-    folding: Folding = "none"
+    owned: bool = False
+    accelerate: bool = True
+    rounding_safe: bool = False
     means: str | None = None
     head: str | int | None = None
     code: Callable[[], str] | None = None
@@ -179,7 +180,8 @@ class Model:
             network.module is not unwrapped(self.module) for network in self._networks.values()
         )
         labels = tuple(self.labels or ())
-        rest = (self.module, labels, self.preprocess, self.channels_last, self.folding, self.means, self.head)
+        ways = (self.channels_last, self.owned, self.accelerate, self.rounding_safe)
+        rest = (self.module, labels, self.preprocess, ways, self.means, self.head)
         with self._around(self.module).session():  # no other thread's hooks are on the module while it is looked at
             if rest == self._rest and self._snapshot is not None and self._snapshot.holds(matrices=copies):
                 return
@@ -215,11 +217,12 @@ class Model:
         return self._networks[key]
 
     def _around(self, module: nn.Module) -> Network:
-        folding, layout = self.folding, self.channels_last
         network = Network(
             module,
-            channels_last=layout,
-            folding=folding,
+            channels_last=self.channels_last,
+            owned=self.owned,
+            accelerate=self.accelerate,
+            rounding_safe=self.rounding_safe,
             outputs=lambda: self.outputs,
             behaviour=lambda: self._behaviour,
         )

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
 from visx.errors import unsupported
-from visx.network.fast.fold import Folded
 from visx.network.forms import scripted
 from visx.network.grid import Layer
 from visx.network.isolation import StopForward, hooked
@@ -59,13 +58,13 @@ def _recomputed(
     gradients: Callable[Concatenate[Network, P], R],
 ) -> Callable[Concatenate[Network, P], R]:
     """`gradients`, and once more where non-reentrant checkpointing has run parts of forward again in the backward pass:
-    neither folding nor a rule on calls is in force there, so both are done without from then on."""
+    neither faster ways nor a rule on calls are in force there, so both are done without from then on."""
 
     @wraps(gradients)
     def run(network: Network, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with suppress(CheckpointError):
             return gradients(network, *args, **kwargs)
-        network.recomputing, network.folding = True, "none"
+        network.recomputing = True
         with suppress(CheckpointError):
             return gradients(network, *args, **kwargs)
         raise unsupported(*_CHECKPOINTED)
@@ -92,17 +91,16 @@ def input_gradients(
     """Gradients of every target's score with respect to the input: one forward pass, one backward pass a target.
 
     For a plain gradient, each ReLU passes what it passes in the network's own forward pass, to the last bit. A caller
-    that sums many gradients, or takes many steps along them, may set `one_of_many`: then all may run folded, which is
-    faster. The guided rule always runs folded: its maps hardly change (r above 0.99998 on 24 photographs). The
-    deconvnet's does not (r is 0.9999).
+    that sums many gradients, or takes many steps along them, may set `one_of_many`: then rounding may move a ReLU's input
+    across zero, which is faster. It always may under the guided rule, whose maps hardly change (r above 0.99998 on 24
+    photographs). The deconvnet's do (r is 0.9999).
     """
 
-    def run(_: Folded | None = None) -> tuple[Tensor, Tensor, Met]:
+    def run() -> tuple[Tensor, Tensor, Met]:
         return _differentiable(network, x, network.logits, rule)
 
-    folds = one_of_many or rule == "guided" or network.folding == "all"
     with torch.enable_grad():
-        leaf, logits, met = (network.run_folded if folds else network.run_as_written)(x.shape[1:], run)
+        leaf, logits, met = network.fast.gradients(x.shape[1:], run, summed=one_of_many or rule == "guided")
         if rule is not None and not met.met:
             others = f" (it uses {', '.join(met.others)})" if met.others else ""
             raise unsupported(
@@ -117,24 +115,13 @@ def input_gradients(
 
 @_recomputed
 def layer_gradients(network: Network, x: Tensor, name: str, targets: Targets, kind: ScoreKind) -> LayerGradients:
-    """Gradients with respect to a layer's output. Only what lies behind the layer is differentiated.
-
-    The layers before it run folded if no convolution behind it could be folded. Otherwise everything runs as written:
-    rounding in the folded layers would flip the signs of the inputs of some of the ReLUs behind the layer.
-    """
+    """Gradients with respect to a layer's output. Only what lies behind the layer is differentiated."""
     if len(x) > 1 and network.behaviour.one_row:
         return _row_by_row(network, x, name, targets, kind)
     layer = network.feature_layer(name, x.shape[1:])
-    found: LayerGradients | None = None
-    if name not in network.layers_as_written:
-        found = network.run_folded(
-            x.shape[1:], lambda folded: _layer_gradients(network, x, layer, targets, kind, folded)
-        )
-    if found is None:
-        network.layers_as_written.add(name)
-        found = network.run_as_written(x.shape[1:], lambda: _layer_gradients(network, x, layer, targets, kind, None))
-    assert found is not None
-    return found
+    return network.fast.until(
+        name, x.shape[1:], lambda arrived: _layer_gradients(network, x, layer, targets, kind, arrived)
+    )
 
 
 def _row_by_row(network: Network, x: Tensor, name: str, targets: Targets, kind: ScoreKind) -> LayerGradients:
@@ -147,9 +134,9 @@ def _row_by_row(network: Network, x: Tensor, name: str, targets: Targets, kind: 
 
 
 def _layer_gradients(
-    network: Network, x: Tensor, layer: Layer, targets: Targets, kind: ScoreKind, folded: Folded | None
-) -> LayerGradients | None:
-    """None where folding changes the very output that was asked for, or the gradient behind it."""
+    network: Network, x: Tensor, layer: Layer, targets: Targets, kind: ScoreKind, arrived: Callable[[], None]
+) -> LayerGradients:
+    """One pass, its part behind the layer differentiated; `arrived` is called when the layer's output is there."""
     name = layer.name
     outputs: list[Tensor] = []
     calls = count()
@@ -157,22 +144,14 @@ def _layer_gradients(
     def cut(module: nn.Module, args: Any, output: Any) -> Tensor | None:
         if next(calls) % layer.runs != layer.call:  # checkpointing runs it again for the backward pass
             return None
-        if folded is not None and folded.in_chain():
-            raise StopForward
+        arrived()
         outputs.append(layer.output(output, len(x)).detach().requires_grad_())
-        if folded is not None:
-            folded.active = False  # the gradient is of the network as it is
         with torch.enable_grad():  # the layer may be the last under a no_grad of forward's own
             return outputs[-1].clone()  # what follows may work in place: the leaf keeps the layer's own output
 
     # Nothing before the layer wants a gradient, so nothing is recorded there; behind it forward decides.
     with torch.enable_grad(), hooked(network.layer(name), cut):
-        try:
-            logits = network.logits(x)
-        except StopForward:
-            return None
-        if folded is not None and folded.passed and network.folding != "all":
-            return None
+        logits = network.logits(x)
         if not outputs:
             raise unsupported(f"layer {name} ran in one forward pass and not in the next")
         require_graph(logits, f"layer {name}")

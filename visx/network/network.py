@@ -6,9 +6,10 @@ The module is left as it was, whatever happens: nothing is patched or replaced, 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,7 @@ from torch import Tensor, nn
 from visx.errors import unsupported
 from visx.network import gradients, probe
 from visx.network.behaviour import PLAIN, Behaviour, drawing
-from visx.network.fast.exact import AsWritten
-from visx.network.fast.fold import Folded, fold
-from visx.network.fast.pending import Astray
+from visx.network.fast import Accelerated
 from visx.network.forms import at, eager, input_dtype, scripted, submodule, unwrapped, whereabouts
 from visx.network.grid import SPATIAL, Layer
 from visx.network.isolation import StopForward, hooked, undisturbed
@@ -26,43 +25,42 @@ from visx.network.layers import layers
 from visx.network.outputs import LOGITS, Outputs
 from visx.network.record import Record
 from visx.network.restoring import Kept
+from visx.network.scorer import Box, Patched
 from visx.network.settings import default_device, seed_all
-
-# What runs with batch norms folded into convolutions: nothing; all but single gradients, which depend on rounding; or all.
-Folding = Literal["none", "scores", "all"]
-R = TypeVar("R")
 
 
 class Network:
-    """A module seen from outside: logits, gradients and layers of batches of normalised images (B, C, H, W)."""
+    """A module seen from outside: logits, gradients and layers of batches of normalised images (B, C, H, W).
+
+    `owned`: whether visx has loaded the module; `accelerate`: whether faster ways to the same answers are taken, and
+    `rounding_safe`: whether single gradients bear their rounding (visx/network/fast/accelerated.py).
+    """
 
     def __init__(
         self,
         module: nn.Module,
         *,
         channels_last: bool = False,
-        folding: Folding = "none",
+        owned: bool = False,
+        accelerate: bool = False,
+        rounding_safe: bool = False,
         outputs: Callable[[], Outputs] = lambda: LOGITS,
         behaviour: Callable[[], Behaviour] = lambda: PLAIN,
     ) -> None:
         self.module: nn.Module = unwrapped(module)
         self.channels_last = channels_last
-        self.folding = folding
+        self.owned, self.accelerate, self.rounding_safe = owned, accelerate, rounding_safe
         self._outputs = outputs  # found by running the network, so not before it is asked for
         self._behaviour = behaviour  # likewise
         self._seed = 0  # of the picture at work, from which a random forward draws
         self._surrounded = False  # whether the caller has a default device that is not the CPU
         self._initial: Kept | None = None  # what a module that changes itself held when the session began
-        self._known: Folded | None = None
-        self._as_written: AsWritten | None = None
-        self._as_written_for = torch.Size()
-        self.layers_as_written: set[str] = set()  # layers before whose output nothing may be folded
         self.recomputing = False  # whether checkpointing was seen to run parts of forward again in the backward pass
-        self.local_plans: dict[Any, Any] = {}  # what visx.network.fast.crops has learnt
         self._plain_names: dict[str, str] = {}  # by the path that was asked for
         self.recorded: dict[torch.Size, dict[str, Layer]] = {}  # by input shape: how every layer's output is read
         self._record: tuple[torch.Size, Record] | None = None  # of the latest look, and the input's shape
         self.dtype, self.device = input_dtype(self.module), whereabouts(self.module)
+        self.fast = Accelerated(self)
         self._writes: bool | None = None  # whether the module works in place on its input; not known before a pass
 
     @property
@@ -76,10 +74,9 @@ class Network:
         return self._behaviour()
 
     @property
-    def folds(self) -> bool:
-        """Whether passes run folded: on a CPU. On CUDA it takes no less time (an H100: 0.99 to 1.01 of a pass of 64 and
-        256 images), and watching every call costs a pass of few images more than it saves."""
-        return self.folding != "none" and self.device.type == "cpu"
+    def steady(self) -> bool:
+        """Whether an output depends on its picture alone, and a pass changes nothing in the module."""
+        return not self.behaviour.one_row and not self.behaviour.changing
 
     @property
     def layout(self) -> torch.memory_format:
@@ -112,19 +109,20 @@ class Network:
         finally:
             self._seed = before
 
-    def prepare(self, x: Tensor) -> Tensor:
-        """`x` on the module's device, in its precision and layout: a copy where the module would write to it."""
+    def prepare(self, x: Tensor, layout: torch.memory_format | None = None) -> Tensor:
+        """`x` on the module's device, in its precision, and in a memory format (None: the network's own): a copy where the
+        module would write to it."""
         prepared = x.detach().to(self.device, self.dtype)
-        prepared = prepared.contiguous(memory_format=self.layout) if x.dim() == 4 else prepared
+        prepared = prepared.contiguous(memory_format=layout or self.layout) if x.dim() == 4 else prepared
         return prepared if self._writes is False or prepared.data_ptr() != x.data_ptr() else prepared.clone()
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor, layout: torch.memory_format | None = None) -> Tensor:
         """(B, C, H, W) -> class columns (B, K): one forward pass, checked. Gradients flow if the caller enabled them."""
         if len(x) > 1 and self.behaviour.one_row:
-            return torch.cat([self.logits(row) for row in x.split(1)])
+            return torch.cat([self.logits(row, layout) for row in x.split(1)])
         if x.requires_grad:
             return self.outputs.columns(self.run(x), x.shape[0])
-        given = self.prepare(x)
+        given = self.prepare(x, layout)
         output = self.run(given)
         if self._writes is None:
             self._writes = not torch.equal(given, x.detach().to(given))
@@ -147,7 +145,7 @@ class Network:
 
     @torch.no_grad()
     def scores_of(self, x: Tensor, seeds: Sequence[int] = ()) -> Tensor:
-        """Class columns (B, K) in float32, without gradients, folded where it may be. `seeds`: one a row, where rows are
+        """Class columns (B, K) in float32, without gradients, by the fastest way. `seeds`: one a row, where rows are
         pictures of their own."""
         if seeds and self.behaviour.one_row:
             rows = []
@@ -155,11 +153,16 @@ class Network:
                 with self.of_picture(seed):
                     rows.append(self.scores_of(row))
             return torch.cat(rows)
-        logits = self.run_folded(x.shape[1:], lambda _: self.logits(x))
+        logits = self.fast.scores(x)
         return logits.float() if self.dtype != torch.float64 else logits
 
     @torch.no_grad()
-    def output_of(self, layer: nn.Module, x: Tensor) -> Tensor:
+    def patched(self, image: Tensor, boxes: Sequence[Box]) -> Patched | None:
+        """A faster way to score copies of an image (C, H, W) with one of `boxes` filled; None where there is none."""
+        return self.fast.patched(image, boxes)
+
+    @torch.no_grad()
+    def output_of(self, layer: nn.Module, x: Tensor, layout: torch.memory_format | None = None) -> Tensor:
         """A module's output, without gradients; nothing behind it is computed."""
         outputs: list[Tensor] = []
 
@@ -168,45 +171,24 @@ class Network:
             raise StopForward
 
         with suppress(StopForward), hooked(layer, stop):
-            self.run(self.prepare(x))
+            self.run(self.prepare(x, layout))
         return outputs[0]
 
-    def run_folded(self, shape: torch.Size, run: Callable[[Folded | None], R]) -> R:
-        """What a pass over images of this shape (C, H, W) returns, batch norms folded into convolutions where the
-        network's folding allows it. `run` is told whether they are, and called again without where its pass goes another
-        way than the one that was learnt from.
+    def around(self, module: nn.Module) -> Network:
+        """A network like this one, of another module: a copy of this one's."""
+        return Network(
+            module,
+            channels_last=self.channels_last,
+            owned=self.owned,
+            accelerate=self.accelerate,
+            rounding_safe=self.rounding_safe,
+            outputs=self._outputs,
+            behaviour=self._behaviour,
+        )
 
-        What can be folded is learnt once, from a picture of its own, so that it never depends on the images; values
-        that changed since are folded anew.
-        """
-        folded = self._learnt(shape) if self.folds else None
-        if folded:
-            with suppress(Astray), folded:
-                result = run(folded)
-                folded.check()
-                return result
-        return run(None)
-
-    def run_as_written(self, shape: torch.Size, run: Callable[[], R]) -> R:
-        """What a pass over images of this shape (C, H, W) returns, the network run forwards as it is written, to the last
-        bit of each ReLU's input, and backwards folded where it may be."""
-        if not self.folds:
-            return run()
-        folded = self._learnt(shape)
-        if self._as_written is None or self._as_written.folded is not folded or self._as_written_for != shape:
-            mixed = self.channels_last and self.device.type == "cpu" and self.dtype == torch.float32
-            self._as_written, self._as_written_for = AsWritten(folded, mixed), shape  # it keeps copies by size
-        for linking in (True, False):
-            self._as_written.linking = linking
-            with suppress(Astray), self._as_written:
-                return run()
-        raise AssertionError("nothing goes astray where nothing is linked")
-
-    def _learnt(self, shape: torch.Size) -> Folded:
-        if self._known is None or not self._known.current():
-            noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
-            self._known = fold(self.module, self.prepare(noise))
-        return self._known
+    def converted(self, dtype: torch.dtype) -> Network:
+        """The same network in another precision."""
+        return self.around(copy.deepcopy(self.module).to(dtype))
 
     def layer(self, name: str) -> nn.Module:
         """The module at a path; a usage error with near matches where there is none."""

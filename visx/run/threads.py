@@ -18,6 +18,7 @@ import torch
 
 from visx.engine.jobs import Job
 from visx.engine.loaded import Loaded
+from visx.network.fast import plain
 from visx.network.network import Network
 from visx.run.worker import Explainer
 
@@ -34,7 +35,7 @@ def count_lanes(network: Network, jobs: Iterable[Job], inputs: int) -> int:
     One, which has all cores, where an interrupt would have to wait for long passes, where the module is somebody else's
     (it may keep things from pass to pass), or does keep things, and off the CPU.
     """
-    if network.device.type != "cpu" or network.folding == "none" or inputs < LANES_FROM:
+    if network.device.type != "cpu" or not network.owned or plain() or inputs < LANES_FROM:
         return 1
     if network.behaviour.one_row or network.behaviour.changing or any(job.method.passes == "many" for job in jobs):
         return 1
@@ -109,8 +110,5 @@ def beside(explainer: Explainer) -> Explainer:
     """An explainer that can work in another thread at the same time: its network is a copy around the same parameters."""
     network, other = explainer.network, copy.copy(explainer)
     shared = {id(tensor): tensor for tensor in (*network.module.parameters(), *network.module.buffers())}
-    module = copy.deepcopy(network.module, shared)
-    other.network = Network(
-        module, channels_last=network.channels_last, folding=network.folding, outputs=lambda: network.outputs
-    )
+    other.network = network.around(copy.deepcopy(network.module, shared))
     return other

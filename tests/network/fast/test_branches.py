@@ -162,7 +162,7 @@ FIXED = Targets.fixed(torch.tensor([[0, 2], [1, 3]]))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_scores(net: nn.Module, dtype: torch.dtype):
     net = net.to(dtype)
-    plain, ours = Network(net), Network(net, folding="scores")
+    plain, ours = Network(net), Network(net, owned=True, accelerate=True)
     assert fold(net, images(False).to(dtype)), "the way that is learnt is folded"
     for bright in (True, False, True):
         x = images(bright).to(dtype)
@@ -174,7 +174,7 @@ def test_scores(net: nn.Module, dtype: torch.dtype):
 @pytest.mark.parametrize("way", ["single", "many", "guided", "deconv"])
 def test_input_gradients(net: nn.Module, way: str):
     rule = way if way in ("guided", "deconv") else None
-    plain, ours = Network(net), Network(net, folding="scores")
+    plain, ours = Network(net), Network(net, owned=True, accelerate=True)
     for bright in (True, False, True):
         wanted = plain.input_gradients(images(bright), FIXED, "logit", rule)
         found = ours.input_gradients(images(bright), FIXED, "logit", rule, one_of_many=way == "many")
@@ -187,7 +187,7 @@ def test_input_gradients(net: nn.Module, way: str):
 @pytest.mark.parametrize("layer", ["conv1", "bn1", "conv2"])
 def test_layer_gradients(net: nn.Module, layer: str, dtype: torch.dtype):
     net = net.to(dtype)
-    plain, ours = Network(net), Network(net, folding="scores")
+    plain, ours = Network(net), Network(net, owned=True, accelerate=True)
     for bright in (False, True, False):
         if isinstance(net, OtherBias) and layer == "conv2":
             continue  # it calls the function
@@ -214,7 +214,7 @@ class Beside(Branching):
 def test_a_layer_that_runs_between_a_convolution_and_its_normalisation(dtype: torch.dtype):
     net, x = settled(Beside()).to(dtype), images(False).to(dtype)
     wanted, found = (
-        n.layer_gradients(x, "side", FIXED, "logit") for n in (Network(net), Network(net, folding="scores"))
+        n.layer_gradients(x, "side", FIXED, "logit") for n in (Network(net), Network(net, owned=True, accelerate=True))
     )
     torch.testing.assert_close(found.scores, wanted.scores)
     torch.testing.assert_close(found.grads, wanted.grads)
@@ -239,7 +239,7 @@ def test_a_network_that_keeps_a_tensor_keeps_its_own():
     x = images(False)
     net(x)
     wanted = net.kept[-1].clone()
-    network = Network(net, folding="scores")
+    network = Network(net, owned=True, accelerate=True)
     for _ in range(2):
         network.scores_of(x)
         assert torch.equal(net.kept[-1], wanted)
@@ -267,7 +267,7 @@ def test_a_hook_that_only_records_is_given_what_the_network_computes(kind: str, 
     try:
         net(x)
         wanted = [tensor.clone() for tensor in seen]
-        network = Network(net, folding="scores")
+        network = Network(net, owned=True, accelerate=True)
         for _ in range(2):
             network.scores_of(x)
             seen.clear()

@@ -20,7 +20,8 @@ from visx.methods import get_method
 from visx.models import load_model
 from visx.models.efficientnet_lite0 import MBConv, SameConv2d
 from visx.network.fast import crops
-from visx.network.fast.crops import Local, local
+from visx.network.fast.accelerated import PLANS
+from visx.network.fast.crops import Local
 from visx.network.fast.windows import Side
 from visx.network.network import Network
 from visx.network.scorer import Scorer
@@ -86,7 +87,7 @@ def functional() -> nn.Module:
 
 
 def network(net: nn.Module) -> Network:
-    return Network(settled(net), folding="scores")
+    return Network(settled(net), owned=True, accelerate=True)
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +106,7 @@ def every_cut(monkeypatch):
 def cuts(net: Network, shape: tuple[int, ...], boxes: Sequence[tuple[int, ...]]) -> list[crops.Plan]:
     x = torch.zeros(1, *shape).double()
     with net.session(), torch.no_grad():
-        return net.run_folded(torch.Size(shape), lambda folded: crops._plans(folded, net.module, x, boxes))
+        return net.fast.folded(torch.Size(shape), lambda folded, _: crops._plans(folded, net.module, x, boxes))
 
 
 def everywhere(height: int, width: int, patch: tuple[int, int]) -> list[tuple[int, int, int, int]]:
@@ -205,7 +206,7 @@ def test_no_cut_lies_behind_what_looks_at_more_than_a_window(part, every_cut):
     assert {id(cut.module) for cut in cuts(net, (3, 64, 64), boxes)} <= {id(first), *map(id, first)}
     image, fill = pictures(64, 64)
     with net.session():
-        near = local(net, image, boxes)
+        near = net.patched(image, boxes)
         if isinstance(part, nn.BatchNorm2d):
             assert near is None, "copies hang on each other"
             return
@@ -331,7 +332,7 @@ def test_crops_are_not_taken_for_what_they_are_not(build: type[Part], every_cut)
     for brightness in (0.0, 1.0, -1.0):
         with net.session():
             want = torch.cat([whole(net, image + brightness, fill, [box]) for box in boxes])
-            near = local(net, image + brightness, boxes)
+            near = net.patched(image + brightness, boxes)
             assert (near is not None) == (build in (Placed, Shuffled, Pooled, Circular, Rolled))
             if near is not None:
                 got = torch.cat([near.logits(fill, [box]) for box in boxes])
@@ -341,7 +342,7 @@ def test_crops_are_not_taken_for_what_they_are_not(build: type[Part], every_cut)
 def test_hooks_see_whole_maps():
     net, (image, _), boxes = network(strided()), pictures(64, 64), everywhere(64, 64, (9, 9))
     handle = net.module[1].register_forward_hook(lambda module, args, output: None)
-    assert local(net, image, boxes) is None
+    assert net.patched(image, boxes) is None
     handle.remove()
 
 
@@ -355,19 +356,19 @@ def test_a_wrong_cut_does_not_pass_for_rounding(dtype: torch.dtype, monkeypatch)
 
     slight = network(Slight())
     slight.module.head[2].bias.data.copy_(torch.tensor([-10.0, 0, 10, 20]))
-    half = Network(slight.module.to(dtype), folding="scores")
+    half = Network(slight.module.to(dtype), owned=True, accelerate=True)
     assert cuts(network(Slight()), (3, 64, 64), everywhere(64, 64, (9, 9)))
     with half.session():
-        assert local(half, pictures(64, 64)[0].float(), everywhere(64, 64, (9, 9))) is None
+        assert half.patched(pictures(64, 64)[0].float(), everywhere(64, 64, (9, 9))) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_a_right_cut_is_taken_in_every_precision(dtype: torch.dtype):
-    net = Network(network(strided()).module.to(dtype), folding="scores")
+    net = Network(network(strided()).module.to(dtype), owned=True, accelerate=True)
     image, fill = (x.float() for x in pictures(64, 64))
     boxes = everywhere(64, 64, (19, 19))
     with net.session():
-        near = local(net, image, boxes)
+        near = net.patched(image, boxes)
         assert near is not None and near._plan.module in set(net.module.modules())
         got, want = near.logits(fill, boxes), whole(net, image, fill, boxes)
     assert (got - want).abs().max() < {torch.float32: 1e-5}.get(dtype, 0.05) * (want.max() - want.min())
@@ -378,17 +379,17 @@ def test_where_float32_cannot_tell_float64_decides():
     net = network(strided())
     net.module[-1].weight.data.mul_(1e-4)
     net.module[-1].bias.data.copy_(torch.tensor([-10.0, 0, 10, 20]))
-    net = Network(net.module.float(), folding="scores")
+    net = Network(net.module.float(), owned=True, accelerate=True)
     with net.session():
-        assert local(net, pictures(64, 64)[0].float(), everywhere(64, 64, (9, 9))) is not None
+        assert net.patched(pictures(64, 64)[0].float(), everywhere(64, 64, (9, 9))) is not None
 
 
 def test_few_plans_are_remembered():
     net = network(strided())
     with net.session():
         for size in range(40, 60):
-            local(net, pictures(size, size)[0], [(0, 0, 5, 5)])
-    assert len(net.local_plans) == crops.PLANS and (torch.Size((3, 59, 59)), ((0, 0, 5, 5),)) in net.local_plans
+            net.patched(pictures(size, size)[0], [(0, 0, 5, 5)])
+    assert len(net.fast._plans) == PLANS and (torch.Size((3, 59, 59)), ((0, 0, 5, 5),)) in net.fast._plans
 
 
 class Around(nn.Module):
@@ -412,15 +413,15 @@ def test_no_cut_has_a_way_around_it_or_runs_twice(every_cut):
 def test_what_would_save_too_little_is_not_done():
     net, (image, _) = network(strided()), pictures(64, 64)
     with net.session():
-        assert local(net, image, everywhere(64, 64, (9, 9))) is not None
-        assert local(net, image, everywhere(64, 64, (60, 60))) is None, "crops would be the image"
+        assert net.patched(image, everywhere(64, 64, (9, 9))) is not None
+        assert net.patched(image, everywhere(64, 64, (60, 60))) is None, "crops would be the image"
         late = network(nn.Sequential(nn.AvgPool2d(2, 2), nn.Flatten(), nn.Linear(3 * 32 * 32, 4)))
-        assert local(late, image, everywhere(64, 64, (9, 9))) is None, "nearly all work is behind"
+        assert late.patched(image, everywhere(64, 64, (9, 9))) is None, "nearly all work is behind"
 
 
-def test_only_networks_that_visx_loads_go_this_way():
+def test_a_network_that_is_not_to_be_accelerated_goes_the_plain_way():
     image, _ = pictures(64, 64)
-    assert local(Network(settled(strided())), image, everywhere(64, 64, (9, 9))) is None
+    assert Network(settled(strided())).patched(image, everywhere(64, 64, (9, 9))) is None
 
 
 class Sized(nn.Module):
@@ -451,17 +452,17 @@ def test_what_does_not_come_out_the_same_goes_the_plain_way(make):
     net, (image, _), boxes = network(make()), pictures(64, 64), everywhere(64, 64, (9, 9))
     assert cuts(net, image.shape, boxes)
     with net.session():
-        assert local(net, image, boxes) is None
+        assert net.patched(image, boxes) is None
 
 
 def test_it_is_learnt_once_and_holds_when_values_change(monkeypatch):
     net, (image, fill), boxes = network(strided()), pictures(64, 64), everywhere(64, 64, (9, 9))
     with net.session():
-        before = local(net, image, boxes)
-        monkeypatch.setattr(crops, "_learn", None)
+        before = net.patched(image, boxes)
+        monkeypatch.setattr("visx.network.fast.accelerated.learn", None)
         with torch.no_grad():
             net.module[0].weight.mul_(-2.0)
-        near = local(net, image, boxes)
+        near = net.patched(image, boxes)
         assert before is not None and near is not None
         torch.testing.assert_close(near.logits(fill, boxes), whole(net, image, fill, boxes), rtol=0, atol=1e-10)
 
@@ -470,7 +471,7 @@ def test_less_is_computed_and_the_module_is_what_it_was():
     net, (image, fill), boxes = network(strided()), pictures(64, 64), everywhere(64, 64, (9, 9))
     was, sizes = fingerprint(net.module), []
     with net.session():
-        near = local(net, image, boxes)
+        near = net.patched(image, boxes)
         assert near is not None
         near.logits(fill, boxes)
     assert fingerprint(net.module) == was
@@ -506,7 +507,7 @@ def test_batches_halve_and_targets_share_as_on_the_plain_way():
     with net.session():
         want = whole(net, image, fill, boxes)[:, ids]
         for size in (1, 7, 64):
-            scorer = Scorer(net.scores_of, size, said.append, patched=lambda i, b: Small(local(net, i, b)))
+            scorer = Scorer(net.scores_of, size, said.append, patched=lambda i, b: Small(net.patched(i, b)))
             torch.testing.assert_close(
                 scorer.patched_scores(image, fill, boxes, ids, "logit"), want, rtol=0, atol=1e-10
             )
@@ -533,7 +534,8 @@ def test_occlusion_of_real_networks_is_what_it_was(spec, patch, pad, monkeypatch
         monkeypatch.setattr("visx.methods.occlusion._starts", lambda *_: [0, 100, 219])
     (job,) = plan(model, [get_method("occlusion")], params={"occlusion": params})
     net, used = model.network(), []
-    monkeypatch.setattr("visx.engine.batch.local", lambda *args: used.append(local(*args)) or used[-1])
+    patched = Network.patched
+    monkeypatch.setattr(Network, "patched", lambda *args: used.append(patched(*args)) or used[-1])
 
     def maps() -> Tensor:
         with net.session():
@@ -541,6 +543,6 @@ def test_occlusion_of_real_networks_is_what_it_was(spec, patch, pad, monkeypatch
 
     near = maps()
     assert used[0] is not None
-    monkeypatch.setattr("visx.engine.batch.local", lambda *args: None)
+    monkeypatch.setattr(Network, "patched", lambda *args: None)
     plain = maps()
     torch.testing.assert_close(near, plain, rtol=0, atol=1e-4 * float(plain.max() - plain.min()))

@@ -26,7 +26,7 @@ def test_forward_pass_is_the_networks_own_and_so_are_the_gradients(build: type[n
         pytest.skip("it has no ReLU")
     torch.manual_seed(1)
     net, x = settled(build()), pictures()
-    plain, ours = Network(net), Network(net, folding="scores")
+    plain, ours = Network(net), Network(net, owned=True, accelerate=True)
     fixed = Targets.fixed(torch.tensor([[0, 2], [1, 2], [0, 1], [2, 0]]))
     with plain.session(), ours.session():
         wanted, found = (n.input_gradients(x, fixed, "logit", rule) for n in (plain, ours))
@@ -48,10 +48,10 @@ def norms_behind(output: Tensor) -> int:
 @pytest.mark.parametrize(("build", "left"), [(Plain, 1), (Blocks, 0), (Rectified, 0), (Mixed, 7), (Oddities, 2)])
 def test_backward_pass_is_folded(build: type[nn.Module], left: int):
     net, x = settled(build()), pictures()
-    network = Network(net, folding="scores")
+    network = Network(net, owned=True, accelerate=True)
     with network.session(), torch.enable_grad():
         for _ in range(2):
-            output = network.run_as_written(x.shape[1:], lambda: net(x.clone().requires_grad_()))
+            output = network.fast.gradients(x.shape[1:], lambda: net(x.clone().requires_grad_()))
             assert norms_behind(output) == left
             assert norms_behind(net(x.clone().requires_grad_())) > left, "outside nothing is"
 
@@ -71,7 +71,7 @@ EDITS = {
 @pytest.mark.parametrize("edit", EDITS)
 def test_a_loaded_network_that_is_edited_between_calls_is_explained_as_it_is(edit: str):
     net, x = settled(Blocks()), pictures()
-    network, fixed = Network(net, folding="scores"), Targets.fixed(torch.zeros(4, 1, dtype=torch.int64))
+    network, fixed = Network(net, owned=True, accelerate=True), Targets.fixed(torch.zeros(4, 1, dtype=torch.int64))
     with network.session():
         network.input_gradients(x, fixed, "logit")
     with torch.no_grad():
@@ -89,7 +89,7 @@ def test_no_activation_outlives_its_call(build: type[nn.Module]):
     for module in net.modules():
         if not list(module.children()):
             module.register_forward_hook(lambda module, args, output: seen.append(weakref.ref(output)))
-    network, fixed = Network(net, folding="scores"), Targets.fixed(torch.zeros(4, 1, dtype=torch.int64))
+    network, fixed = Network(net, owned=True, accelerate=True), Targets.fixed(torch.zeros(4, 1, dtype=torch.int64))
     with network.session():
         for _ in range(2):
             network.input_gradients(x, fixed, "logit")
@@ -99,12 +99,12 @@ def test_no_activation_outlives_its_call(build: type[nn.Module]):
 
 def test_nothing_is_kept_of_weights_that_are_made_anew_in_every_pass():
     net, x = settled(Mixed()), pictures()
-    network, fixed = Network(net, folding="scores"), Targets.fixed(torch.zeros(4, 1, dtype=torch.int64))
+    network, fixed = Network(net, owned=True, accelerate=True), Targets.fixed(torch.zeros(4, 1, dtype=torch.int64))
     with network.session():
         kept = []
         for _ in range(3):
             network.input_gradients(x, fixed, "logit")
-            kept.append(len(network._as_written._ways))
+            kept.append(len(network.fast._exact._ways))
     assert kept[0] == kept[2] > 0
 
 
@@ -139,7 +139,9 @@ def test_a_channels_last_network_sums_as_one_image_does_in_the_plain_layout(
 ):
     torch.manual_seed(4)
     net = Balanced(kernel, channels, norm).eval().requires_grad_(False)
-    ours = Network(copy.deepcopy(net).to(memory_format=torch.channels_last), channels_last=True, folding="scores")
+    ours = Network(
+        copy.deepcopy(net).to(memory_format=torch.channels_last), channels_last=True, owned=True, accelerate=True
+    )
     x = images(3, size, dtype=torch.float32)
     for _ in range(2):
         wanted = torch.cat([gradients(Network(net), image) for image in x.split(1)])
@@ -157,7 +159,9 @@ def test_resnet_in_channels_last_gives_the_plain_networks_gradient(rule: str | N
     net = models.resnet18(weights=None).eval().requires_grad_(False)
     x, fixed = torch.randn(2, 3, 64, 64), Targets.fixed(torch.tensor([[3], [500]]))
     plain = Network(net)
-    ours = Network(copy.deepcopy(net).to(memory_format=torch.channels_last), channels_last=True, folding="scores")
+    ours = Network(
+        copy.deepcopy(net).to(memory_format=torch.channels_last), channels_last=True, owned=True, accelerate=True
+    )
     with plain.session(), ours.session():
         wanted, found = (n.input_gradients(x, fixed, "logit", rule) for n in (plain, ours))
     assert pearson(found.grads, wanted.grads) > (0.99999 if rule == "guided" else 1 - 1e-9)

@@ -116,7 +116,7 @@ def test_beside_what_cannot_be_folded_the_rest_is():
 
 def test_a_network_folds_only_where_visx_loaded_the_module_and_again_when_values_change():
     net, x = settled(Plain()), pictures()
-    free, ours = Network(net), Network(net, folding="scores")
+    free, ours = Network(net), Network(net, owned=True, accelerate=True)
     with Count() as count:
         free.scores_of(x)
     assert count.norms == 4
@@ -156,7 +156,7 @@ def test_what_lies_before_a_layer_runs_folded_and_the_layer_is_what_it_was(layer
         norm.running_mean.uniform_(-1, 1)
         norm.running_var.uniform_(0.5, 2)
     x, ids = torch.randn(2, 3, 9, 9, dtype=torch.float64), torch.tensor([[1, 2], [3, 0]])
-    plain, folding = Network(module), Network(module, folding="scores")
+    plain, folding = Network(module), Network(module, owned=True, accelerate=True)
     with plain.session():
         wanted = plain.layer_gradients(x, layer, Targets.fixed(ids), "logit")
         found = folding.layer_gradients(x, layer, Targets.fixed(ids), "logit")
@@ -218,7 +218,7 @@ def test_without_the_fused_convolution_only_normalisations_are_folded(monkeypatc
 def test_layer_before_a_folded_relu_is_what_it_is():
     """Grad-CAM at a normalisation whose ReLU is folded: its own output, negative values and all."""
     net, x = settled(Rectified()).float(), pictures().float()
-    plain, folding = Network(net), Network(net, folding="scores")
+    plain, folding = Network(net), Network(net, owned=True, accelerate=True)
     fixed = Targets.fixed(torch.zeros(4, 1, dtype=torch.int64))
     with plain.session(), folding.session():
         a, b = (n.layer_gradients(x, "norms.0", fixed, "logit") for n in (plain, folding))
@@ -234,7 +234,7 @@ def test_gradients_of_the_folded_network_are_the_networks_own(build: type[nn.Mod
         pytest.skip("it has no ReLU")
     torch.manual_seed(1)
     net, x = settled(build()), pictures()
-    plain, folding = Network(net), Network(net, folding="scores")
+    plain, folding = Network(net), Network(net, owned=True, accelerate=True)
     fixed = Targets.fixed(torch.tensor([[0, 2], [1, 2], [0, 1], [2, 0]]))
     with plain.session(), folding.session():
         wanted, found = (n.input_gradients(x, fixed, "logit", rule, one_of_many=True) for n in (plain, folding))
@@ -249,7 +249,7 @@ def test_gradients_of_the_folded_network_are_the_networks_own(build: type[nn.Mod
 def test_projections_of_a_layer_see_the_layer_itself(layer: str):
     """Inside a folded pair the convolution's output would be the normalisation's."""
     net, x = settled(Blocks()), pictures()
-    plain, folding = Network(net), Network(net, folding="scores")
+    plain, folding = Network(net), Network(net, owned=True, accelerate=True)
     with plain.session(), folding.session():
         folding.scores_of(x)  # has learnt what can be folded
         wanted, found = (n.project(x, layer, lambda a: a, "deconv") for n in (plain, folding))
@@ -263,7 +263,7 @@ def test_weights_are_packed_once_whatever_comes_later(monkeypatch: pytest.Monkey
         folding, "packed", lambda w, call: packs.append(tuple(call.given["input"].shape)) or pack(w, call)
     )
     net, x = settled(Rectified()).float(), pictures(13).float()
-    network = Network(net, folding="scores")
+    network = Network(net, owned=True, accelerate=True)
     with network.session():
         for batch in (x[:1], x, x[:3]):
             torch.testing.assert_close(network.scores_of(batch), net(batch), rtol=1e-5, atol=1e-5)
@@ -285,7 +285,7 @@ def test_ceiling_of_a_folded_relu_holds():
 
 def test_that_a_layer_exists_only_unfolded_is_learnt_once():
     module = settled(Blocks())
-    network, x = Network(module, folding="scores"), pictures()
+    network, x = Network(module, owned=True, accelerate=True), pictures()
     begun: list[int] = []
     module.conv1.register_forward_hook(lambda *_: begun.append(1))
     fixed = Targets.fixed(torch.zeros(4, 1, dtype=torch.int64))

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from visx.images.geometry import Preprocess
 from visx.models import checkpoint
 from visx.models.model import Model, Weights
-from visx.network.network import Folding
 
 
 def imagenet_labels() -> tuple[str, ...]:
@@ -23,7 +22,8 @@ class BuiltIn:
 
     name = "efficientnet_lite0"
     channels_last = True
-    folding: Folding = "all"  # with these weights it moved no map of 48 photographs below r = 0.99997
+    owned = True
+    rounding_safe = True  # with these weights folding moved no map of 48 photographs below r = 0.99997
     resizable = True
     plain = True
     code = None
@@ -55,6 +55,7 @@ class BuiltIn:
         module.load_state_dict(dict(zip(module.state_dict(), state.values(), strict=True)), assign=True)
         weights = Weights("imagenet", checkpoint.digest_file(path))
         return Model(
-            self.name, module, self.preprocess(), weights, self.labels(module), self.channels_last, self.folding,
+            self.name, module, self.preprocess(), weights, self.labels(module), self.channels_last, self.owned,
+            rounding_safe=self.rounding_safe,
             as_default=BuiltIn.preprocess(self),  # its own, whatever was asked for
         )  # fmt: skip

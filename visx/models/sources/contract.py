@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from visx.images.geometry import Preprocess
 from visx.models.model import Model
-from visx.network.network import Folding
 
 
 class Source(Protocol):
     """What `load_model` asks of a source."""
 
     channels_last: bool
-    folding: Folding
+    owned: bool  # whether its modules are visx's own: built by a library that visx knows
+    rounding_safe: bool  # whether single gradients of its networks bear rounding
     resizable: bool
     plain: bool  # whether its networks are known to give each picture its own output, the same in every pass
 

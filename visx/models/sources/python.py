@@ -17,7 +17,6 @@ from visx.models import checkpoint
 from visx.models.model import Model, Weights
 from visx.models.seeded import seeded
 from visx.models.sources.neighbours import Neighbours
-from visx.network.network import Folding
 from visx.network.probe import complete
 
 _EXAMPLE = "def make(): return Net()"
@@ -30,7 +29,8 @@ class Factory:
     """
 
     channels_last = False  # a forward of one's own may call .view, which another memory layout breaks
-    folding: Folding = "none"
+    owned = False
+    rounding_safe = False
     resizable = False
     plain = False
 
@@ -108,8 +108,8 @@ class Factory:
         complete(self.name, module, (len(preprocess.mean), *preprocess.crop))
         weights = Weights("factory", checkpoint.digest_state(module))
         return Model(
-            self.name, module, preprocess, weights, self.labels(module), self.channels_last, self.folding,
-            code=self.code,
+            self.name, module, preprocess, weights, self.labels(module), self.channels_last, self.owned,
+            accelerate=self.owned, code=self.code,
         )  # fmt: skip
 
 

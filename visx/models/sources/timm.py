@@ -13,14 +13,14 @@ from visx.images.geometry import Preprocess
 from visx.models import checkpoint, downloads
 from visx.models.model import Model, Weights
 from visx.models.sources.builtin import imagenet_labels
-from visx.network.network import Folding
 
 
 class Timm:
     """Any timm model, with its own data configuration (the extra `visx[timm]`)."""
 
     channels_last = True
-    folding: Folding = "scores"
+    owned = True
+    rounding_safe = False
     resizable = True
     plain = False
     code = None
@@ -99,5 +99,5 @@ class Timm:
             weights,
             self.labels(module),
             self.channels_last,
-            self.folding,
+            self.owned,
         )

@@ -15,14 +15,14 @@ from visx.images.geometry import Preprocess
 from visx.models import checkpoint, downloads
 from visx.models.model import Model, Weights
 from visx.models.sources.builtin import BuiltIn
-from visx.network.network import Folding
 
 
 class Torchvision:
     """Any torchvision classification model, with the preprocessing and categories of its default weights."""
 
     channels_last = True
-    folding: Folding = "scores"
+    owned = True
+    rounding_safe = False
     resizable = True
     plain = True
     code = None
@@ -82,6 +82,4 @@ class Torchvision:
         file = Path(torch.hub.get_dir(), "checkpoints", self._enum.url.rsplit("/", 1)[-1])
         digest = checkpoint.digest_file(file) if file.is_file() else checkpoint.digest_state(module)
         weights = Weights(str(self._enum), digest)
-        return Model(
-            self.name, module, self.preprocess(), weights, self.labels(module), self.channels_last, self.folding
-        )
+        return Model(self.name, module, self.preprocess(), weights, self.labels(module), self.channels_last, self.owned)

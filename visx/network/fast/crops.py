@@ -20,7 +20,6 @@ module has hooks, which are to see whole maps.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,15 +28,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visx.network.fast.fold import Folded, observed
+from visx.network.fast.fold import Folded
+from visx.network.fast.passes import Passes
 from visx.network.fast.windows import ELEMENT, Sides, Watch
 from visx.network.isolation import hooked
-from visx.network.network import Network
 from visx.network.scorer import Box
 
 WORTHWHILE = 0.15  # the part of a pass that a cut must save
 TRIES = 3  # cuts that are tried before the plain way is taken for good
-PLANS = 16  # that are remembered
 ROUNDING = 1e-4  # the part of the logits' range that crops may miss
 SAME = 0.01  # the part of what two patches differ by that they may miss; if it is more, float64 decides
 
@@ -97,9 +95,11 @@ class Plan:
 class Local:
     """Scores copies of one image by crops."""
 
-    def __init__(self, network: Network, plan: Plan, image: Tensor) -> None:
+    def __init__(self, network: Passes, plan: Plan, image: Tensor) -> None:
         self._network, self._plan, self._image = network, plan, image
-        self._clean = network.run_folded(image.shape, lambda _: network.output_of(plan.module, image[None]))
+        self._clean = network.fast.folded(
+            image.shape, lambda _, layout: network.output_of(plan.module, image[None], layout)
+        )
 
     def logits(self, fill: Tensor, boxes: Sequence[Box]) -> Tensor:
         """(N, classes) of the image with each box filled, without gradients."""
@@ -112,38 +112,33 @@ class Local:
             return self._network.scores_of(plan.crops(self._image, fill, boxes))
 
 
-def local(network: Network, image: Tensor, boxes: Sequence[Box]) -> Local | None:
-    """The local way to score an image (C, H, W) with one of `boxes` filled; None where there is none worth its while."""
-    if network.folding == "none" or network.behaviour.one_row:
-        return None
-    key, plans = (image.shape, tuple(boxes)), network.local_plans
-    if key not in plans:
-        while len(plans) >= PLANS:
-            del plans[next(iter(plans))]
-        plans[key] = None if observed(network.module) else _learn(network, image.shape, boxes)
-    plan = plans[key]
-    return None if plan is None else Local(network, plan, image)
-
-
 @torch.no_grad()
-def _learn(network: Network, shape: torch.Size, boxes: Sequence[Box]) -> Plan | None:
-    """The best cut that gives a noise image's copies the logits they have, or None."""
-    exact = network if network.dtype in (torch.float32, torch.float64) else _copied(network, torch.float32)
+def learn(network: Passes, shape: torch.Size, boxes: Sequence[Box]) -> Plan | None:
+    """The best cut that gives a noise image's copies the logits they have; None where none does, or none is worth its
+    while."""
+    exact = network if network.dtype in (torch.float32, torch.float64) else network.converted(torch.float32)
     image = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
-    x = exact.prepare(image[None])
-    plans = exact.run_folded(shape, lambda folded: _plans(folded, exact.module, x, boxes))
+    plans = exact.fast.folded(
+        shape, lambda folded, layout: _plans(folded, exact.module, exact.prepare(image[None], layout), boxes)
+    )
     names = {id(module): name for name, module in exact.module.named_modules()}
-    finer: Network | None = None
+    finer: Passes | None = None
     for plan in plans[:TRIES]:
         holds = _holds(exact, plan, image, boxes)
         if holds is None:
-            finer = finer or _copied(network, torch.float64)
+            finer = finer or network.converted(torch.float64)
             holds = _holds(
                 finer, replace(plan, module=finer.module.get_submodule(names[id(plan.module)])), image, boxes
             )
         if holds:
             return replace(plan, module=network.module.get_submodule(names[id(plan.module)]))
     return None
+
+
+@torch.no_grad()
+def same_scores(network: Passes, plan: Plan, image: Tensor, boxes: Sequence[Box]) -> bool:
+    """Whether a plan gives an image's copies the scores that they have, as far as rounding lets that be told."""
+    return _holds(network, plan, image, boxes) is not False
 
 
 def _plans(folded: Folded | None, module: nn.Module, x: Tensor, boxes: Sequence[Box]) -> list[Plan]:
@@ -158,15 +153,7 @@ def _plans(folded: Folded | None, module: nn.Module, x: Tensor, boxes: Sequence[
     return [plan for _, plan in sorted(worthwhile, key=lambda each: -each[0])]
 
 
-def _copied(network: Network, dtype: torch.dtype) -> Network:
-    """The same network in another precision."""
-    module = copy.deepcopy(network.module).to(dtype)
-    return Network(
-        module, channels_last=network.channels_last, folding=network.folding, outputs=lambda: network.outputs
-    )
-
-
-def _holds(network: Network, plan: Plan, image: Tensor, boxes: Sequence[Box]) -> bool | None:
+def _holds(network: Passes, plan: Plan, image: Tensor, boxes: Sequence[Box]) -> bool | None:
     """Whether crops around a patch in the middle and one at the end, in one batch, give the logits of whole copies, one by
     one: as closely as it takes to tell those two patches apart. None where rounding is too large to say."""
     middle = boxes[len(boxes) // 2]

@@ -1,0 +1,237 @@
+"""The faster ways of one network to the answers that it gives as written, behind one face.
+
+- `scores`: normalisations, and the ReLUs behind them, folded into convolutions (visx/network/fast/fold.py), which on a
+  CPU are oneDNN's (visx/network/fast/onednn.py).
+- `gradients`: forward as written to the last bit, backward folded (visx/network/fast/exact.py); or folded both ways where
+  many gradients are summed.
+- `until`: folded before a layer, as written behind it.
+- `patched`: copies that differ in a patch run their first layers as crops (visx/network/fast/crops.py).
+
+Each is exact but for rounding. What is learnt of a network refers to its values by reference and version, so that it is
+learnt anew when they have changed. `VISX_PLAIN=1` turns all of it off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from visx.network.fast.crops import Local, Plan, learn, same_scores
+from visx.network.fast.exact import AsWritten
+from visx.network.fast.fold import Folded, agree, fold, observed
+from visx.network.fast.passes import Passes, plain
+from visx.network.fast.pending import Astray
+from visx.network.scorer import Box, Patched, out_of_memory
+
+PLANS = 16  # of crops, that are remembered
+_NOTHING = Folded([])
+_LAYOUTS = (torch.channels_last, torch.contiguous_format)  # of a module handed in, the faster first
+_FULL = (torch.float32, torch.float64)
+
+R = TypeVar("R")
+
+
+class _Inside(Astray):
+    """A layer's output lies inside a folded chain."""
+
+
+class Accelerated:
+    """The faster ways of one network. Each falls back to the plain way where there is nothing to gain, or nothing certain.
+
+    The network says what is allowed. `accelerate`: whether there are faster ways at all. `owned`: visx has loaded the module.
+    Of any other only scores are accelerated, without hooks on it and where an output depends on its picture alone; and only
+    if they agree with the plain ones on the first picture, too, not on noise alone. `rounding_safe`: single gradients run
+    folded as well: where rounding moves a ReLU's input across zero, the maps of this network hardly change.
+    """
+
+    def __init__(self, network: Passes) -> None:
+        self._network = network
+        self._folded: Folded | None = None  # None: not learnt yet
+        self._layout = network.layout  # of the input of folded passes
+        self._confirmed = network.owned  # whether the folded scores are known to agree on a picture
+        self._exact: AsWritten | None = None
+        self._exact_for: Any = None
+        self._whole: set[str] = set()  # layers before whose output nothing may be folded
+        self._plans: dict[Any, Plan | None] = {}  # the oldest first
+
+    @property
+    def _folds(self) -> bool:
+        """Whether passes run folded: on a CPU. On CUDA it takes no less time (an H100: 0.99 to 1.01 of a pass of 64 and
+        256 images), and watching every call costs a pass of few images more than it saves."""
+        return self._network.device.type == "cpu" and self._allowed
+
+    @property
+    def _allowed(self) -> bool:
+        network = self._network
+        if not network.accelerate or plain():
+            return False
+        return network.owned or (network.steady and network.dtype in _FULL)
+
+    def scores(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> class columns (B, K) of one pass without gradients."""
+        network = self._network
+        folded = self._agreeing(x)
+        if folded:
+            try:
+                with folded:
+                    result = network.logits(x, self._layout)
+                    folded.check()
+                return result
+            except Astray:
+                pass
+            except Exception as error:  # of a module handed in, which may bear no other layout on another way
+                if self._network.owned or out_of_memory(error):
+                    raise
+        return network.logits(x)
+
+    def gradients(self, shape: torch.Size, run: Callable[[], R], *, summed: bool = False) -> R:
+        """What `run` returns, a pass over images of this shape (C, H, W) that is differentiated. It is called again where
+        it goes another way than the pass that was learnt from.
+
+        Each ReLU passes what it passes in the network's own forward pass, to the last bit; `summed`: that does not count.
+        """
+        if not self._differentiates:
+            return run()
+        if not summed and not self._network.rounding_safe:
+            return self._as_written(shape, run)
+        folded = self._learnt(shape)
+        if folded:
+            with suppress(Astray), folded:
+                result = run()
+                folded.check()
+                return result
+        return run()
+
+    def until(self, layer: str, shape: torch.Size, run: Callable[[Callable[[], None]], R]) -> R:
+        """What `run` returns, a pass over images of this shape (C, H, W) that is differentiated behind a layer only. It is
+        given what it must call when the layer's output is there; and it is called again where that is another output than
+        the network's own.
+
+        The layers before it run folded if no convolution behind it could be folded. Otherwise everything runs as written:
+        rounding in the folded layers would flip the signs of the inputs of some of the ReLUs behind the layer.
+        """
+        if not self._differentiates:
+            return run(_nothing)
+        if layer not in self._whole:
+            folded = self._learnt(shape)
+
+            def arrived() -> None:
+                if folded.in_chain():
+                    raise _Inside
+                folded.active = False  # the gradient is of the network as it is
+
+            try:
+                if not folded:
+                    return run(_nothing)
+                with folded:
+                    result = run(arrived)
+                    folded.check()
+                if not folded.passed or self._network.rounding_safe:
+                    return result
+            except _Inside:
+                pass
+            except Astray:
+                return run(_nothing)
+            self._whole.add(layer)
+        return self._as_written(shape, lambda: run(_nothing))
+
+    def patched(self, image: Tensor, boxes: Sequence[Box]) -> Patched | None:
+        """A faster way to the scores of copies of an image (C, H, W) with one of `boxes` filled; None where there is none
+        that is worth its while."""
+        network = self._network
+        if not self._allowed or not network.steady or (not self._network.owned and not self._agreeing(image[None])):
+            return None
+        key = image.shape, tuple(boxes)
+        if key not in self._plans:
+            while len(self._plans) >= PLANS:
+                del self._plans[next(iter(self._plans))]
+            self._plans[key] = None if observed(network.module) else learn(network, image.shape, boxes)
+            plan = self._plans[key]
+            if plan is not None and not self._network.owned and not same_scores(network, plan, image, boxes):
+                self._plans[key] = None
+        plan = self._plans[key]
+        return None if plan is None else Local(network, plan, image)
+
+    def folded(self, shape: torch.Size, run: Callable[[Folded | None, torch.memory_format], R]) -> R:
+        """What `run` returns, a pass without gradients over images of this shape (C, H, W). It is told what is folded (None:
+        nothing), and the memory format that is best for that."""
+        folded = self._learnt(shape) if self._folds else _NOTHING
+        if folded:
+            with suppress(Astray), folded:
+                result = run(folded, self._layout)
+                folded.check()
+                return result
+        return run(None, self._network.layout)
+
+    @property
+    def _differentiates(self) -> bool:
+        """Whether passes that are differentiated are accelerated. Where parts of forward run again in the backward pass,
+        nothing would be folded in them."""
+        return self._network.owned and self._folds and not self._network.recomputing
+
+    def _as_written(self, shape: torch.Size, run: Callable[[], R]) -> R:
+        """Forward as the network is written, backward folded where it may be."""
+        network, folded = self._network, self._learnt(shape)
+        of = shape, torch.get_num_threads()  # it keeps copies of weights by size
+        if self._exact is None or self._exact.folded is not folded or self._exact_for != of:
+            mixed = network.channels_last and network.dtype == torch.float32
+            self._exact, self._exact_for = AsWritten(folded, mixed), of
+        for linking in (True, False):
+            self._exact.linking = linking
+            with suppress(Astray), self._exact:
+                return run()
+        raise AssertionError("nothing goes astray where nothing is linked")
+
+    def _learnt(self, shape: torch.Size) -> Folded:
+        """What can be folded: learnt once, from a picture of its own, so that it never depends on the images; and anew
+        where values have changed since."""
+        if self._folded is None or not self._folded.current():
+            self._folded, self._confirmed = self._learn(shape), self._network.owned
+        return self._folded
+
+    def _learn(self, shape: torch.Size) -> Folded:
+        network = self._network
+        noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+        if self._network.owned:
+            return fold(network.module, network.prepare(noise))
+        if observed(network.module):
+            return _NOTHING
+        for self._layout in _LAYOUTS:
+            with suppress(Exception):  # its forward may bear no other layout
+                return fold(network.module, network.prepare(noise, self._layout))
+        return _NOTHING
+
+    def _agreeing(self, x: Tensor) -> Folded:
+        """What is folded in a pass over these pictures (B, C, H, W). Of a module handed in the first picture is scored both
+        ways, once for each version of its values."""
+        if not self._folds:
+            return _NOTHING
+        folded = self._learnt(x.shape[1:])
+        if folded and not self._confirmed:
+            self._confirmed = True
+            if not self._agrees(folded, x[:1]):
+                self._folded = folded = _NOTHING
+        return folded
+
+    def _agrees(self, folded: Folded, picture: Tensor) -> bool:
+        network = self._network
+        wanted = network.logits(picture)
+        try:
+            with folded:
+                result = network.logits(picture, self._layout)
+                folded.check()
+        except Astray:
+            return False
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            return False
+        return agree(wanted, result, wanted.dtype)
+
+
+def _nothing() -> None:
+    pass
