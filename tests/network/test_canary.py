@@ -6,6 +6,7 @@ then, and say which file depends on the name.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from functools import reduce
 from typing import Any
@@ -14,9 +15,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
-from visx.network import heads, placement
+from visx.network import forms, head, heads, placement
 from visx.network.fast import onednn
 from visx.network.rules import nodes as rules
 from visx.network.snapshot import GLOBAL_HOOKS
@@ -41,6 +43,10 @@ NAMES = {
     "ops.aten.hardtanh_backward.default": "rules/calls.py",
     "ops.aten.convolution_backward.default": "fast/exact.py",
     "ops.aten.native_batch_norm.out": "fast/exact.py",
+    "ops.aten._softmax.default.is_view": "trace.py: views move places; choice.py: the weights of an attention",
+    "ops.aten.relu.default.overloadpacket.__name__": "trace.py: operations by name",
+    "default_generator.manual_seed": "settings.py: the seed of a pass",
+    "nn.Module._apply": "forms.py, models/load.py: the values of a module in another form",
 }
 MODULE = {
     **dict.fromkeys(("_parameters", "_buffers", "_modules"), "isolation.py, restoring.py, models/preprocessing.py"),
@@ -64,6 +70,47 @@ def test_a_name_within_torch(name: str):
 @pytest.mark.parametrize("name", MODULE)
 def test_a_table_of_a_module(name: str):
     assert name in vars(nn.Module()), f"nn.Module has no {name}, on which leans {MODULE[name]}"
+
+
+def test_questions_of_a_tensors_form_have_these_names():
+    asked = []
+
+    class Names(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            asked.append(func)
+            return func(*args, **(kwargs or {}))
+
+    x = torch.ones(2, 3)
+    with Names():
+        _ = x.shape, x._version, x.data, x.dim(), x.size(), x.numel(), x.stride(), x.is_contiguous()
+        x[0] = 0
+    names = [func.__name__ for func in asked]
+    assert names == ["__get__"] * 3 + ["dim", "size", "numel", "stride", "is_contiguous", "__setitem__"], (
+        "on these names lean fast/pending.py, fast/windows.py and head.py"
+    )
+    assert {*asked[:3]} <= head._PROPERTIES, "an attribute's `__get__` is not the same function each time: head.py"
+
+
+def test_wrappers_of_a_module_keep_it_under_these_names():
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+    from torch.distributed.fsdp._common_utils import FSDP_WRAPPED_MODULE
+
+    assert "_orig_mod" in torch.compile(nn.Identity())._modules, "on it lean forms.py and models/checkpoint/fit.py"
+    assert "_checkpoint_wrapped_module" in checkpoint_wrapper(nn.Identity())._modules, "models/checkpoint/fit.py"
+    assert FSDP_WRAPPED_MODULE == "_fsdp_wrapped_module", "models/checkpoint/fit.py"
+
+
+def test_a_checkpoint_tells_the_versions_of_its_modules():
+    assert nn.BatchNorm2d(1).state_dict()._metadata[""] == {"version": 2}, (
+        "on it lean models/checkpoint/fit.py, read.py"
+    )
+
+
+@pytest.mark.parametrize("name", forms._QUANTISED)
+def test_a_room_of_quantised_modules(name: str):
+    room = importlib.import_module(name)
+    own = [m for m in vars(room).values() if isinstance(m, type) and m.__module__.startswith(name)]
+    assert any(issubclass(m, nn.Module) for m in own), f"no module lies in {name}, on which leans forms.py"
 
 
 @pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="this torch has the older interface alone")
@@ -228,7 +275,42 @@ ENDINGS: list[tuple[str, Callable[[], Tensor]]] = [
     ("_VIEWS", lambda: values().clone()),
     ("_VIEWS", lambda: values().double()),
     ("_STEPS", lambda: values().relu()),
+    ("_STEPS", lambda: F.leaky_relu(values())),
+    ("_STEPS", lambda: F.relu6(values())),
+    ("_STEPS", lambda: F.threshold(values(), 0, 0)),
+    ("_STEPS", lambda: values().tanh()),
+    ("_STEPS", lambda: F.elu(values())),
+    ("_STEPS", lambda: F.celu(values())),
+    ("_STEPS", lambda: F.softplus(values())),
+    ("_STEPS", lambda: F.prelu(values(), torch.zeros(1))),
+    ("_STEPS", lambda: values().clamp_min(0)),
+    ("_STEPS", lambda: values().clamp(0, 1)),
     ("_SMOOTH", lambda: F.gelu(values())),
+    ("_SMOOTH", lambda: F.silu(values())),
+    ("_SMOOTH", lambda: F.hardswish(values())),
+    ("_SMOOTH", lambda: F.mish(values())),
+    ("_SCALING", lambda: -values()),
+    ("_SCALING", lambda: values().log()),
+    ("_SCALING", lambda: values().sqrt()),
+    ("_SCALING", lambda: values().rsqrt()),
+    ("_SCALING", lambda: values().abs()),
+    ("_ADDING", lambda: torch.maximum(values(), torch.zeros(1))),
+    ("_ADDING", lambda: torch.minimum(values(), torch.zeros(1))),
+    ("_REDUCING", lambda: values().prod(1)),
+    ("_VIEWS", lambda: values().permute(0, 2, 3, 1).reshape(2, -1)),
+    ("_VIEWS", lambda: torch.ops.aten._reshape_alias(values(), [2, 48], [48, 1])),
+    ("_VIEWS", lambda: torch.ops.aten.alias(values())),
+    ("_VIEWS", lambda: values(2, 3).t()),
+    ("_VIEWS", lambda: values(2, 1).expand(2, 3)),
+    ("_VIEWS", lambda: values()[torch.tensor([0])]),
+    ("_VIEWS", lambda: values().index_select(0, torch.tensor([0]))),
+    ("_VIEWS", lambda: values(2, 3).gather(1, torch.tensor([[0], [1]]))),
+    ("_VIEWS", lambda: values().unbind(0)[0]),
+    ("_VIEWS", lambda: values().split(1)[0]),
+    ("_VIEWS", lambda: values().split([1, 2], 1)[0]),
+    ("_VIEWS", lambda: values().as_strided((2, 3), (3, 1))),
+    ("_VIEWS", lambda: values().clamp_max(1)),
+    ("_VIEWS", lambda: values(2, 3, 4) @ torch.ones(4, 5)),
 ]
 
 
@@ -242,3 +324,15 @@ def test_nodes_tell_the_shape_of_what_they_made():
     node: Any = F.conv2d(values(), torch.ones(2, 3, 3, 3)).grad_fn
     assert tuple(node._input_metadata[0].shape) == (2, 2, 2, 2), f"on _input_metadata leans {MEANT}"
     assert node._saved_weight.shape == (2, 3, 3, 3), f"on _saved_weight leans {MEANT}"
+
+
+def test_every_node_that_tells_how_a_network_ends_is_made_here():
+    made = {name_of(make().grad_fn) for _, make in ENDINGS}
+    named = {name_of(name) for known in vars(heads).values() if isinstance(known, frozenset) for name in known}
+    elsewhere = {"CudnnBatchNorm", "MiopenBatchNorm", "CudnnConvolution", "MkldnnConvolution", "ThnnConv2D", "Linear"}
+    other_versions = {"MmT", "FusedRmsNorm", "Unflatten"}
+    assert named - elsewhere - other_versions <= made
+
+
+def name_of(node: Any) -> str:
+    return (node if isinstance(node, str) else node.name()).rpartition("Backward")[0]
