@@ -43,8 +43,12 @@ class Option:
     help: str
 
 
-def parse(params: type[P], values: Mapping[str, Any], owner: str) -> P:
-    """Cast and check `values` (strings from a shell, or Python values) for `owner`; usage error on the first bad one."""
+def parse(params: type[P], values: Mapping[str, Any] | P, owner: str) -> P:
+    """The parameters of `owner` from `values` (strings from a shell, or Python values), cast and checked; parameters that
+    are parsed already come back as they are. A usage error for the first bad value."""
+    if isinstance(values, params):
+        return values
+    assert isinstance(values, Mapping)
     for key in values:
         if key not in params.model_fields:
             none = "" if params.model_fields else f"{owner} has no parameters"

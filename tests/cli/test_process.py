@@ -127,7 +127,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 def test_garbage_is_looked_for_seldom_until_there_is_something_to_compute() -> None:
     import gc
 
-    from visx.cli.common import pick_device
+    from visx.cli.prepare import pick_device
 
     usual = gc.get_threshold()
     try:

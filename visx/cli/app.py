@@ -21,8 +21,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(wanted: bool) -> None:
+    if wanted:
         print(f"visx {__version__}")
         raise typer.Exit
 
@@ -49,7 +49,7 @@ app.command("report")(owning_output(report.report))
 
 
 def usage_error(error: Exception) -> tuple[str, str] | None:
-    """(message, hint) if this is the option parser's own usage error, else None; an empty message needs no saying."""
+    """(message, hint) if this is the option parser's own usage error, else None; an empty message needs no printing."""
     if not hasattr(error, "format_message"):
         return None
     context = getattr(error, "ctx", None)

@@ -3,64 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from visx.cli import common
-from visx.cli.common import (
+from visx.cli.options import (
+    DEFAULT_MODEL,
     Alpha,
-    BatchSize,
     Colormap,
-    Device,
-    Head,
     Json,
-    Labels,
-    Layers,
-    Means,
+    MapOptions,
     Methods,
-    Param,
-    Precision,
+    ModelSpecs,
     Quiet,
-    Score,
-    Seed,
-    Target,
-    WeightsSpec,
+    SeededOptions,
+    grouped,
 )
 from visx.cli.output import put
-from visx.cli.pictures import with_pictures
+from visx.cli.pictures import PictureOptions
+from visx.cli.prepare import prepare, split
 from visx.cli.talk import Talk
 from visx.errors import printable, usage
 
 DEFAULT_OUT = Path("visx-compare.png")
 
 
-@with_pictures
+@grouped
 def compare(
     source: Annotated[str, typer.Argument(metavar="INPUT", help="One image.", show_default=False)],
+    *,
     method: Methods = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-M",
-            "--model",
-            metavar="SPEC[,SPEC]",
-            help="Models; each gets its own rows. Repeatable.",
-            show_default="efficientnet_lite0",
-        ),
-    ] = None,
-    weights: WeightsSpec = "default",
-    layer: Layers = None,
-    target: Target = None,
-    score: Score = None,
-    labels: Labels = None,
-    means: Means = None,
-    head: Head = None,
-    param: Param = None,
-    device: Device = "auto",
-    precision: Precision = "fp32",
-    batch_size: BatchSize = "auto",
-    seed: Seed = 0,
+    model: ModelSpecs = None,
+    options: MapOptions,
+    compute: SeededOptions,
     out: Annotated[
         Path, typer.Option("-o", "--out", metavar="FILE", help="The sheet: .png, .jpg, .svg or .pdf.")
     ] = DEFAULT_OUT,
@@ -80,18 +55,14 @@ def compare(
     alpha: Alpha = 0.5,
     json: Json = False,
     quiet: Quiet = False,
-    *,
-    pictures: dict[str, Any],
+    pictures: PictureOptions,
 ) -> int:
     """Draw one contact sheet: the picture, then methods x models x targets.
 
     [dim]visx compare cat.jpg -m backprop,guided_backprop,gradcam -t top3 -o sheet.png[/dim]
     """
-    names = common.split(method) or ["gradcam"]
-    methods = common.pick_methods(names)
-    talk = Talk(quiet)
-    size = common.batch_size(batch_size)
-    path = Path(source)
+    talk, path = Talk(quiet), Path(source)
+    ready = prepare(talk, options, compute, pictures, methods=split(method, ["gradcam"]))
     if path.is_dir():
         raise usage(f"{source} is a directory: a sheet shows one image", "visx explain DIR, then visx report")
     if not path.exists():
@@ -105,32 +76,28 @@ def compare(
 
     from visx.files import make_folder, to_json, write_whole
     from visx.images.decode import read
-    from visx.models import load_model
-    from visx.params import assign
-    from visx.sheet.cells import Ask, Look, compute, draw_rows
+    from visx.sheet.cells import Ask, Look, draw_rows
+    from visx.sheet.cells import compute as compute_rows
 
-    if "all" not in names:
-        assign(param or [], {m.name: m.params for m in methods})
-    specs = common.split(model) or ["efficientnet_lite0"]
-    where = common.pick_device(device)
-    models = [
-        load_model(spec, weights, labels=labels, device=where, means=means, head=head, **pictures) for spec in specs
-    ]
+    models = [ready.load(spec) for spec in split(model, [DEFAULT_MODEL])]
     picture = models[0].preprocess.decode(read(path))
     for remark in picture.remarks:
         talk.say(f"{printable(source)}: {remark}")
-    methods = list(dict.fromkeys(m for loaded in models for m in common.pick_methods(names, loaded)))
-    dealt = assign(param or [], {m.name: m.params for m in methods})
-    ask = Ask(methods, layer or [], dealt, target or (), score, seed, precision, size or 16)
-    with talk.progress(len(models) * len(methods) * max(1, len(ask.layers)), "explaining") as progress:
-        rows = compute(models, picture, source, ask, talk.say, progress)
-    for found in (f for row in rows for f in row.found.values()):
+    ask = Ask(
+        ready.methods(*models), split(options.layer), ready.params, options.target or (), options.score,
+        compute.seed, compute.precision, ready.size or 16,
+    )  # fmt: skip
+    total = len(models) * len(ask.methods) * max(1, len(ask.layers))
+    with talk.progress(total, "explaining") as progress:
+        rows = compute_rows(models, picture, source, ask, talk.say, progress)
+    for result in (result for row in rows for result in row.found.values()):
         if json:
-            put(to_json(found.record.without_files()), flush=True)
-        for warning in found.answer.warnings:
-            talk.say(f"warning: {found.job.method.name} of {found.answer.label}: {warning}")
+            put(to_json(result.record.without_files()), flush=True)
+        for warning in result.answer.warnings:
+            talk.say(f"warning: {result.job.method.name} of {result.answer.label}: {warning}")
     for loaded in models:
-        common.say_outputs(loaded, talk.say, (f.job.kind for r in rows if r.model is loaded for f in r.found.values()))
+        results = [result for row in rows if row.model is loaded for result in row.found.values()]
+        ready.describe_outputs(loaded, (result.job.kind for result in results))
     cells = draw_rows(rows, picture, Look(colormap, alpha, shared_scale, cut, times))
     drawn = sheet.layout(cells, path.name, columns=columns, cell=cell, theme=theme, font=font)
     make_folder(out.parent)

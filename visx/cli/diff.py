@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from visx.cli.common import Json, Param, Quiet
-from visx.cli.measuring import thresholds
+from visx.cli.measuring import choose_metrics, thresholds
+from visx.cli.options import Json, Param, Quiet
 from visx.cli.output import put
 from visx.cli.talk import Talk
 from visx.errors import ExitCode, printable, usage
@@ -44,16 +44,16 @@ def diff(
 
     [dim]visx diff base/ new/ --min spearman=0.9 --min ssim=0.8 --junit drift.xml[/dim]
     """
+    least_values = thresholds("--min", least)
+    measuring = choose_metrics("diff", list(least_values), DEFAULT_METRICS, ("pair",), param or ())
+    if measuring.method_pairs:
+        hint = "METRIC.KEY=VALUE, for instance ssim.window=7"
+        raise usage(f"--param {measuring.method_pairs[0]!r} is no metric's", hint)
+
     from visx import drift
     from visx.files import make_folder, to_json, write_whole
-    from visx.metrics import get_metric, split_params
 
-    wanted = thresholds("--min", least)
-    metrics = [get_metric(name, ("pair",), "diff") for name in wanted or DEFAULT_METRICS]
-    rest, params = split_params(param or [], metrics)
-    if rest:
-        raise usage(f"--param {rest[0]!r} is no metric's", "METRIC.KEY=VALUE, for instance ssim.window=7")
-    rows = drift.compare(base, new, metrics, params, wanted)
+    rows = drift.compare(base, new, measuring.metrics, measuring.params, least_values)
     if junit is not None:
         make_folder(junit.parent)
         write_whole(junit, drift.junit(rows))
@@ -68,6 +68,7 @@ def diff(
 
 
 def _line(row: Comparison) -> str:
+    """A compared pair as one line: whether it passed, what it is of, the values, and what was missed."""
     mark = "MISS" if row.misses else "ok  "
     values = "  ".join(f"{name} {value:.4f}" for name, value in row.values.items())
     why = f"  {row.status}: " if row.status != "compared" else "  "

@@ -2,50 +2,42 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from visx.cli import common
-from visx.cli.common import (
-    BatchSize,
-    Device,
-    Head,
+from visx.cli.measuring import Boxes, choose_metrics, thresholds
+from visx.cli.options import (
+    DEFAULT_MODEL,
     Inputs,
     Json,
-    Labels,
-    Means,
+    MapOptions,
+    Methods,
     ModelSpec,
     Nul,
     Out,
-    Param,
-    Precision,
     Quiet,
-    Seed,
-    Target,
-    WeightsSpec,
+    SeededOptions,
+    grouped,
 )
-from visx.cli.measuring import Boxes, annotated, failure, thresholds
-from visx.cli.output import put
-from visx.cli.pictures import with_pictures
-from visx.cli.talk import Talk
-from visx.errors import ExitCode, VisxError, usage
+from visx.cli.output import put, put_table
+from visx.cli.pictures import PictureOptions
+from visx.cli.prepare import prepare, split
+from visx.cli.talk import Talk, failure
+from visx.errors import ExitCode, usage
 
 if TYPE_CHECKING:
     from visx.evaluate.evaluate import Evaluation, Row
 
+DEFAULT_METRICS = ("insertion", "deletion")
 
-@with_pictures
+
+@grouped
 def evaluate(
     inputs: Inputs,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-m", "--method", metavar="NAME[,NAME]", help="Methods, or all. Repeatable.", show_default="gradcam"
-        ),
-    ] = None,
+    *,
+    method: Methods = None,
     metrics: Annotated[
         list[str] | None,
         typer.Option(
@@ -57,27 +49,8 @@ def evaluate(
         ),
     ] = None,
     boxes: Boxes = None,
-    model: ModelSpec = "efficientnet_lite0",
-    weights: WeightsSpec = "default",
-    layer: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-l",
-            "--layer",
-            metavar="NAME",
-            help="Module path. Repeatable.",
-            show_default="the last feature map on the way to the score",
-        ),
-    ] = None,
-    target: Target = None,
-    score: Annotated[
-        Literal["logit", "prob", "logprob"] | None,
-        typer.Option("--score", help="The scalar that is explained.", show_default="each method's own"),
-    ] = None,
-    labels: Labels = None,
-    means: Means = None,
-    head: Head = None,
-    param: Param = None,
+    model: ModelSpec = DEFAULT_MODEL,
+    options: MapOptions,
     least: Annotated[
         list[str] | None,
         typer.Option(
@@ -90,10 +63,7 @@ def evaluate(
             "--max", metavar="METRIC=VALUE", help="Exit 5 if a method's mean is above. Repeatable.", show_default=False
         ),
     ] = None,
-    device: Device = "auto",
-    precision: Precision = "fp32",
-    batch_size: BatchSize = "auto",
-    seed: Seed = 0,
+    compute: SeededOptions,
     out: Out = Path("visx-out"),
     null: Nul = False,
     resume: Annotated[
@@ -101,8 +71,7 @@ def evaluate(
     ] = True,
     json: Json = False,
     quiet: Quiet = False,
-    *,
-    pictures: dict[str, Any],
+    pictures: PictureOptions,
 ) -> int:
     """Measure maps: a table of methods against metrics, with 95% confidence intervals over the images.
 
@@ -111,83 +80,70 @@ def evaluate(
 
     [dim]visx evaluate photos/ -m gradcam,integrated_gradients --metrics insertion,deletion[/dim]
     """
-    from visx.metrics import get_metric, split_params
-
-    names = common.split(method) or ["gradcam"]
-    methods = common.pick_methods(names)
-    chosen = [
-        get_metric(n, ("map", "box", "set"), "evaluate") for n in common.split(metrics) or ("insertion", "deletion")
-    ]
+    measuring = choose_metrics("evaluate", metrics, DEFAULT_METRICS, ("map", "box", "set"), options.param or (), boxes)
     lower, upper = thresholds("--min", least), thresholds("--max", most)
+    names = [metric.name for metric in measuring.metrics]
     for name in (*lower, *upper):
-        if name not in [m.name for m in chosen]:
-            raise usage(
-                f"--min/--max {name}: it is not measured", f"--metrics {','.join(m.name for m in chosen)},{name}"
-            )
-    annotations = annotated(chosen, boxes)
-    rest, params = split_params(param or [], chosen)
-    talk, size = Talk(quiet), common.batch_size(batch_size)
+        if name not in names:
+            raise usage(f"--min/--max {name}: it is not measured", f"--metrics {','.join(names)},{name}")
+    talk = Talk(quiet)
+    ready = prepare(
+        talk, options, compute, pictures,
+        methods=split(method, ["gradcam"]), params=measuring.method_pairs, inputs=inputs, out=out, null=null,
+    )  # fmt: skip
 
-    from visx.images import find as finding
-    from visx.store.manifest import holds_results
-
-    items = finding.find(inputs, out, sys.stdin.buffer, null, talk.say, holds_results)
-
-    from visx.engine.jobs import plan
     from visx.evaluate.evaluate import evaluate as measure
     from visx.evaluate.tables import write_evaluation
-    from visx.models import load_model
-    from visx.params import assign
-    from visx.store.settings import Settings
 
-    if "all" not in names:
-        assign(rest, {m.name: m.params for m in methods})
-    loaded = load_model(
-        model, weights, labels=labels, device=common.pick_device(device), means=means, head=head, **pictures
-    )
-    methods = common.pick_methods(names, loaded)
-    unfit: list[VisxError] = []
-    dealt = assign(rest, {m.name: m.params for m in methods})
-    jobs = plan(loaded, methods, layer or [], dealt, score, unfit.append)
-    for error in unfit:
-        talk.error(str(error))
-    common.say_outputs(loaded, talk.say, (job.kind for job in jobs))
-    spec = loaded.targets(target or ())
-    settings = Settings(out=out, target=spec, seed=seed, precision=precision, batch_size=size, resume=resume)
-    with talk.progress(len(items) * (1 + len(jobs)), "explaining and measuring") as progress:
-        found = measure(loaded, jobs, items, settings, chosen, params, annotations, talk.say, progress)
-    write_evaluation(out, found, loaded.name, loaded.weights.sha256)
-    for failed in found.errors:
-        talk.error(failure(failed))
-    _show(found, json)
-    if found.reused:
-        talk.say(f"{found.reused} maps were there already")
+    loaded = ready.load(model)
+    jobs, unfit = ready.plan(loaded)
+    ready.describe_outputs(loaded, (job.kind for job in jobs))
+    settings = ready.settings(loaded, out, compute.seed, resume=resume)
+    with talk.progress(len(ready.items) * (1 + len(jobs)), "explaining and measuring") as progress:
+        evaluation = measure(
+            loaded,
+            jobs,
+            ready.items,
+            settings,
+            measuring.metrics,
+            measuring.params,
+            measuring.boxes,
+            talk.say,
+            progress,
+        )
+    write_evaluation(out, evaluation, loaded.name, loaded.weights.sha256)
+    for error in evaluation.errors:
+        talk.error(failure(error))
+    _show(evaluation, json)
+    if evaluation.reused:
+        talk.say(f"{evaluation.reused} maps were there already")
     talk.say(f"written to {out}/evaluation.json")
-    missed = [text for row in found.rows for text in _misses(row, lower, upper)]
+    missed = [text for row in evaluation.rows for text in _misses(row, lower, upper)]
     for text in missed:
         talk.error(text)
-    return int(ExitCode.THRESHOLD if missed else found.code or (ExitCode.SOME_FAILED if unfit else ExitCode.OK))
+    return int(ExitCode.THRESHOLD if missed else evaluation.code or (ExitCode.SOME_FAILED if unfit else ExitCode.OK))
 
 
 def _misses(row: Row, lower: dict[str, float], upper: dict[str, float]) -> list[str]:
-    said = f"{row.job}: {row.metric} {row.mean:.4f} is"
-    texts = [f"{said} below {lower[row.metric]:g}"] if row.mean < lower.get(row.metric, row.mean) else []
-    return texts + ([f"{said} above {upper[row.metric]:g}"] if row.mean > upper.get(row.metric, row.mean) else [])
+    """The thresholds that a row of the table misses, in words."""
+    mean = f"{row.job}: {row.metric} {row.mean:.4f} is"
+    texts = [f"{mean} below {lower[row.metric]:g}"] if row.mean < lower.get(row.metric, row.mean) else []
+    return texts + ([f"{mean} above {upper[row.metric]:g}"] if row.mean > upper.get(row.metric, row.mean) else [])
 
 
-def _show(found: Evaluation, json: bool) -> None:
+def _show(evaluation: Evaluation, json: bool) -> None:
+    """Print the table: a row a method, a column a metric; `*` marks the best, `+` and `-` whether more or less is better."""
     from visx.files import to_json
 
     if json:
-        for row in found.rows:
+        for row in evaluation.rows:
             put(to_json(row.as_dict()))
         return
     cells: dict[str, dict[str, str]] = {}
-    for row in found.rows:
+    for row in evaluation.rows:
         interval = "" if row.low is None else f" [{row.low:.3f}, {row.high:.3f}]"
         cells.setdefault(row.job, {})[row.metric] = f"{row.mean:.4f}{interval}{'*' if row.best else ' '}"
-    if not cells:
-        return
-    titles = ["method", *(f"{m.name} ({'+' if m.better == 'higher' else '-'})" for m in found.metrics)]
-    lines = [titles] + [[job, *(row.get(m.name, "-") for m in found.metrics)] for job, row in cells.items()]
-    common.print_table(lines)
+    if cells:
+        titles = [f"{m.name} ({'+' if m.better == 'higher' else '-'})" for m in evaluation.metrics]
+        lines = [[job, *(row.get(m.name, "-") for m in evaluation.metrics)] for job, row in cells.items()]
+        put_table([["method", *titles], *lines])

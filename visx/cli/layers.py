@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json as jsonlib
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from visx.cli.common import Head, Json, Means, Quiet
+from visx.cli.options import DEFAULT_MODEL, Head, Json, Means, Quiet, grouped
 from visx.cli.output import put
-from visx.cli.pictures import with_pictures
+from visx.cli.pictures import PictureOptions
 from visx.cli.talk import Talk
 
+if TYPE_CHECKING:
+    from visx.network.grid import Layer
 
-@with_pictures
+
+@grouped
 def layers(
     model: Annotated[
         str,
         typer.Argument(metavar="MODEL", help="efficientnet_lite0, a torchvision name, timm/NAME, or FILE.py:FACTORY."),
-    ] = "efficientnet_lite0",
+    ] = DEFAULT_MODEL,
+    *,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -40,42 +44,44 @@ def layers(
     head: Head = None,
     json: Json = False,
     quiet: Quiet = False,
-    *,
-    pictures: dict[str, Any],
+    pictures: PictureOptions,
 ) -> None:
     """List a model's layers with their output shapes for its input size; * marks the default target layer."""
+    given = pictures.given()
+
     from visx.models import load_model
 
-    loaded = load_model(
-        model, weights or ("default" if ".py" in model else "random"), means=means, head=head, **pictures
-    )
-    found = loaded.anatomy
-    rows = [row for row in found.layers if row.name and (row.grid is not None or not spatial)]
+    loaded = load_model(model, weights or ("default" if ".py" in model else "random"), means=means, head=head, **given)
+    anatomy, talk = loaded.anatomy, Talk(quiet)
+    rows = [row for row in anatomy.layers if row.name and (row.grid is not None or not spatial)]
     width = max((len(row.name) for row in rows), default=0)
     for row in rows:
-        default = row.name == found.default_layer
+        default = row.name == anatomy.default_layer
         if json:
-            put(
-                jsonlib.dumps(
-                    {
-                        "name": row.name,
-                        "type": row.type,
-                        "shape": row.shape and list(row.shape),
-                        "grid": row.grid and list(row.grid.shape),
-                        "layout": row.grid and row.grid.layout,
-                        "reason": row.reason,
-                        "default": default,
-                    }
-                )
-            )
-        elif quiet:
-            put(row.name)
+            put(jsonlib.dumps({**_as_dict(row), "default": default}))
         else:
-            shown = row.grid.shape if spatial and row.grid is not None else row.shape
-            shape = " x ".join(map(str, shown)) if shown is not None else "-"
-            layout = "" if row.grid is None or row.grid.layout == "channels first" else f"  ({row.grid.layout})"
-            put(f"{'*' if default else ' '} {row.name:<{width}}  {row.type:<22} {shape}{layout}")
-    about = f": {found.outputs.seen}" if found.outputs.seen else ""
-    Talk(quiet).say(f"output: {found.outputs}{about}")
-    if found.default_layer is None and not json:
-        Talk(quiet).say(f"{model} has no default layer: {found.no_layer}")
+            put(row.name if quiet else f"{'*' if default else ' '} {row.name:<{width}}  {_described(row, spatial)}")
+    about = f": {anatomy.outputs.seen}" if anatomy.outputs.seen else ""
+    talk.say(f"output: {anatomy.outputs}{about}")
+    if anatomy.default_layer is None and not json:
+        talk.say(f"{model} has no default layer: {anatomy.no_layer}")
+
+
+def _as_dict(layer: Layer) -> dict[str, Any]:
+    """A layer as JSON has it; `grid` is its feature map's (K, height, width), `reason` says why it has none."""
+    return {
+        "name": layer.name,
+        "type": layer.type,
+        "shape": layer.shape and list(layer.shape),
+        "grid": layer.grid and list(layer.grid.shape),
+        "layout": layer.grid and layer.grid.layout,
+        "reason": layer.reason,
+    }
+
+
+def _described(layer: Layer, spatial: bool) -> str:
+    """A layer's type and output shape, of its feature map where only those are listed, and an unusual layout."""
+    sizes = layer.grid.shape if spatial and layer.grid is not None else layer.shape
+    shape = " x ".join(map(str, sizes)) if sizes is not None else "-"
+    layout = "" if layer.grid is None or layer.grid.layout == "channels first" else f"  ({layer.grid.layout})"
+    return f"{layer.type:<22} {shape}{layout}"

@@ -1,4 +1,4 @@
-"""`visx methods`: the registry, for reading and for scripts. Imports no torch, and what checks parameters only when run."""
+"""`visx methods`: the registered methods, for people and for scripts. Imports neither torch nor, before it is run, pydantic."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from visx.cli.common import Json, Quiet
-from visx.cli.output import put
+from visx.cli.options import Json, Quiet
+from visx.cli.output import columns_of, put
 
 if TYPE_CHECKING:
     from visx.methods.contract import Method
@@ -34,7 +34,7 @@ def methods(
     elif quiet:
         put("\n".join(m.name for m in chosen))
     else:
-        _table(chosen)
+        _put_table(chosen)
 
 
 def as_dict(method: Method) -> dict[str, Any]:
@@ -57,6 +57,7 @@ def as_dict(method: Method) -> dict[str, Any]:
 
 
 def _full(method: Method) -> str:
+    """A method's declaration, parameters and theory for people."""
     import inspect
 
     from visx.methods.contract import NEEDS
@@ -75,21 +76,17 @@ def _full(method: Method) -> str:
     return "\n".join([*lines, "", doc])
 
 
-def _table(chosen: list[Method]) -> None:
-    """A line a method, and its parameters with their defaults below it: legible at 80 columns, greppable anywhere."""
+def _put_table(chosen: list[Method]) -> None:
+    """Print a line a method, and its parameters with their defaults below it, within 80 columns."""
     from visx.params import describe
 
     rows = [("method", "family", "needs", "score", "source")]
     rows += [(m.name, m.family, ",".join(sorted(m.needs)) or "scores", m.score, m.source) for m in chosen]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    put(_columns(rows[0], widths))
-    for method, row in zip(chosen, rows[1:], strict=True):
-        put(_columns(row, widths))
+    title, *lines = columns_of(rows)
+    put(title)
+    for method, line in zip(chosen, lines, strict=True):
+        put(line)
         defaults = "  ".join(f"{o.name}={o.default}" for o in describe(method.params))
         if defaults:
             put(textwrap.fill(defaults, 80, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False))
     put("\n`visx methods NAME` shows one in full: parameters, bounds, theory, source.")
-
-
-def _columns(row: tuple[str, ...], widths: list[int]) -> str:
-    return "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()

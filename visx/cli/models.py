@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from visx.cli.common import Json, Quiet
+from visx.cli.options import Json, Quiet
 from visx.cli.output import put
 
 
@@ -31,4 +31,5 @@ def models(
 
 
 def _line(row: dict[str, Any]) -> str:
+    """A model as one line: name, source, and whether its weights are here."""
     return f"{row['name']:<44} {row['source']:<12} {'weights here' if row['weights_here'] else ''}".rstrip()

@@ -8,7 +8,7 @@ import functools
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import ParamSpec, TextIO, TypeVar
 
@@ -34,6 +34,18 @@ def put(text: str = "", *, flush: bool = False) -> None:
     """A line of results on standard output. Where a progress bar is drawn on the same terminal, above the bar."""
     around_a_bar = is_terminal() and _others is not None and sys.stdout is not _others
     print(text, file=sys.stdout if around_a_bar else _stream(), flush=flush)
+
+
+def put_table(lines: Sequence[Sequence[str]]) -> None:
+    """Lines of cells, the first one the titles, in columns that line up; the same on a terminal and in a pipe."""
+    for line in columns_of(lines):
+        put(line)
+
+
+def columns_of(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of cells as text, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
 def is_terminal() -> bool:

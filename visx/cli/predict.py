@@ -2,74 +2,65 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from visx.cli import common
-from visx.cli.common import (
-    BatchSize,
-    Device,
+from visx.cli.options import (
+    DEFAULT_MODEL,
+    ComputeOptions,
     Head,
     Inputs,
     Json,
     Labels,
+    MapOptions,
     Means,
     ModelSpec,
     Nul,
-    Precision,
     Quiet,
     WeightsSpec,
+    grouped,
 )
 from visx.cli.output import put
-from visx.cli.pictures import with_pictures
-from visx.cli.talk import Talk
-from visx.errors import printable
+from visx.cli.pictures import PictureOptions
+from visx.cli.prepare import prepare
+from visx.cli.talk import Talk, failure
+from visx.errors import ExitCode, printable
 
 
-@with_pictures
+@grouped
 def predict(
     inputs: Inputs,
-    model: ModelSpec = "efficientnet_lite0",
+    *,
+    model: ModelSpec = DEFAULT_MODEL,
     weights: WeightsSpec = "default",
     top: Annotated[int, typer.Option("-k", "--top", metavar="K", min=1, help="How many classes.")] = 5,
     labels: Labels = None,
     means: Means = None,
     head: Head = None,
-    device: Device = "auto",
-    precision: Precision = "fp32",
-    batch_size: BatchSize = "auto",
+    compute: ComputeOptions,
     null: Nul = False,
     json: Json = False,
     quiet: Quiet = False,
-    *,
-    pictures: dict[str, Any],
+    pictures: PictureOptions,
 ) -> int:
     """Show the likeliest classes of images, with their probabilities and logits (of a regression, its values)."""
-    size = common.batch_size(batch_size)
+    talk, options = Talk(quiet), MapOptions(weights, labels=labels, means=means, head=head)
+    ready = prepare(talk, options, compute, pictures, inputs=inputs, null=null)
 
     from visx.engine.predict import predictions
     from visx.files import to_json
-    from visx.images import find as finding
-    from visx.models import load_model
-    from visx.store.manifest import holds_results
 
-    talk = Talk(quiet)
-    items = finding.find(inputs, None, sys.stdin.buffer, null, talk.say, holds_results)
-    loaded = load_model(
-        model, weights, labels=labels, device=common.pick_device(device), means=means, head=head, **pictures
-    )
-    common.say_outputs(loaded, talk.say)
+    loaded = ready.load(model)
+    ready.describe_outputs(loaded)
     done = failed = 0
     remarked: set[str] = set()
-    for row in predictions(loaded, items, min(top, loaded.classes), precision, size):
+    for row in predictions(loaded, ready.items, min(top, loaded.classes), compute.precision, ready.size):
         if json:
             put(to_json(row), flush=True)
         if "error" in row:
             failed += 1
-            hint = f" ({row['error']['hint']})" if row["error"]["hint"] else ""
-            talk.error(f"{printable(row['image'])}: {row['error']['message']}{hint}")
+            talk.error(failure(row))
             continue
         done += 1
         for remark in set(row["remarks"]) - remarked:
@@ -81,4 +72,4 @@ def predict(
                 chance = guess["probability"]
                 shown = f"{guess['logit']:<10.5g}" if chance is None else f"{chance:7.2%}"
                 put(f"  {shown}  {guess['target']:>4}  {guess['label']}")
-    return 0 if not failed else 3 if done else 1
+    return int(ExitCode.OK if not failed else ExitCode.SOME_FAILED if done else ExitCode.FAILURE)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from visx.cli.common import Json, Quiet
+from visx.cli.options import Json, Quiet
 from visx.cli.output import put
 from visx.cli.talk import Talk
 

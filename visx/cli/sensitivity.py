@@ -2,48 +2,64 @@
 
 from __future__ import annotations
 
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from visx.cli import common
-from visx.cli.common import (
-    BatchSize,
-    Device,
-    Head,
+from visx.cli.measuring import Boxes, choose_metrics
+from visx.cli.options import (
+    DEFAULT_MODEL,
     Inputs,
     Json,
-    Labels,
-    Means,
+    MapOptions,
+    ModelSpecs,
     Nul,
     Out,
-    Param,
-    Precision,
     Quiet,
-    Seed,
-    Target,
-    WeightsSpec,
+    SeededOptions,
+    grouped,
 )
-from visx.cli.measuring import Boxes, annotated, failure
-from visx.cli.output import put
-from visx.cli.pictures import with_pictures
-from visx.cli.talk import Talk
+from visx.cli.output import put, put_table
+from visx.cli.pictures import PictureOptions
+from visx.cli.prepare import Prepared, pick_methods, prepare, split
+from visx.cli.talk import Talk, failure
 from visx.errors import usage
 from visx.sensitivity.presets import Experiment, Preset, get_preset
 
 if TYPE_CHECKING:
-    from visx.methods.contract import Method
-    from visx.metrics.contract import Kind
+    from visx.models import Model
     from visx.sensitivity.measure import Sensitivity
+    from visx.sensitivity.settings import Against, Setting
 
 DEFAULT_METRICS = ("ssim", "spearman", "hog")
 
 
-@with_pictures
+@dataclass(frozen=True)
+class SensitivityOptions(MapOptions):
+    """Which maps are compared: at one layer, which `--vary layer=A,B` may change."""
+
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-l",
+            "--layer",
+            metavar="NAME",
+            help="Module path.",
+            show_default="the last feature map on the way to the score",
+        ),
+    ] = None
+    score: Annotated[
+        Literal["logit", "prob", "logprob"] | None,
+        typer.Option("--score", help="The scalar that is explained.", show_default="each method's own; presets: prob"),
+    ] = None
+
+
+@grouped
 def sensitivity(
     inputs: Inputs,
+    *,
     method: Annotated[
         list[str] | None,
         typer.Option("-m", "--method", metavar="NAME[,NAME]", help="Methods. Repeatable.", show_default="gradcam"),
@@ -81,40 +97,9 @@ def sensitivity(
         ),
     ] = None,
     boxes: Boxes = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-M",
-            "--model",
-            metavar="SPEC[,SPEC]",
-            help="efficientnet_lite0 (built in), a torchvision name, timm/NAME, or FILE.py:FACTORY. Repeatable.",
-            show_default="efficientnet_lite0",
-        ),
-    ] = None,
-    weights: WeightsSpec = "default",
-    layer: Annotated[
-        str | None,
-        typer.Option(
-            "-l",
-            "--layer",
-            metavar="NAME",
-            help="Module path.",
-            show_default="the last feature map on the way to the score",
-        ),
-    ] = None,
-    target: Target = None,
-    score: Annotated[
-        Literal["logit", "prob", "logprob"] | None,
-        typer.Option("--score", help="The scalar that is explained.", show_default="each method's own; presets: prob"),
-    ] = None,
-    labels: Labels = None,
-    means: Means = None,
-    head: Head = None,
-    param: Param = None,
-    device: Device = "auto",
-    precision: Precision = "fp32",
-    batch_size: BatchSize = "auto",
-    seed: Seed = 0,
+    model: ModelSpecs = None,
+    options: SensitivityOptions,
+    compute: SeededOptions,
     out: Out = Path("visx-sensitivity"),
     null: Nul = False,
     resume: Annotated[
@@ -122,8 +107,7 @@ def sensitivity(
     ] = True,
     json: Json = False,
     quiet: Quiet = False,
-    *,
-    pictures: dict[str, Any],
+    pictures: PictureOptions,
 ) -> int:
     """Show how much maps move with a setting: the sensitivity of a method to its hyperparameters (SAM, CVPR 2020).
 
@@ -134,82 +118,93 @@ def sensitivity(
     [dim]visx sensitivity photos/ -m lime --vary seed=0..4 --metrics insertion,deletion[/dim]
     [dim]visx sensitivity photos/ --preset sam-occlusion -p stride=5[/dim]
     """
-    from visx.metrics import get_metric, split_params
-
     chosen = get_preset(preset) if preset else None
     if chosen and (method or vary):
         raise usage(f"--preset {preset} brings its own --method and --vary", "give one or the other")
-    experiments, methods = _experiments(chosen, method, vary)
-    kinds: tuple[Kind, ...] = ("pair", "box", "map")
-    measured = [get_metric(name, kinds, "sensitivity") for name in common.split(metrics) or DEFAULT_METRICS]
-    annotations = annotated(measured, boxes)
-    mine = [p for p in (chosen.metrics if chosen else ()) if p.partition(".")[0] in [m.name for m in measured]]
-    rest, params = split_params([*mine, *(param or [])], measured)
-    talk, size = Talk(quiet), common.batch_size(batch_size)
+    experiments = _experiments(chosen, method, vary)
+    layers, preset_pairs = split(options.layer), chosen.metrics if chosen else ()
+    if len(layers) > 1:
+        raise usage(
+            f"--layer: maps of one layer are compared, not of {len(layers)}", f"--vary layer={','.join(layers)}"
+        )
+    measuring = choose_metrics(
+        "sensitivity", metrics, DEFAULT_METRICS, ("pair", "box", "map"), options.param or (), boxes, preset_pairs
+    )
+    talk, names = Talk(quiet), [experiment.method for experiment in experiments]
+    ready = prepare(
+        talk, options, compute, pictures,
+        methods=names, params=measuring.method_pairs, inputs=inputs, out=out, null=null, varied=True,
+    )  # fmt: skip
 
-    from visx.images import find as finding
-    from visx.params import assign
-    from visx.store.manifest import holds_results
-
-    items = finding.find(inputs, out, sys.stdin.buffer, null, talk.say, holds_results)
-    dealt = assign(rest, {m.name: m.params for m in methods})
-
-    from visx.models import load_model
-    from visx.sensitivity import measure as moving
+    from visx.sensitivity.measure import Sensitivity, measure
     from visx.sensitivity.report import write_sensitivity
-    from visx.sensitivity.settings import parse_vary, settings_of
-    from visx.store.settings import Settings
 
-    found = moving.Sensitivity(measured)
-    scalar = score or (chosen.score if chosen else None)
-    where = common.pick_device(device)
-    specs = common.split(model) or ["efficientnet_lite0"]
-    for spec in specs:
-        loaded = load_model(spec, weights, labels=labels, device=where, means=means, head=head, **pictures)
-        groups, texts = [], []
-        for experiment, one in zip(experiments, methods, strict=True):
-            fixed = {**experiment.params, **dealt[one.name]}
-            for varied in experiment.groups:
-                values = parse_vary(varied)
-                groups.append(settings_of(loaded, one, values, fixed, scalar, layer, seed, against))
-                texts.append(" ".join(varied))
-        common.say_outputs(loaded, talk.say, (s.job.kind for group in groups for s in group))
-        classes = loaded.targets(target or ())
-        run = Settings(out=out, target=classes, seed=seed, precision=precision, batch_size=size, resume=resume)
-        wanted = {(s.job, s.seed, s.noise) for group in groups for s in group}
-        runs = len({(seed, noise) for _, seed, noise in wanted})
-        steps = runs + (len(wanted) if any(m.kind != "pair" for m in measured) else 0)
-        with talk.progress(len(items) * steps, f"explaining with {spec}") as progress:
-            moving.measure(found, loaded, groups, texts, items, run, params, against, annotations, talk.say, progress)
-        for group in found.groups[-len(groups) :]:
-            write_sensitivity(out, found, group, loaded)
-    for error in found.errors:
+    result = Sensitivity(measuring.metrics)
+    score = options.score or (chosen.score if chosen else None)
+    for spec in split(model, [DEFAULT_MODEL]):
+        loaded = ready.load(spec)
+        groups, texts = _groups(ready, loaded, experiments, score, layers, compute.seed, against)
+        ready.describe_outputs(loaded, (setting.job.kind for group in groups for setting in group))
+        settings = ready.settings(loaded, out, compute.seed, resume=resume)
+        maps = {(s.job, s.seed, s.noise) for group in groups for s in group}
+        runs = len({(seed, noise) for _, seed, noise in maps})
+        steps = runs + (len(maps) if any(metric.kind != "pair" for metric in measuring.metrics) else 0)
+        with talk.progress(len(ready.items) * steps, f"explaining with {spec}") as progress:
+            measure(
+                result, loaded, groups, texts, ready.items, settings, measuring.params, against, measuring.boxes,
+                talk.say, progress,
+            )  # fmt: skip
+        for group in result.groups[-len(groups) :]:
+            write_sensitivity(out, result, group, loaded)
+    for error in result.errors:
         talk.error(failure(error))
-    _show(found, json)
-    if found.skipped:
-        talk.say(f"{found.skipped} maps were there already")
+    _show(result, json)
+    if result.skipped:
+        talk.say(f"{result.skipped} maps were there already")
     talk.say(f"written to {out}/sensitivity.json")
-    return int(found.code)
+    return int(result.code)
 
 
-def _experiments(
-    preset: Preset | None, method: list[str] | None, vary: list[str] | None
-) -> tuple[tuple[Experiment, ...], list[Method]]:
-    """The experiments of a preset, or those of `--method` and `--vary`, and the method of each."""
+def _experiments(preset: Preset | None, method: list[str] | None, vary: list[str] | None) -> tuple[Experiment, ...]:
+    """The experiments of a preset, or those of `--method` and `--vary`."""
     if not preset and not vary:
         raise usage("nothing varies", "--vary KEY=a,b,c, or --preset sam-occlusion")
-    names = common.split(method) or ["gradcam"]
+    names = split(method, ["gradcam"])
     experiments = preset.experiments if preset else tuple(Experiment(name, (tuple(vary or ()),)) for name in names)
-    methods = common.pick_methods([e.method for e in experiments])
-    if len(methods) != len(experiments):
+    if len(pick_methods([experiment.method for experiment in experiments])) != len(experiments):
         raise usage("sensitivity takes methods by name, each once", "`visx methods` lists them")
-    return experiments, methods
+    return experiments
 
 
-def _show(found: Sensitivity, json: bool) -> None:
+def _groups(
+    ready: Prepared,
+    model: Model,
+    experiments: tuple[Experiment, ...],
+    score: Literal["logit", "prob", "logprob"] | None,
+    layers: list[str],
+    seed: int,
+    against: Against,
+) -> tuple[list[list[Setting]], list[str]]:
+    """The groups of settings whose maps are compared with each other, and for each what varies in it, as it was typed."""
+    from visx.methods import get_method
+    from visx.sensitivity.settings import parse_vary, settings_of
+
+    groups, texts = [], []
+    layer = layers[0] if layers else None
+    for experiment in experiments:
+        method = get_method(experiment.method)
+        fixed = {**experiment.params, **ready.texts[method.name]}
+        for varied in experiment.groups:
+            groups.append(settings_of(model, method, parse_vary(varied), fixed, score, layer, seed, against))
+            texts.append(" ".join(varied))
+    return groups, texts
+
+
+def _show(result: Sensitivity, json: bool) -> None:
+    """Print the tables, of pairs of settings and of single ones; what is the same in all rows stands above them."""
     from visx.files import to_json
 
-    rows = found.rows()
+    rows = result.rows()
     if json:
         for row in rows:
             put(to_json(row))
@@ -220,14 +215,14 @@ def _show(found: Sensitivity, json: bool) -> None:
     if alike:
         put("  ".join(rows[0][key] for key in alike))
     columns = [key for key in ("model", "method", "varied") if key not in alike]
-    shown = [_table(found, rows, [*columns, key], key) for key in ("pair", "setting")]
-    for number, lines in enumerate(filter(None, shown)):
+    tables = [_table(result, rows, [*columns, key], key) for key in ("pair", "setting")]
+    for number, lines in enumerate(filter(None, tables)):
         if number:
             put()
-        common.print_table(lines)
+        put_table(lines)
 
 
-def _table(found: Sensitivity, rows: list[dict[str, Any]], columns: list[str], key: str) -> list[list[str]]:
+def _table(result: Sensitivity, rows: list[dict[str, Any]], columns: list[str], key: str) -> list[list[str]]:
     """The rows that are about pairs, or about settings, as lines of cells, the first one the titles."""
     cells: dict[tuple[str, ...], dict[str, str]] = {}
     for row in rows:
@@ -236,7 +231,7 @@ def _table(found: Sensitivity, rows: list[dict[str, Any]], columns: list[str], k
             cells.setdefault(names, {})[row["metric"]] = f"{row['mean']:.3f} ±{row['std']:.3f}"
             if row["between"] is not None and key == "setting":
                 cells.setdefault((*names[:-1], "between settings"), {})[row["metric"]] = f"{row['between']:.3f}"
-    shown = [m for m in found.metrics if (m.kind == "pair") == (key == "pair")]
+    shown = [m for m in result.metrics if (m.kind == "pair") == (key == "pair")]
     lines = [[*names, *(values.get(m.name, "-") for m in shown)] for names, values in cells.items()]
     titles = [m.name if m.kind == "pair" else f"{m.name} ({'+' if m.better == 'higher' else '-'})" for m in shown]
     return [[*columns, *titles], *lines] if lines else []

@@ -44,7 +44,7 @@ def plan(
     model: Model,
     methods: Iterable[Method],
     layers: Sequence[str] = (),
-    params: Mapping[str, Mapping[str, Any]] | None = None,
+    params: Mapping[str, Mapping[str, Any] | Params] | None = None,
     score: ScoreKind | None = None,
     on_unfit: Callable[[VisxError], None] | None = None,
 ) -> list[Job]:

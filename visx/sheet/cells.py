@@ -19,7 +19,7 @@ from visx.errors import VisxError
 from visx.images.decode import Picture
 from visx.images.geometry import Placement
 from visx.methods.contract import Method, ScoreKind
-from visx.params import parse
+from visx.params import Params, parse
 from visx.run.progress import SILENT, Progress
 from visx.seeds import image_seed
 from visx.sheet.layout import Cell, ColourBar
@@ -41,7 +41,7 @@ class Ask:
 
     methods: Sequence[Method]
     layers: Sequence[str]
-    params: Mapping[str, Mapping[str, Any]]
+    params: Mapping[str, Mapping[str, Any] | Params]
     targets: Sequence[str]
     score: ScoreKind | None = None
     seed: int = 0
