@@ -28,6 +28,22 @@ def test_the_bootstrap_interval_is_that_of_the_mean() -> None:
     assert bootstrap(np.array([3.0]), None, 0) == (3.0, None, None)
 
 
+@pytest.mark.parametrize("by_class", [False, True])
+def test_the_interval_is_the_percentiles_of_resampled_means(by_class: bool) -> None:
+    random = np.random.default_rng(3)
+    values, classes = random.normal(size=12), random.integers(0, 5, 12)
+
+    def mean(index: np.ndarray) -> float:
+        chosen = values[index]
+        groups = [chosen[classes[index] == c] for c in set(classes[index])] if by_class else [chosen]
+        return float(np.mean([group.mean() for group in groups]))
+
+    draw = np.random.default_rng(0)
+    means = [mean(draw.integers(0, 12, 12)) for _ in range(2000)]
+    expected = (mean(np.arange(12)), *np.quantile(means, [0.025, 0.975]))
+    assert bootstrap(values, classes if by_class else None, 0) == pytest.approx(expected, abs=1e-12)
+
+
 def test_classes_are_averaged_first_where_the_metric_says_so() -> None:
     hits, classes = [1.0, 1.0, 1.0, 0.0], [7, 7, 7, 9]
     (row,) = summarise(values("a", "pointing_game", hits, classes), ["a"], [get_metric("pointing_game")], 0)

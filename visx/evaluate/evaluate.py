@@ -217,27 +217,41 @@ def summarise(values: Sequence[Value], jobs: Sequence[str], metrics: Sequence[Me
     return rows
 
 
-def average(values: np.ndarray, classes: np.ndarray | None) -> float:
-    """The mean of (n,) values, within each class first where classes (n,) are given."""
+def average(values: np.ndarray, classes: np.ndarray | None = None, axis: int = -1) -> np.ndarray:
+    """The means (...) of values (..., n); where classes (..., n) are given, the means of the means within each class.
+
+    `axis` must be the last one; `scipy.stats.bootstrap` passes it.
+    """
+    assert axis == -1
     if classes is None:
-        return float(values.mean())
-    return float(np.mean([values[classes == c].mean() for c in np.unique(classes)]))
+        return np.asarray(values.mean(-1))
+    rows = values.reshape(-1, values.shape[-1])
+    names, numbers = np.unique(classes, return_inverse=True)
+    cells = (
+        numbers.reshape(rows.shape) + len(names) * np.arange(len(rows))[:, None]
+    ).ravel()  # one for each row and class
+    size = len(rows) * len(names)
+    with np.errstate(invalid="ignore"):  # a resample may lack a class: 0 / 0
+        means = np.bincount(cells, rows.ravel(), size) / np.bincount(cells, minlength=size)
+    return np.asarray(np.nanmean(means.reshape(len(rows), -1), -1).reshape(values.shape[:-1]))
 
 
 def bootstrap(values: np.ndarray, classes: np.ndarray | None, seed: int) -> tuple[float, float | None, float | None]:
-    """(mean, low, high): the mean of (n,) values, within each class first where classes (n,) are given, and the
-    percentile interval of the same mean over 2000 resamples of the images."""
+    """The `average` of values (n,) and the two ends of its bootstrapped interval.
 
-    def mean(index: np.ndarray) -> float:
-        return average(values[index], None if classes is None else classes[index])
-
-    whole = average(values, classes)
+    It is the percentile interval of 2000 resamples of the images at the level 95 %; a single value has none.
+    """
+    mean = float(average(values, classes))
     if len(values) < 2:
-        return whole, None, None
-    random = np.random.default_rng(seed)
-    means = [mean(random.integers(0, len(values), len(values))) for _ in range(RESAMPLES)]
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return whole, float(low), float(high)
+        return mean, None, None
+    from scipy import stats
+
+    interval = stats.bootstrap(
+        (values,) if classes is None else (values, classes), average, paired=True, vectorized=True,
+        n_resamples=RESAMPLES, batch=max(1, 10**6 // len(values)), confidence_level=LEVEL, method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval  # fmt: skip
+    return mean, float(interval.low), float(interval.high)
 
 
 def curves(found: Evaluation) -> dict[str, dict[str, list[tuple[float, float]]]]:

@@ -91,7 +91,7 @@ class Group:
         return {
             "model": self.model, "method": self.method, "varied": self.varied,
             "pair": name if paired else None, "setting": None if paired else name, "metric": metric.name,
-            "mean": average(numbers, classes), "std": float(np.std(numbers)), "between": between, "images": len(values),
+            "mean": float(average(numbers, classes)), "std": float(np.std(numbers)), "between": between, "images": len(values),
         }  # fmt: skip
 
 
