@@ -15,8 +15,11 @@ import visx
 from visx.images.decode import decode, read
 from visx.metrics import get_metric
 from visx.metrics.contract import Trial
+from visx.network.outputs import LOGITS
 from visx.network.scorer import Scorer
 from visx.run.allocator import keep_freed_memory
+from visx.targets.classes import Column
+from visx.targets.contract import Objectives
 
 
 def main() -> None:
@@ -42,7 +45,17 @@ def main() -> None:
             return network.scores_of(batch)
 
         score = Scorer(copies, 16, layout=network.layout)
-        trials.append(Trial(x, result.map, result.target, 0, "prob", score, lambda inputs: inputs.numpy()))
+        trials.append(
+            Trial(
+                x,
+                result.map,
+                Objectives([[Column.of(result.target, LOGITS, None)]], LOGITS),
+                0,
+                "prob",
+                score,
+                lambda inputs: inputs.numpy(),
+            )
+        )
     metrics = [(m, m.params()) for m in (get_metric("insertion"), get_metric("deletion"))]
     batch = torch.randn(16, 3, *model.input_size).contiguous(memory_format=torch.channels_last)
 

@@ -24,10 +24,13 @@ import visx
 from visx.metrics import get_metric
 from visx.metrics.common.imputing import impute
 from visx.metrics.contract import Trial
+from visx.network.outputs import LOGITS
 from visx.network.randomize import cascade, groups
 from visx.network.scorer import Scorer
 from visx.ops.blur import gaussian_blur
 from visx.seeds import generator, normal
+from visx.targets.classes import Column
+from visx.targets.contract import Objectives
 
 STEPS = 28
 Row = tuple[str, str, float, float, str]
@@ -72,7 +75,15 @@ class Case:
     def trial(self, values: np.ndarray) -> Trial:
         """A map as visx's metrics get it."""
         score = Scorer(self.model.network().scores_of, 16)
-        return Trial(self.x, values.astype(np.float64), self.target, 0, "prob", score, self.gradients)
+        return Trial(
+            self.x,
+            values.astype(np.float64),
+            Objectives([[Column.of(self.target, LOGITS, None)]], LOGITS),
+            0,
+            "prob",
+            score,
+            self.gradients,
+        )
 
     def ours(self, name: str, values: np.ndarray, **params: Any) -> float:
         """A metric of visx's."""

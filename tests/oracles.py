@@ -20,9 +20,11 @@ from visx.methods import get_method
 from visx.methods.contract import Attribution, Request
 from visx.models import wrap
 from visx.network.network import Network
-from visx.network.scorer import Scorer
+from visx.network.outputs import LOGITS
+from visx.network.scorer import Scorer, Scores
 from visx.params import parse
-from visx.targets.classes import Targets, parse_target
+from visx.targets.classes import Column, parse_target
+from visx.targets.contract import Objectives, Target, Targets
 
 # Parameters that make a method quick in the tests that run every registered method; the others run with their defaults.
 CHEAP: dict[str, dict[str, Any]] = {
@@ -33,6 +35,24 @@ CHEAP: dict[str, dict[str, Any]] = {
     "lime": {"samples": 100, "segments": 9},
     "meaningful_perturbation": {"iterations": 6, "mask_size": 6},
 }
+
+
+def column_scores(ids: Tensor, kind: Any = "logit") -> Scores:
+    """What makes the scores (B, T) of class columns (B, K), given the classes (B, T); of copies of one image, (1, T)."""
+    return lambda columns: LOGITS.scores(columns, ids.to(columns.device).expand(len(columns), -1), kind)
+
+
+def class_targets(ids: Tensor) -> Targets:
+    """Resolved targets: the classes (B, T)."""
+    rows = [[Column.of(index, LOGITS, None) for index in row] for row in ids.tolist()]
+    own = [list(range(len(row))) for row in rows]
+    return Targets([None] * len(rows), LOGITS, None, Objectives(rows, LOGITS), torch.zeros(len(rows), 1), own)  # type: ignore[list-item]
+
+
+def columns_of(specs: Sequence[Target], columns: Tensor) -> list[list[int | None]]:
+    """The classes that targets are, given the class columns (B, K) of their images."""
+    rows = Targets(specs, LOGITS).resolve(columns).rows
+    return [[objective.column for objective in row] for row in rows]
 
 
 def ask(
@@ -51,7 +71,7 @@ def ask(
 ) -> Attribution:
     """The bare method's answer, before the engine upsamples it or casts it to float32."""
     method, network = get_method(name), Network(net)
-    fixed = Targets.fixed(torch.tensor(list(targets)).expand(len(x), -1))
+    fixed = class_targets(torch.tensor(list(targets)).expand(len(x), -1))
     with network.session():
         scorer = Scorer(network.scores_of, copies)
         request = Request(

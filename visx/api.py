@@ -17,9 +17,9 @@ from visx.errors import VisxError, usage
 from visx.images.decode import Picture, as_picture
 from visx.images.geometry import Placement
 from visx.images.numeric import check_range
-from visx.methods.contract import ScoreKind
 from visx.models import Model
 from visx.network.isolation import refuse_transforms
+from visx.network.outputs import ScoreKind
 from visx.seeds import image_seed
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Result:
     """
 
     map: np.ndarray
-    target: int
+    target: int | None
     label: str
     score: float
     score_kind: str
@@ -133,6 +133,6 @@ def _range(value: Any) -> tuple[float, float]:
 def _result(job: Job, a: Answer, picture: Picture, place: Placement, remark: str) -> Result:
     warnings = (*a.warnings, *([remark] if remark else ()))
     return Result(
-        a.map, a.target, a.label, a.score, a.score_kind, a.probability, job.method.name, job.layer,
+        a.map, a.objective.index, a.objective.label, a.score, a.score_kind, a.probability, job.method.name, job.layer,
         a.native, a.channels, a.extras, warnings, picture.remarks, picture, place, job,
     )  # fmt: skip

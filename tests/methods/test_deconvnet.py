@@ -72,7 +72,11 @@ def test_equals_an_explicit_deconvnet(cut: int, unit: str) -> None:
     for b in range(2):
         expected, (c, y, z), activation = explicit(net.features, cut, X[b : b + 1], unit)
         subject = found.subjects[b][0]
-        assert found.extra(b, 0) == {"unit": [c, y, z]} and subject.target == c and subject.slug == f"unit-{c}-{y}-{z}"
+        assert (
+            found.extra(b, 0) == {"unit": [c, y, z]}
+            and subject.identity.index == c
+            and subject.identity.slug == f"unit-{c}-{y}-{z}"
+        )
         assert subject.score == pytest.approx(activation, rel=1e-9) and subject.score_kind == "activation"
         if activation == 0:
             assert not found.channels[b].any() and not expected.any()
@@ -110,7 +114,9 @@ def test_answer_names_the_unit_and_not_a_class() -> None:
     for image in found:
         (answer,) = image  # type: ignore[misc]
         c, y, z = answer.extras["unit"]
-        assert c == 3 and answer.label == f"features.4[3,{y},{z}]" and answer.slug == f"unit-3-{y}-{z}"
+        assert (
+            c == 3 and answer.objective.label == f"features.4[3,{y},{z}]" and answer.objective.slug == f"unit-3-{y}-{z}"
+        )
         assert answer.probability is None and answer.score_kind == "activation"
         assert answer.map.shape == (16, 16) and answer.channels.shape == (3, 16, 16)
 

@@ -33,7 +33,7 @@ def test_map_is_raw_finite_and_of_the_input_size(method: Method, model: Model) -
     found = answers(model, method.name, images(2, SIZE), "top3", **CHEAP.get(method.name, {}))
     for image in found:
         assert not isinstance(image, VisxError) and len(image) == 3
-        assert len({answer.target for answer in image}) == 3
+        assert len({answer.objective.index for answer in image}) == 3
         for answer in image:
             assert answer.map.shape == (SIZE, SIZE) and answer.map.dtype == np.float32
             assert np.isfinite(answer.map).all()
@@ -92,11 +92,11 @@ def test_top3_is_three_single_targets(method: Method, model: Model) -> None:
     top = answers(model, method.name, x, "top3", **params)
     for b in range(2):
         for answer in top[b]:  # type: ignore[union-attr]
-            (single,) = answers(model, method.name, x[b : b + 1], str(answer.target), seeds=(b,), **params)
+            (single,) = answers(model, method.name, x[b : b + 1], str(answer.objective.index), seeds=(b,), **params)
             scale = float(np.abs(single[0].map).max())  # type: ignore[index]
             assert np.abs(answer.map - single[0].map).max() <= 1e-5 * scale  # type: ignore[index]
             assert answer.score == pytest.approx(single[0].score, rel=1e-6)  # type: ignore[index]
-            assert answer.target == single[0].target  # type: ignore[index]
+            assert answer.objective.index == single[0].objective.index  # type: ignore[index]
 
 
 def test_score_and_probability_are_the_target_s(method: Method, model: Model) -> None:
@@ -104,11 +104,11 @@ def test_score_and_probability_are_the_target_s(method: Method, model: Model) ->
     with torch.no_grad():
         logits = model.module(x)[0]
     (found,) = answers(model, method.name, x, "top5", **CHEAP.get(method.name, {}))
-    assert [a.target for a in found] == logits.argsort(descending=True).tolist() and len(found) == CLASSES  # type: ignore[union-attr]
+    assert [a.objective.index for a in found] == logits.argsort(descending=True).tolist() and len(found) == CLASSES  # type: ignore[union-attr]
     expected = logits if method.score == "logit" else logits.softmax(0)
     for answer in found:  # type: ignore[union-attr]
-        assert answer.score == pytest.approx(float(expected[answer.target]), rel=1e-6)
-        assert answer.probability == pytest.approx(float(logits.softmax(0)[answer.target]), rel=1e-6)
+        assert answer.score == pytest.approx(float(expected[answer.objective.index]), rel=1e-6)
+        assert answer.probability == pytest.approx(float(logits.softmax(0)[answer.objective.index]), rel=1e-6)
 
 
 def test_maps_grow_with_the_logits(method: Method, model: Model) -> None:

@@ -190,9 +190,9 @@ def test_a_batch_is_its_singles_at_any_batch_size_and_repeats():
 def test_three_targets_at_once_are_three_runs():
     module, x = Curved(), pictures()
     for b, answers in enumerate(ask(module, x, target="top3", score="prob")):
-        assert len({answer.target for answer in answers}) == 3
+        assert len({answer.objective.index for answer in answers}) == 3
         for answer in answers:
-            alone = ask(module, x, target=str(answer.target), score="prob")[b][0]
+            alone = ask(module, x, target=str(answer.objective.index), score="prob")[b][0]
             np.testing.assert_allclose(answer.map, alone.map, rtol=0, atol=1e-12)
             assert answer.extras == pytest.approx(alone.extras)
 
@@ -257,10 +257,12 @@ def test_needs_scores_alone():
     x = pictures(1)
     module = Curved()
     from visx.methods.contract import Request
+    from visx.network.outputs import LOGITS
     from visx.network.scorer import Scorer
-    from visx.targets.classes import Targets
+    from visx.targets.contract import Targets
 
-    request = Request(x, Targets([TargetSpec("0", index=0)]), (11,), Scorer(lambda c: module(c).detach()), "prob")
+    targets = Targets([TargetSpec("0", index=0)], LOGITS)
+    request = Request(x, targets, (11,), Scorer(lambda c: module(c).detach()), "prob")
     found = get_method("lime").run(request, LimeParams(segments=9, samples=60, hide="mean", significance=0))
     ((expected,),) = ask(module, x, score="prob")
     np.testing.assert_allclose(found.map[0, 0].numpy(), expected.map, atol=1e-6)

@@ -118,9 +118,9 @@ def test_weights_left_out_are_parts_of_the_fall_that_blurring_everything_brings(
     answers = ask(Counted(), x, target="top3", **given)
     for b, of_image in enumerate(answers):
         for answer in of_image:
-            gain = float((clean - gone)[b, answer.target].abs())
+            gain = float((clean - gone)[b, answer.objective.index].abs())
             weights = {"l1": 2e-3 * gain, "tv": 1e-2 * gain, **given}
-            alone = ask(Counted(), x, target=str(answer.target), **weights)[b][0]
+            alone = ask(Counted(), x, target=str(answer.objective.index), **weights)[b][0]
             np.testing.assert_allclose(answer.map, alone.map, rtol=0, atol=1e-5)
 
 
@@ -234,9 +234,9 @@ def test_the_seed_moves_the_jitter_and_the_random_start_alone():
 def test_three_targets_at_once_are_three_runs():
     module, x = Counted(), pictures()
     for b, answers in enumerate(ask(module, x, target="top3")):
-        assert len({answer.target for answer in answers}) == 3
+        assert len({answer.objective.index for answer in answers}) == 3
         for answer in answers:
-            alone = ask(module, x, target=str(answer.target))[b][0]
+            alone = ask(module, x, target=str(answer.objective.index))[b][0]
             np.testing.assert_allclose(answer.map, alone.map, rtol=0, atol=1e-6)
             assert answer.extras == pytest.approx(alone.extras, abs=1e-6)
 

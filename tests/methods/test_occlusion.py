@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import visx
+from oracles import class_targets
 from visx.engine.batch import explain_batch
 from visx.engine.jobs import plan
 from visx.errors import ExitCode, VisxError
@@ -16,7 +17,7 @@ from visx.methods.contract import Attribution, Request
 from visx.network.scorer import Scorer
 from visx.ops.blur import gaussian_blur
 from visx.params import parse
-from visx.targets.classes import Targets, TargetSpec
+from visx.targets.classes import TargetSpec
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -63,7 +64,7 @@ def explain(forward, x: Tensor, ids, batch: int = 7, kind: str = "logit", **para
     ids = torch.as_tensor(ids).expand(len(x), -1)
     forward = Counted(forward) if isinstance(forward, nn.Module) else forward
     method, params = get_method("occlusion"), {"fill": "zero", **params}
-    req = Request(x, Targets.fixed(ids), (0,) * len(x), Scorer(forward, batch), kind, mean=MEAN, std=STD)
+    req = Request(x, class_targets(ids), (0,) * len(x), Scorer(forward, batch), kind, mean=MEAN, std=STD)
     return method.run(req, parse(method.params, params, "occlusion"))
 
 
@@ -214,7 +215,7 @@ def test_running_out_of_memory_changes_nothing():
 
     method = get_method("occlusion")
     p = parse(method.params, {"patch": 4, "stride": 2, "fill": "zero"}, "occlusion")
-    req = Request(x, Targets.fixed(torch.tensor([[1]])), (0,), Scorer(small, 16, said.append), "logit")
+    req = Request(x, class_targets(torch.tensor([[1]])), (0,), Scorer(small, 16, said.append), "logit")
     torch.testing.assert_close(method.run(req, p).map, explain(net, x, [1], patch=4, stride=2).map)
     assert len(said) == 3
 
@@ -352,7 +353,7 @@ def test_images_that_pad_a_batch_cost_no_copies():
         assert model.module.seen == 5 + 3 * 5 and len(answers) == 3
     for one, other in zip(answers, full, strict=True):
         np.testing.assert_allclose(one[0].map, other[0].map, rtol=0, atol=1e-6)
-        assert one[0].target == other[0].target
+        assert one[0].objective.index == other[0].objective.index
 
 
 @pytest.mark.parametrize("score", ["prob", "logit"])

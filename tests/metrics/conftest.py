@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from metric_toys import SIDE, Counted
 from visx.metrics.contract import Trial
+from visx.network.outputs import LOGITS
 from visx.network.scorer import Scorer
+from visx.targets.classes import Column
+from visx.targets.contract import Objectives
 
 
 @pytest.fixture
@@ -20,9 +23,12 @@ def make_trial() -> Callable[..., Trial]:
     """make_trial(net, x, values, ...) -> a trial of class 0; its scorer's `forward` is `Counted`."""
 
     def make(net: nn.Module, x: Tensor, values: np.ndarray, explain: Any = None, **changed: Any) -> Trial:
-        fields = {"target": 0, "seed": 11, "kind": "logit", "batch": 7, **changed}
+        fields = {"seed": 11, "kind": "logit", "batch": 7, **changed}
+        objectives = Objectives([[Column.of(fields.pop("target", 0), LOGITS, None)]], LOGITS)
         score = Scorer(Counted(net), fields.pop("batch"))
-        return Trial(x=x, values=values, score=score, explain=explain or (lambda inputs: None), **fields)
+        return Trial(
+            x=x, values=values, objectives=objectives, score=score, explain=explain or (lambda inputs: None), **fields
+        )
 
     return make
 

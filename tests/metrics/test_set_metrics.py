@@ -23,7 +23,7 @@ Make = Callable[..., Trial]
 
 def survey(trials: list[Trial], probabilities: list[float] | None = None, maps: Any = None) -> Survey:
     chances = probabilities or [1.0] * len(trials)
-    return Survey(trials, [t.target for t in trials], chances, 3, maps or (lambda count: iter(())))
+    return Survey(trials, [t.objective.identity.index for t in trials], chances, 3, maps or (lambda count: iter(())))
 
 
 def measure(name: str, of: Survey, **params: Any) -> list[Measured]:
@@ -66,7 +66,7 @@ def test_only_confident_images_of_distinct_classes_play(make_trial: Make) -> Non
     with pytest.raises(VisxError, match=r"needs 4 images of different classes.*there are 3") as caught:
         measure("grid_pointing", survey(trials, [1.0, 0.95, 0.9, 0.89]))
     assert caught.value.code == 2
-    twins = [*trials[:3], replace(trials[3], target=0)]
+    twins = [*trials[:3], replace(trials[3], objectives=trials[0].objectives)]
     with pytest.raises(VisxError, match="there are 3"):
         measure("grid_pointing", survey(twins))
 

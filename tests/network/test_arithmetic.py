@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 import visx
 from nets import Activation, TwoConvs, images, seeded, two_convs
-from oracles import ask, model_of, same
+from oracles import ask, column_scores, model_of, same
 from visx import VisxError
 from visx.network.network import Network
 from visx.network.rules import Rules
-from visx.targets.classes import Targets
 
 
 def by_index(z: Tensor) -> Tensor:
@@ -145,7 +144,7 @@ OTHERS: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_is_no_relu_keeps_its_gradient_without_a_word(rule: str, name: str) -> None:
     net, x = seeded(lambda: Gated(OTHERS[name])), images(2)
-    found = Network(net).input_gradients(x, Targets.fixed(torch.zeros(2, 1).long()), "logit", rule)  # type: ignore[arg-type]
+    found = Network(net).input_gradients(x, column_scores(torch.zeros(2, 1).long()), rule)  # type: ignore[arg-type]
     z = net.conv(x).detach().requires_grad_()
     after = F.relu(z)
     (g,) = torch.autograd.grad(net.fc(net.change(after - 0.3).mean((2, 3)))[:, 0].sum(), after)

@@ -362,7 +362,7 @@ def test_cam_of_one_logit() -> None:
             self.fc = nn.Linear(6, 1)
 
     (image,) = answers(model_of(seeded(One), 16), "cam", X[:1], "top2")
-    by_target = {answer.target: answer.map for answer in image}  # type: ignore[union-attr]
+    by_target = {answer.objective.index: answer.map for answer in image}  # type: ignore[union-attr]
     assert same(torch.from_numpy(by_target[0]), -torch.from_numpy(by_target[1]), 1e-6)
 
 

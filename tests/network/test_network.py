@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from nets import GapHead, Wrapped, images, seeded
-from oracles import CHEAP, answers, assert_unchanged, fingerprint, model_of
+from oracles import CHEAP, answers, assert_unchanged, column_scores, fingerprint, model_of
 from visx import Model, VisxError
 from visx.methods.contract import Method
 from visx.network.isolation import undisturbed
 from visx.network.network import Network
-from visx.targets.classes import Targets
 
 SIZE = 12
 
@@ -231,7 +230,7 @@ def test_grad_mode_of_the_caller_does_not_matter(method: Method, surroundings: C
 def test_scripted_module_is_refused_by_the_rules() -> None:
     scripted = torch.jit.script(seeded(GapHead))  # type: ignore[no-untyped-call]
     network = Network(scripted)
-    fixed = Targets.fixed(torch.zeros(1, 1, dtype=torch.int64))
+    fixed = column_scores(torch.zeros(1, 1, dtype=torch.int64))
     with network.session(), pytest.raises(VisxError, match="scripted") as caught:
-        network.input_gradients(images(1, SIZE), fixed, "logit", "guided")
+        network.input_gradients(images(1, SIZE), fixed, "guided")
     assert caught.value.code == 4

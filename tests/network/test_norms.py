@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nets import CLASSES, images, seeded
-from oracles import answers, ask, maps_of, model_of, same
+from oracles import answers, ask, column_scores, maps_of, model_of, same
 from visx.network.network import Network
 from visx.network.norms import align_norms
-from visx.targets.classes import Targets
 
 
 class Hybrid(nn.Module):
@@ -122,9 +121,9 @@ def test_a_unit_is_projected_for_one_image_as_in_a_batch() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_in_less_precision_too(dtype: torch.dtype) -> None:
     net, x = seeded(lambda: Hybrid(batch_norm())), images(1)
-    fixed = Targets.fixed(torch.tensor([[0]]))
-    exact = Network(net).input_gradients(x, fixed, "logit").grads
-    found = Network(net.to(dtype)).input_gradients(x, fixed, "logit").grads
+    fixed = column_scores(torch.tensor([[0]]))
+    exact = Network(net).input_gradients(x, fixed).grads
+    found = Network(net.to(dtype)).input_gradients(x, fixed).grads
     assert same(found.double(), exact, 1e-4 if dtype == torch.float32 else 0.3)
 
 

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 import visx
 from nets import CLASSES, GapHead, SqueezeLike, VGGLike, Wrapped, images, seeded
 from visx.errors import VisxError
-from visx.methods.contract import ScoreKind
 from visx.models.model import Model
-from visx.network.outputs import Outputs
+from visx.network.outputs import Outputs, ScoreKind
 
 SIZE = 16
 
@@ -130,14 +129,12 @@ def test_the_score_and_its_gradient_are_those_of_the_table(case: str, score: Sco
             visx.explain(model, images_as_picture(), "backprop", target=1, score=score)
         assert caught.value.code == 4
         return
-    from visx.targets.classes import Targets
-
     leaf = x.clone().requires_grad_()
     want = formula(module.net(leaf), score)
     (gradient,) = torch.autograd.grad(want.sum(), leaf)
     network = model.network()
     with network.session():
-        got = network.input_gradients(x, Targets.fixed(ids), score)
+        got = network.input_gradients(x, lambda columns: network.outputs.scores(columns, ids, score))
     torch.testing.assert_close(got.scores[:, 0], want.detach(), rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(got.grads[:, 0], gradient.to(got.grads), rtol=1e-5, atol=1e-7)
 

@@ -10,11 +10,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from nets import RELU6S, RELUS, Activation, TwoConvs, images, seeded, two_convs
-from oracles import Rule, ask, backward_by_hand, deconv, guided, plain, same
+from oracles import Rule, ask, backward_by_hand, column_scores, deconv, guided, plain, same
 from visx import VisxError
 from visx.network import rules
 from visx.network.network import Network
-from visx.targets.classes import Targets
 
 METHODS = {"backprop": plain, "deconvnet": deconv, "guided_backprop": guided}
 
@@ -39,7 +38,7 @@ def test_rules_differ_from_the_plain_gradient(name: str, rule: Rule) -> None:
 def test_output_of_a_ceiling_may_be_changed_in_place(rule: str) -> None:
     """relu6(x + 3).div_(6), the hard sigmoid of several libraries: plain autograd allows it, so the rules must."""
     net, x = seeded(lambda: TwoConvs(lambda z: z * F.relu6(z + 3).div_(6), lambda z: z.clamp_(min=0).mul_(2))), images()
-    found = Network(net).input_gradients(x, Targets.fixed(torch.zeros(2, 1, dtype=torch.int64)), "logit", rule)  # type: ignore[arg-type]
+    found = Network(net).input_gradients(x, column_scores(torch.zeros(2, 1, dtype=torch.int64)), rule)  # type: ignore[arg-type]
     assert found.grads.isfinite().all() and found.grads.abs().max() > 0
 
 
@@ -56,8 +55,8 @@ def test_view_is_rectified_in_place(rule: str) -> None:
             return z.mean((2, 3))
 
     net, x = seeded(Half), images(1)
-    fixed = Targets.fixed(torch.tensor([[1, 5]]))
-    found = Network(net).input_gradients(x, fixed, "logit", rule).grads  # type: ignore[arg-type]
+    fixed = column_scores(torch.tensor([[1, 5]]))
+    found = Network(net).input_gradients(x, fixed, rule).grads  # type: ignore[arg-type]
     z = F.conv2d(x, net.conv.weight, net.conv.bias)
     for row, channel in enumerate((1, 5)):
         g = torch.zeros_like(z)
@@ -80,9 +79,9 @@ def test_view_is_rectified_in_place(rule: str) -> None:
 )
 def test_other_bounds_are_no_relu(act: Activation) -> None:
     """A floor other than 0 keeps its plain gradient: alone it is refused, beside a ReLU it is left alone."""
-    fixed, x = Targets.fixed(torch.zeros(2, 1, dtype=torch.int64)), images(2)
+    fixed, x = column_scores(torch.zeros(2, 1, dtype=torch.int64)), images(2)
     with pytest.raises(VisxError, match="no ReLU"):
-        Network(seeded(lambda: TwoConvs(act, act))).input_gradients(x, fixed, "logit", "guided")
+        Network(seeded(lambda: TwoConvs(act, act))).input_gradients(x, fixed, "guided")
     net = seeded(lambda: TwoConvs(act, nn.ReLU()))
     found = ask("guided_backprop", net, x).channels
     z1 = net.conv1(x).detach().requires_grad_()
@@ -124,9 +123,9 @@ def test_relu_that_no_gradient_reaches(rule: str) -> None:
             z = self.conv1(x)
             return super().forward(x) + 0 * _Nowhere.apply(F.relu(z))[:, :1]
 
-    fixed, x = Targets.fixed(torch.zeros(2, 1, dtype=torch.int64)), images(2)
-    with_it = Network(seeded(lambda: Net(nn.ReLU(), nn.ReLU()))).input_gradients(x, fixed, "logit", rule)  # type: ignore[arg-type]
-    without = Network(two_convs()).input_gradients(x, fixed, "logit", rule)  # type: ignore[arg-type]
+    fixed, x = column_scores(torch.zeros(2, 1, dtype=torch.int64)), images(2)
+    with_it = Network(seeded(lambda: Net(nn.ReLU(), nn.ReLU()))).input_gradients(x, fixed, rule)  # type: ignore[arg-type]
+    without = Network(two_convs()).input_gradients(x, fixed, rule)  # type: ignore[arg-type]
     assert same(with_it.grads, without.grads)
 
 
@@ -135,16 +134,16 @@ def test_relu_that_no_gradient_reaches(rule: str) -> None:
 )
 def test_what_no_rule_reaches_is_named(act: Activation, name: str) -> None:
     """An autograd function of one's own may be a ReLU: alone it is refused, beside a ReLU it is warned about."""
-    fixed, x = Targets.fixed(torch.zeros(2, 1, dtype=torch.int64)), images(2)
+    fixed, x = column_scores(torch.zeros(2, 1, dtype=torch.int64)), images(2)
     with pytest.raises(VisxError, match=f"no ReLU.*uses {name}"):
-        Network(seeded(lambda: TwoConvs(act, act))).input_gradients(x, fixed, "logit", "guided")
-    found = Network(seeded(lambda: TwoConvs(act, nn.ReLU()))).input_gradients(x, fixed, "logit", "guided")
+        Network(seeded(lambda: TwoConvs(act, act))).input_gradients(x, fixed, "guided")
+    found = Network(seeded(lambda: TwoConvs(act, nn.ReLU()))).input_gradients(x, fixed, "guided")
     assert dict(found.other_activations) == {name: 1}
 
 
 def test_strangers_are_named_to_the_deconvnet_too() -> None:
-    fixed, x = Targets.fixed(torch.zeros(2, 1, dtype=torch.int64)), images(2)
-    found = Network(seeded(lambda: TwoConvs(_Own.apply, nn.ReLU()))).input_gradients(x, fixed, "logit", "deconv")
+    fixed, x = column_scores(torch.zeros(2, 1, dtype=torch.int64)), images(2)
+    found = Network(seeded(lambda: TwoConvs(_Own.apply, nn.ReLU()))).input_gradients(x, fixed, "deconv")
     assert dict(found.other_activations) == {"_Own": 1}
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from oracles import column_scores
 from visx.errors import VisxError
 from visx.network.network import Network
-from visx.network.scorer import Scorer, out_of_memory
+from visx.network.scorer import Scorer, Scores, out_of_memory
 
 
 class Linear:
@@ -25,6 +26,10 @@ class Linear:
         return x.flatten(1) @ self.weight.T
 
 
+def scores_of(*ids: int, kind: str = "logit") -> Scores:
+    return column_scores(torch.tensor([ids]), kind)
+
+
 def copy_number(start: int, stop: int) -> Tensor:
     make = [
         torch.randn(3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(i))
@@ -34,32 +39,32 @@ def copy_number(start: int, stop: int) -> Tensor:
 
 
 def test_scores_are_those_of_one_big_pass_whatever_the_batch():
-    net, ids = Linear(), torch.tensor([3, 0])
+    net, ids = Linear(), [3, 0]
     whole = net(copy_number(0, 37))
     for size in (1, 5, 16, 37, 100):
-        got = Scorer(net, size).scores(37, copy_number, ids, "logit")
+        got = Scorer(net, size).scores(37, copy_number, scores_of(*ids))
         torch.testing.assert_close(got, whole[:, [3, 0]], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["logit", "prob", "logprob"])
 def test_each_kind_of_score(kind):
-    net, ids = Linear(), torch.tensor([4, 1])
+    net, ids = Linear(), [4, 1]
     logits = net(copy_number(0, 6))
     exponents = logits.exp()
     want = {"logit": logits, "prob": exponents / exponents.sum(1, keepdim=True)}
     want["logprob"] = want["prob"].log()
-    torch.testing.assert_close(Scorer(net, 4).scores(6, copy_number, ids, kind), want[kind][:, [4, 1]])
+    torch.testing.assert_close(Scorer(net, 4).scores(6, copy_number, scores_of(*ids, kind=kind)), want[kind][:, [4, 1]])
 
 
 def test_several_targets_cost_the_passes_of_one_and_no_batch_is_larger_than_asked():
     one, three = Linear(), Linear()
-    Scorer(one, 8).scores(20, copy_number, torch.tensor([2]), "prob")
-    Scorer(three, 8).scores(20, copy_number, torch.tensor([2, 0, 1]), "prob")
+    Scorer(one, 8).scores(20, copy_number, scores_of(2, kind="prob"))
+    Scorer(three, 8).scores(20, copy_number, scores_of(2, 0, 1, kind="prob"))
     assert one.sizes == three.sizes == [8, 8, 4]
 
 
 def test_out_of_memory_halves_the_batch_says_so_once_a_halving_and_changes_no_score():
-    ids, said, made = torch.tensor([1]), [], []
+    ids, said, made = [1], [], []
 
     def copies(start: int, stop: int) -> Tensor:
         made.append((start, stop))
@@ -67,23 +72,23 @@ def test_out_of_memory_halves_the_batch_says_so_once_a_halving_and_changes_no_sc
 
     net = Linear(limit=5)
     scorer = Scorer(net, 16, said.append)
-    got = scorer.scores(23, copies, ids, "logit")
+    got = scorer.scores(23, copies, scores_of(*ids))
     torch.testing.assert_close(got, Linear()(copy_number(0, 23))[:, [1]])
     assert said == [f"out of memory: going on with batches of {n}" for n in (8, 4)]
     assert made[:3] == [(0, 16), (0, 8), (0, 4)] and net.sizes == [4] * 5 + [3]
-    scorer.scores(5, copies, ids, "logit")
+    scorer.scores(5, copies, scores_of(*ids))
     assert len(said) == 2 and net.sizes[6:] == [4, 1], "the smaller batch is kept"
 
 
 def test_a_small_last_piece_halves_from_its_own_size():
     said: list[str] = []
-    Scorer(Linear(limit=2), 100, said.append).scores(7, copy_number, torch.tensor([0]), "logit")
+    Scorer(Linear(limit=2), 100, said.append).scores(7, copy_number, scores_of(0))
     assert said == ["out of memory: going on with batches of 3", "out of memory: going on with batches of 1"]
 
 
 def test_out_of_memory_with_one_copy_is_explained():
     with pytest.raises(VisxError, match="single copy"):
-        Scorer(Linear(limit=0), 4).scores(3, copy_number, torch.tensor([0]), "logit")
+        Scorer(Linear(limit=0), 4).scores(3, copy_number, scores_of(0))
 
 
 def test_other_errors_pass():
@@ -91,7 +96,7 @@ def test_other_errors_pass():
         raise RuntimeError("shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="multiplied"):
-        Scorer(broken, 4).scores(3, copy_number, torch.tensor([0]), "logit")
+        Scorer(broken, 4).scores(3, copy_number, scores_of(0))
 
 
 def test_what_counts_as_out_of_memory():
@@ -103,7 +108,7 @@ def test_what_counts_as_out_of_memory():
 def test_progress_counts_every_copy_once_retries_aside():
     told: list[tuple[int, int]] = []
     scorer = Scorer(Linear(limit=4), 8, progress=lambda done, count: told.append((done, count)))
-    scorer.scores(11, copy_number, torch.tensor([0]), "logit")
+    scorer.scores(11, copy_number, scores_of(0))
     assert told == [(4, 11), (8, 11), (11, 11)]
 
 

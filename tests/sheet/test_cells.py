@@ -43,9 +43,9 @@ def test_rows_are_models_and_targets_and_columns_are_methods_and_layers(picture)
     assert [row.model for row in rows] == [models[0]] * 3 + [models[1]] * 3
     for row in rows:
         assert list(row.found) == [("backprop", 0), ("gradcam", 0), ("gradcam", 1)]
-        assert len({f.answer.target for f in row.found.values()}) == 1
+        assert len({f.answer.objective.index for f in row.found.values()}) == 1
         assert [f.job.layer for f in row.found.values()] == [None, "1", "3"]
-    assert len({row.found["backprop", 0].answer.target for row in rows[:3]}) == 3
+    assert len({row.found["backprop", 0].answer.objective.index for row in rows[:3]}) == 3
 
 
 def test_maps_are_those_of_the_python_api(picture):
@@ -70,9 +70,13 @@ def test_cells_say_class_probability_layer_and_time(picture):
     rows = compute([model()], picture, "a.png", ask("gradcam"))
     [[first, cell], _] = draw_rows(rows, picture, Look())
     answer = rows[0].found["gradcam", 0].answer
-    assert first.heading == answer.label and f"class {answer.target}" in first.lines[0] and first.bar is None
+    assert (
+        first.heading == answer.objective.label
+        and f"class {answer.objective.index}" in first.lines[0]
+        and first.bar is None
+    )
     assert np.array_equal(first.picture, picture.rgb)
-    assert cell.heading == "Grad-CAM" and cell.lines[0] == f"{answer.label} {percent(answer.probability)}"
+    assert cell.heading == "Grad-CAM" and cell.lines[0] == f"{answer.objective.label} {percent(answer.probability)}"
     assert cell.lines[1].startswith(rows[0].found["gradcam", 0].job.layer) and cell.lines[1].endswith("s")
     [[_, quiet], _] = draw_rows(rows, picture, Look(times=False))
     assert quiet.lines[1] == rows[0].found["gradcam", 0].job.layer

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from oracles import columns_of
 from visx.errors import VisxError
-from visx.targets.classes import Targets, find_class, parse_target
+from visx.targets.classes import find_class, parse_target
 
 LABELS = ("tiger cat", "tabby", "Cat", "polecat", "dog")
 
@@ -41,8 +42,8 @@ def test_labels_that_are_not_known() -> None:
 
 def test_top_classes_in_order_and_fixed_ones() -> None:
     logits = torch.tensor([[0.0, 3, 1, 2, -1], [5, 4, 3, 2, 1]])
-    assert Targets([parse_target("top3", LABELS, 5)] * 2).resolve(logits).tolist() == [[1, 3, 2], [0, 1, 2]]
-    assert Targets([parse_target("dog", LABELS, 5)] * 2).resolve(logits).tolist() == [[4], [4]]
+    assert columns_of([parse_target("top3", LABELS, 5)] * 2, logits) == [[1, 3, 2], [0, 1, 2]]
+    assert columns_of([parse_target("dog", LABELS, 5)] * 2, logits) == [[4], [4]]
 
 
 def test_a_table(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ import visx
 from in_process import make_work
 from in_process import visx as command
 from nets import Wrapped, seeded
+from oracles import columns_of
 from visx.errors import VisxError
-from visx.targets.classes import Targets, parse_target, parse_targets, together
+from visx.targets.classes import parse_target, parse_targets, together
 
 LABELS = ("tiger cat", "tabby", "Cat", "polecat", "dog")
 
@@ -49,9 +50,9 @@ def test_specs_as_one() -> None:
     assert parsed("tabby", "top1", "top3") == [(3, None), (0, 1)], "the largest top first"
     logits = torch.tensor([[0.0, 3, 1, 2, -1], [5, 4, 3, 2, 1]])
     both = parse_targets(["dog", "top2"], LABELS, 5)
-    assert Targets([both] * 2).resolve(logits).tolist() == [[1, 3, 4], [0, 1, 4]]
+    assert columns_of([both] * 2, logits) == [[1, 3, 4], [0, 1, 4]]
     short = together([parse_target("2", LABELS, 5)])
-    assert Targets([both, short]).resolve(logits).tolist() == [[1, 3, 4], [2, 2, 2]], "an image may have fewer"
+    assert columns_of([both, short], logits) == [[1, 3, 4], [2, 2, 2]], "an image may have fewer"
 
 
 def test_one_map_each_and_none_twice(work: Path) -> None:

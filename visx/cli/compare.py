@@ -94,7 +94,7 @@ def compare(
         if json:
             put(to_json(result.record.without_files()), flush=True)
         for warning in result.answer.warnings:
-            talk.say(f"warning: {result.job.method.name} of {result.answer.label}: {warning}")
+            talk.say(f"warning: {result.job.method.name} of {result.answer.objective.label}: {warning}")
     for loaded in models:
         results = [result for row in rows if row.model is loaded for result in row.found.values()]
         ready.describe_outputs(loaded, (result.job.kind for result in results))

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from visx.engine.jobs import Job
     from visx.images.find import Item
-    from visx.methods.contract import Method, ScoreKind
+    from visx.methods.contract import Method
     from visx.models import Model
+    from visx.network.outputs import ScoreKind
     from visx.params import Params
     from visx.store.settings import Settings
 

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from visx.errors import said_by, unknown, usage
 from visx.methods import get_method
-from visx.methods.contract import Method, ScoreKind
+from visx.methods.contract import Method
 from visx.models import Model, load_model, wrap
 from visx.models.model import DTYPES
+from visx.network.outputs import ScoreKind
 from visx.network.paths import layer_name, layer_path
 
 

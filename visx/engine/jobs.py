@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from visx.errors import ExitCode, VisxError, unknown, unsupported
-from visx.methods.contract import NEEDS, Method, ScoreKind
+from visx.methods.contract import NEEDS, Method
 from visx.models import Model
 from visx.network.anatomy import reaches
 from visx.network.forms import closed, scripted
+from visx.network.outputs import ScoreKind
 from visx.network.paths import layer_path
 from visx.params import Params, parse
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from visx import __version__
+from visx import __version__, targets
 from visx.engine.batch import explain_batch
 from visx.engine.jobs import Job
 from visx.engine.loaded import AUTO_BATCH
@@ -33,7 +33,7 @@ from visx.store import recipe
 from visx.store.read import Stored
 from visx.store.record import Failure, Record
 from visx.store.settings import Settings
-from visx.targets.classes import TargetSpec
+from visx.targets.contract import Fixed, Objective, Objectives
 
 
 @dataclass(frozen=True)
@@ -156,17 +156,21 @@ class Bench:
             self.batch_size or AUTO_BATCH,
             self.said,
             layout=net.layout,
-            outputs=net.outputs,
         )
 
         def again(inputs: torch.Tensor) -> np.ndarray:
             return self.explain(self.network, sample, inputs)
 
-        return Trial(x, values, sample.target, image_seed(self.seed, digest), sample.job.kind, score, again)
+        objectives = Objectives([[self._objective(sample)]], net.outputs)
+        return Trial(x, values, objectives, image_seed(self.seed, digest), sample.job.kind, score, again)
+
+    def _objective(self, sample: Sample) -> Objective:
+        """What a sample's map explains."""
+        return targets.again(sample.record.identity, self.model.outputs, self.model.names)
 
     def explain(self, network: Network, sample: Sample, x: torch.Tensor) -> np.ndarray:
-        """The maps (N, H, W) float64 of inputs (N, C, H, W), by a sample's job, for its class and with its seed."""
-        specs = [TargetSpec(str(sample.target), index=sample.target)] * len(x)
+        """The maps (N, H, W) float64 of inputs (N, C, H, W), by a sample's job, for its objective and with its seed."""
+        specs = [Fixed(self._objective(sample))] * len(x)
         seeds = [image_seed(sample.record.seed, self.load(sample.item)[3])] * len(x)
         answers = explain_batch(
             self.model, network, sample.job, x, specs, seeds, copies=self.batch_size or AUTO_BATCH, said=self.said

@@ -34,6 +34,7 @@ def cam(req: Request, p: Params) -> Attribution:
             "use gradcam: it fits any network with feature maps",
         )
     features, weight = head
-    ids = req.targets.resolve(logits)
-    weights_btk = weight[ids].to(torch.promote_types(weight.dtype, torch.float32))
+    columns = req.targets.resolve(logits).columns(logits)
+    assert columns is not None, "a linear layer makes class columns"
+    weights_btk = weight[columns].to(torch.promote_types(weight.dtype, torch.float32))
     return Attribution(torch.einsum("btk,bkhw->bthw", weights_btk, features.to(weights_btk)))

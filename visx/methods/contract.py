@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from visx.params import Params
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from visx.images.geometry import Placement
-    from visx.network.gradients import InputGradients
+    from visx.network.gradients import InputGradients, LayerGradients
     from visx.network.network import Network
+    from visx.network.outputs import ScoreKind
     from visx.network.rules import Rule
-    from visx.network.scorer import Scorer
-    from visx.targets.classes import Targets
+    from visx.network.scorer import Scorer, Scores
+    from visx.targets.contract import Identity, Objectives, Targets
 
 Need = Literal["grad", "layer", "gap_head", "relu"]
-ScoreKind = Literal["logit", "prob", "logprob"]
 Picture = Literal["overlay", "gradient"]
 Passes = Literal["few", "many"]
 
@@ -41,9 +42,10 @@ NEEDS: dict[str, str] = {
 class Request:
     """One batch of images to explain, all in float32 on one device.
 
-    `x` is (B, C, H, W), normalised; `targets` resolves to (B, T) class indices on the first clean pass, whoever
-    makes it; `seeds` holds one integer an image; `score` scores perturbed copies (all that a black box offers); `net`
-    gives gradients, layers and ReLU rules to the methods whose `needs` say so; `layer` is a module path or None.
+    `x` is (B, C, H, W), normalised; `targets` resolves to T objectives an image on the first clean pass, whoever makes it;
+    `seeds` holds one integer an image; `score` scores perturbed copies (all that a black box offers); `kind` says which
+    scalar of an objective is explained; `net` gives gradients, layers and ReLU rules to the methods whose `needs` say so;
+    `layer` is a module path or None.
     `mean` and `std` normalise pixels, one number a channel. `averaged` says that maps of many such requests will be.
     """
 
@@ -64,9 +66,24 @@ class Request:
         assert self.net is not None, "a method without needs={'grad'} asked for the network"
         return self.net
 
+    @property
+    def objectives(self) -> Objectives:
+        """What is explained, T objectives an image; by one clean pass if nobody has made it yet."""
+        return self.targets.objectives or self.targets.resolve(self.score.forward(self.x))
+
+    def scores_of(self, b: int) -> Scores:
+        """The explained scalars (n, T) of image `b`, given the values (n, ...) of n copies of it."""
+        return partial(self.objectives.of(b).scores, kind=self.kind)
+
     def input_gradients(self, rule: Rule | None = None) -> InputGradients:
-        """Gradients of every target's score with respect to the images."""
-        return self.network.input_gradients(self.x, self.targets, self.kind, rule, one_of_many=self.averaged)
+        """Gradients of every objective's score with respect to the images."""
+        scores = partial(self.targets.scores, kind=self.kind)
+        return self.network.input_gradients(self.x, scores, rule, one_of_many=self.averaged)
+
+    def layer_gradients(self) -> LayerGradients:
+        """Gradients of every objective's score with respect to the layer's output."""
+        assert self.layer is not None, "a method without needs={'layer'} asked for a layer"
+        return self.network.layer_gradients(self.x, self.layer, partial(self.targets.scores, kind=self.kind))
 
     def normalised(self, pixels: float | Tensor) -> Tensor:
         """Pixels in 0..1, one grey value or (..., C, H, W), as the network sees them: (C, 1, 1) or (..., C, H, W)."""
@@ -83,11 +100,10 @@ class Request:
 
 @dataclass
 class Subject:
-    """What a map explains where it is not a class: a unit of a layer. Replaces the class in names and manifest."""
+    """What a map explains where it is none of the request's objectives: a unit of a layer. It has their place in names
+    and manifest."""
 
-    target: int
-    label: str
-    slug: str
+    identity: Identity
     score: float
     score_kind: str
 

@@ -26,6 +26,7 @@ from visx.methods.contract import Attribution, Request, Subject, method
 from visx.methods.guided_backprop import activation_warnings
 from visx.ops.maps import reduce_channels
 from visx.params import Field
+from visx.targets.contract import Identity
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,11 +85,17 @@ def _project(req: Request, p: DeconvnetParams, unit: str) -> Attribution:
     grads, activation = req.network.project(req.x, req.layer, seed, "deconv")
     channels = grads.unsqueeze(1)
     subjects = [
-        [Subject(c, f"{req.layer}[{c},{y},{x}]", f"unit-{c}-{y}-{x}", float(activation[image, c, y, x]), "activation")]
-        for image, (c, y, x) in enumerate(units)
+        [Subject(_identity(req.layer, place), float(activation[image][place]), "activation")]
+        for image, place in enumerate(units)
     ]
     extras = [[{"unit": list(where)}] for where in units]
     return Attribution(reduce_channels(channels, p.reduce), channels, extras=extras, subjects=subjects)
+
+
+def _identity(layer: str, unit: tuple[int, int, int]) -> Identity:
+    """What tells the unit (channel, y, x) of a layer from others."""
+    c, y, x = unit
+    return Identity("unit", f"unit-{c}-{y}-{x}", f"{layer}[{c},{y},{x}]", c, {"y": y, "x": x})
 
 
 def _locate(maps: Tensor, unit: str, layer: str) -> tuple[int, int, int]:

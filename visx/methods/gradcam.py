@@ -33,8 +33,7 @@ class GradCAMParams(Params):
 def gradcam(req: Request, p: GradCAMParams) -> Attribution:
     import torch
 
-    assert req.layer is not None
-    result = req.network.layer_gradients(req.x, req.layer, req.targets, req.kind)
+    result = req.layer_gradients()
     alpha_btk = result.grads.mean((-2, -1))
     signed = torch.bmm(alpha_btk, result.activation.flatten(2)).unflatten(2, result.activation.shape[2:])
     batch, count = signed.shape[:2]

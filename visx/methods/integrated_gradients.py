@@ -71,14 +71,14 @@ class _Panel:
 
 
 class _Path:
-    """The path from a baseline (C, H, W) to image `b`, for the T targets `ids`.
+    """The path from a baseline (C, H, W) to image `b`, for its T objectives.
 
     A position t in 0..1 is the point baseline + t * way. Scores and gradients of many points are computed in batches of
     bounded size. `steps` counts the gradients so far, `rise` (T,) is the score at the image minus that at the baseline.
     """
 
-    def __init__(self, req: Request, b: int, ids: Tensor, baseline: Tensor) -> None:
-        self.req, self.ids, self.baseline = req, ids, baseline
+    def __init__(self, req: Request, b: int, baseline: Tensor) -> None:
+        self.req, self.of_image, self.baseline = req, req.scores_of(b), baseline
         self.way = req.x[b] - baseline
         self.steps = 0
         first, last = self.scores([0.0, 1.0])
@@ -90,15 +90,13 @@ class _Path:
 
     def scores(self, ts: list[float]) -> Tensor:
         """(n, T): the scores at positions `ts`."""
-        return self.req.score.scores(len(ts), lambda a, b: self.points(ts[a:b]), self.ids, self.req.kind)
+        return self.req.score.scores(len(ts), lambda a, b: self.points(ts[a:b]), self.of_image)
 
     def weighted(self, ts: list[float], weights: list[float]) -> Tensor:
         """(T, C, H, W): the sum of the gradients at positions `ts`, each times its weight."""
-        from visx.targets.classes import Targets
 
         def work(a: int, b: int) -> Tensor:
-            fixed = Targets.fixed(self.ids.expand(b - a, -1))
-            grads = self.req.network.input_gradients(self.points(ts[a:b]), fixed, self.req.kind, one_of_many=True).grads
+            grads = self.req.network.input_gradients(self.points(ts[a:b]), self.of_image, one_of_many=True).grads
             return (grads * grads.new_tensor(weights[a:b])[:, None, None, None, None]).sum(0)
 
         self.steps += len(ts)
@@ -161,13 +159,12 @@ class _Path:
 def integrated_gradients(req: Request, p: IntegratedGradientsParams) -> Attribution:
     import torch
 
-    ids = req.score.resolve(req.x, req.targets)
     channels, extras, warnings = [], [], []
     for b in range(len(req.x)):
         total, gaps, steps, starts = None, [], 0, []
         baselines = _baselines(req, b, p)
         for baseline in baselines:
-            path = _Path(req, b, ids[b], baseline)
+            path = _Path(req, b, baseline)
             gradient = path.refined(p) if p.tolerance else path.weighted(*_rule(p))
             total = gradient * path.way if total is None else total + gradient * path.way
             gaps.append(path.gap(gradient))

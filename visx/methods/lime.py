@@ -109,8 +109,7 @@ class Surrogate:
 def lime(req: Request, p: LimeParams) -> Attribution:
     import torch
 
-    ids = req.score.resolve(req.x, req.targets)
-    images = [_image(req, b, ids[b], p) for b in range(len(req.x))]
+    images = [_image(req, b, p) for b in range(len(req.x))]
     return Attribution(
         torch.stack([maps for maps, _, _, _ in images]),
         extras=[extras for _, extras, _, _ in images],
@@ -120,7 +119,7 @@ def lime(req: Request, p: LimeParams) -> Attribution:
 
 
 def _image(
-    req: Request, b: int, ids: Tensor, p: LimeParams
+    req: Request, b: int, p: LimeParams
 ) -> tuple[Tensor, list[dict[str, Any]], list[list[str]], list[dict[str, Attachment]]]:
     """The maps (T, H, W) of image `b`; for each target its figures, warnings and attachments."""
     import torch
@@ -128,7 +127,7 @@ def _image(
     labels = superpixels(_pixels(req, b), p)
     count = int(labels.max()) + 1
     visible = random_visibility(req.seeds[b], p.samples, count)
-    scores = _scores(req, b, ids, torch.from_numpy(labels).to(req.x.device), visible.to(req.x.device), p)
+    scores = _scores(req, b, torch.from_numpy(labels).to(req.x.device), visible.to(req.x.device), p)
     maps, extras, warnings, attachments = [], [], [], []
     z, table = visible.numpy(), scores.double().cpu().numpy()
     for y in table.T:
@@ -211,7 +210,7 @@ def standard_errors(z: np.ndarray, residual: np.ndarray, weight: np.ndarray, alp
     return np.sqrt(np.square(influence).sum(0) * samples / (samples - count - 1))
 
 
-def _scores(req: Request, b: int, ids: Tensor, labels: Tensor, visible: Tensor, p: LimeParams) -> Tensor:
+def _scores(req: Request, b: int, labels: Tensor, visible: Tensor, p: LimeParams) -> Tensor:
     """(N, T): the scores of N copies of image `b`; copy n shows the superpixels that are true in `visible[n]` (N, S)."""
     import torch
 
@@ -222,7 +221,7 @@ def _scores(req: Request, b: int, ids: Tensor, labels: Tensor, visible: Tensor, 
         keep = shown[start:stop].index_select(1, flat).view(-1, 1, *labels.shape)
         return torch.lerp(hidden, x, keep)  # exact at 0 and 1, and much faster than a broadcast where()
 
-    return req.score.scores(len(visible), copies, ids, req.kind)
+    return req.score.scores(len(visible), copies, req.scores_of(b))
 
 
 def _hidden(req: Request, b: int, labels: Tensor, count: int, p: LimeParams) -> Tensor:

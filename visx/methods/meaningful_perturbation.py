@@ -26,7 +26,7 @@ All images and targets are optimised together, each with sums, Adam moments and 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from visx.errors import usage
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from visx.images.geometry import Placement
+    from visx.targets.contract import Objectives
 
 RADII = range(0, 175, 5)  # of the discs, in pixels of an input of DISC_SIZE
 DISC_SIZE, DISC_BLUR, DISC_THRESHOLD = 224, 10.0, 0.01
@@ -69,21 +70,22 @@ class MeaningfulPerturbationParams(Params):
 
 @dataclass
 class _Pairs:
-    """n pairs of an image and a target.
+    """n pairs of an image and an objective.
 
-    `owners` (n,) int64: the number of the image. `ids` (n,) int64: the class. `masks` (n, s, s) in 0..1. `l1` (n,) and `tv`
+    `owners` (n,) int64: the number of the image. `objectives`: n rows of one. `masks` (n, s, s) in 0..1. `l1` (n,) and `tv`
     (n,): the weights of the area and of the total variation.
     """
 
     owners: Tensor
-    ids: Tensor
+    objectives: Objectives
     masks: Tensor
     l1: Tensor
     tv: Tensor
 
     def part(self, start: int, stop: int) -> _Pairs:
         """The pairs from number `start` to `stop`."""
-        return _Pairs(*(field[start:stop] for field in (self.owners, self.ids, self.masks, self.l1, self.tv)))
+        some = slice(start, stop)
+        return _Pairs(self.owners[some], self.objectives[some], self.masks[some], self.l1[some], self.tv[some])
 
 
 @method(
@@ -106,19 +108,19 @@ def meaningful_perturbation(req: Request, p: MeaningfulPerturbationParams) -> At
         raise usage(
             f"mask_size={p.mask_size}: the input is {size[0]} x {size[1]}", "mask_size: at most the input's side"
         )
-    ids = req.score.resolve(req.x, req.targets)
-    batch, count = ids.shape
+    batch, count = len(req.x), req.objectives.count
     views = _Views(req, gaussian_blur(req.x, p.blur_radius), p)
-    start = torch.cat([views.initial(b, ids[b]) for b in range(batch)])
-    l1, tv = (torch.cat(weights) for weights in zip(*(views.weights(b, ids[b]) for b in range(batch)), strict=True))
-    pairs = _Pairs(torch.arange(batch, device=ids.device).repeat_interleave(count), ids.flatten(), start, l1, tv)
+    start = torch.cat([views.initial(b) for b in range(batch)])
+    l1, tv = (torch.cat(weights) for weights in zip(*(views.weights(b) for b in range(batch)), strict=True))
+    owners = torch.arange(batch, device=req.x.device).repeat_interleave(count)
+    pairs = _Pairs(owners, req.objectives.pairs(), start, l1, tv)
     learned = list(req.score.batches(batch * count, lambda a, b: views.learn(pairs.part(a, b))))
     masks = torch.cat([masks for masks, _ in learned]).unflatten(0, (batch, count))
     frames = torch.cat([frames for _, frames in learned]).unflatten(0, (batch, count)).cpu().numpy()
     maps = gaussian_blur(1 - views.grown(masks), p.final_blur)
     extras, warnings = [], []
     for b in range(batch):
-        scores = views.scores(b, ids[b], torch.cat([torch.ones_like(maps[b, :1]), 1 - maps[b]]))
+        scores = views.scores(b, torch.cat([torch.ones_like(maps[b, :1]), 1 - maps[b]]))
         ends = scores[1:].diagonal().tolist()
         figures = zip(scores[0].tolist(), ends, maps[b].mean((-2, -1)).tolist(), strict=True)
         extras.append([{"score_start": first, "score_end": last, "area": area} for first, last, area in figures])
@@ -167,10 +169,8 @@ class _Views:
         """The masks after all iterations (n, s, s), and F frames of their evolution (n, F, s, s)."""
         import torch
 
-        from visx.targets.classes import Targets
-
         p, owners, kept = self.p, pairs.owners.tolist(), []
-        fixed = Targets.fixed(pairs.ids[:, None])
+        scores = partial(pairs.objectives.scores, kind=self.req.kind)
         masks = pairs.masks.clone().requires_grad_()
         adam = torch.optim.Adam([masks], lr=p.lr)
         frame_steps = _frame_steps(p)
@@ -181,7 +181,7 @@ class _Views:
             with torch.enable_grad():
                 copies = torch.lerp(soft, sharp, self.grown(masks[:, None]))
                 costs = pairs.l1 @ (1 - masks).abs().sum((1, 2)) + pairs.tv @ _variation(masks, p.tv_beta)
-            grads = self.req.network.input_gradients(copies.detach(), fixed, self.req.kind, one_of_many=True).grads
+            grads = self.req.network.input_gradients(copies.detach(), scores, one_of_many=True).grads
             (masks.grad,) = torch.autograd.grad([copies, costs], masks, [grads[:, 0], torch.ones_like(costs)])
             adam.step()
             masks.data.clamp_(0, 1)
@@ -191,46 +191,46 @@ class _Views:
         frames = torch.stack(kept, 1) if kept else masks.detach()[:, None][:, :0]
         return masks.detach(), frames
 
-    def scores(self, b: int, ids: Tensor, masks: Tensor) -> Tensor:
+    def scores(self, b: int, masks: Tensor) -> Tensor:
         """(n, T): the scores of image `b` under masks (n, H, W), without jitter."""
         import torch
 
         def copies(start: int, stop: int) -> Tensor:
             return torch.lerp(self.blurred[b], self.req.x[b], masks[start:stop, None])
 
-        return self.req.score.scores(len(masks), copies, ids, self.req.kind)
+        return self.req.score.scores(len(masks), copies, self.req.scores_of(b))
 
-    def weights(self, b: int, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def weights(self, b: int) -> tuple[Tensor, Tensor]:
         """The weights of the area (T,) and of the total variation (T,) for image `b`."""
         import torch
 
-        p, given = self.p, self.req.x.new_ones(len(ids))
+        p, given = self.p, self.req.x.new_ones(self.req.objectives.count)
         if p.l1 is not None and p.tv is not None:
             return p.l1 * given, p.tv * given
         whole = self.req.x.new_ones(1, *self.size)
-        clean, blurred = self.scores(b, ids, torch.cat([whole, 0 * whole]))
+        clean, blurred = self.scores(b, torch.cat([whole, 0 * whole]))
         gain = (clean - blurred).abs().to(given)
         return (
             gain * AUTO_L1 if p.l1 is None else p.l1 * given,
             gain * AUTO_TV if p.tv is None else p.tv * given,
         )
 
-    def initial(self, b: int, ids: Tensor) -> Tensor:
+    def initial(self, b: int) -> Tensor:
         """(T, s, s): the masks of image `b` before the first step."""
         import torch
 
-        p, shape = self.p, (1, self.p.mask_size, self.p.mask_size)
+        p, count, shape = self.p, self.req.objectives.count, (1, self.p.mask_size, self.p.mask_size)
         if p.init == "random":
             return (
                 torch.rand(shape, generator=generator(self.req.seeds[b], "mask"), dtype=torch.float32)
                 .to(self.req.x)
-                .repeat(len(ids), 1, 1)
+                .repeat(count, 1, 1)
             )
         if p.init == "ones":
-            return self.req.x.new_ones(shape).repeat(len(ids), 1, 1)
+            return self.req.x.new_ones(shape).repeat(count, 1, 1)
         discs = 1 - _discs(self.size, p.mask_size).to(self.req.x)
         masks = torch.cat([torch.ones_like(discs[:1]), discs])
-        scores = self.scores(b, ids, self.grown(masks[:, None])[:, 0])
+        scores = self.scores(b, self.grown(masks[:, None])[:, 0])
         clean, of_discs = scores[0], scores[1:]
         remaining = (of_discs - of_discs[-1]) / (clean - of_discs[-1])  # 1: no fall, 0: that of the largest disc
         hidden = remaining < DISC_THRESHOLD

@@ -71,15 +71,13 @@ def occlusion(req: Request, p: OcclusionParams) -> Attribution:
     tops, lefts = (_starts(n, 1 if p.pad else patch, stride) for n in (height, width))
     weights = _between_centres if p.pad else _covering
     rows, columns = weights(tops, patch, height), weights(lefts, patch, width)
-    ids = req.score.resolve(req.x, req.targets)
+    count = req.objectives.count
     maps, grids, extras, warnings = [], [], [], []
     for b in range(len(req.x)):
         image, fill = _framed(req.x[b], fill_image(req, b, p.fill), frame)
         passes = 1 + len(tops) * len(lefts)
         same = bool((image - fill).abs().max() < SAME)
-        scores = (
-            req.x.new_zeros(passes, ids.shape[1]) if same else _scores(req, ids[b], image, fill, patch, tops, lefts)
-        )
+        scores = req.x.new_zeros(passes, count) if same else _scores(req, b, image, fill, patch, tops, lefts)
         drops = (scores[0] - scores[1:]).cpu().double().T.reshape(-1, len(tops), len(lefts))  # (T, rows, columns)
         finite = drops.isfinite()
         grid = drops.where(finite, 0.0)
@@ -147,16 +145,14 @@ def _framed(x: Tensor, fill: Tensor, frame: int) -> tuple[Tensor, Tensor]:
     return image, fill
 
 
-def _scores(
-    req: Request, ids: Tensor, image: Tensor, fill: Tensor, patch: int, tops: list[int], lefts: list[int]
-) -> Tensor:
+def _scores(req: Request, b: int, image: Tensor, fill: Tensor, patch: int, tops: list[int], lefts: list[int]) -> Tensor:
     """(1 + patches, T): the scores of the clean image, then those with each patch hidden, row by row.
 
     Raises `VisxError` (exit 4) where the model does not take the larger, framed image.
     """
     boxes = [(top, left, top + patch, left + patch) for top in tops for left in lefts]
     try:
-        return req.score.patched_scores(image, fill, [(0, 0, 0, 0), *boxes], ids, req.kind)
+        return req.score.patched_scores(image, fill, [(0, 0, 0, 0), *boxes], req.scores_of(b))
     except (RuntimeError, AssertionError, ValueError) as error:
         if image.shape[-2:] == req.x.shape[-2:]:
             raise

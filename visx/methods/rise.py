@@ -60,18 +60,18 @@ def rise(req: Request, p: RiseParams) -> Attribution:
     height, width = req.x.shape[-2:]
     if p.cells > min(height, width):
         raise usage(f"rise: cells={p.cells} are more than the input of {height} x {width} has pixels", "fewer cells")
-    ids = req.score.resolve(req.x, req.targets)
+    count = req.objectives.count
     maps, warnings = [], []
     extras: list[list[dict[str, Any]]] = []
     attachments: list[list[dict[str, Attachment]]] = []
     for b in range(len(req.x)):
         masks = RandomMasks(req.seeds[b], p.cells, p.p, req.x)
-        sums = weigh(req, b, ids[b], p.masks, masks, p.fill, squares=p.stderr)
+        sums = weigh(req, b, p.masks, masks, p.fill, squares=p.stderr)
         maps.append(sums.by_pixel() if p.normalise == "pixel" else sums.by_count(p.p))
         counts = [int(n) for n in sums.count.flatten().tolist()]
         extras.append([{"masks": n} for n in counts])
         warnings.append([_warnings(p.masks - n, p.masks) for n in counts])
-        attachments.append([{} for _ in ids[b]])
+        attachments.append([{} for _ in range(count)])
         if p.stderr:
             errors = sums.error_by_pixel() if p.normalise == "pixel" else sums.error_by_count(p.p)
             for t, error in enumerate(errors):
@@ -167,20 +167,19 @@ class Sums:
         return self.weighted / self.masks.clamp_min(1e-12)
 
 
-def weigh(
-    req: Request, b: int, ids: Tensor, count: int, masks: Masks, fill: str | float = "zero", *, squares: bool = False
-) -> Sums:
-    """The sums over `count` masks of image `b`, for the targets `ids` (T,); `squares` are needed for a standard error."""
+def weigh(req: Request, b: int, count: int, masks: Masks, fill: str | float = "zero", *, squares: bool = False) -> Sums:
+    """The sums over `count` masks of image `b`, for its T objectives; `squares` are needed for a standard error."""
     import torch
 
+    scores, targets = req.scores_of(b), req.objectives.count
     hidden = req.score.copies(fill_image(req, b, fill), 1)
     difference = req.score.copies(req.x[b] - hidden[0], 1)
     wide = torch.float64 if req.x.device.type != "mps" else torch.float32  # MPS has no float64
-    reference = torch.full((len(ids), 1), torch.nan, device=req.x.device, dtype=wide)
+    reference = torch.full((targets, 1), torch.nan, device=req.x.device, dtype=wide)
 
     def work(start: int, stop: int) -> list[Tensor]:
         m = masks(start, stop)
-        s = req.score.of(torch.addcmul(hidden, difference, m[:, None]), ids, req.kind).T.to(wide)  # (T, n)
+        s = scores(req.score.forward(torch.addcmul(hidden, difference, m[:, None]))).T.to(wide)  # (T, n)
         kept = s.isfinite()
         number = kept.sum(1, keepdim=True)
         mean = s.where(kept, 0.0).sum(1, keepdim=True) / number  # NaN where no score of this batch is finite
@@ -196,7 +195,7 @@ def weigh(
     total: list[Tensor] = []
     for parts in req.score.batches(count, work):
         total = [a + part for a, part in zip(total, parts, strict=True)] if total else parts
-    finite, *sums = (part.view(len(ids), *(req.x.shape[-2:] if k else (1, 1))) for k, part in enumerate(total))
+    finite, *sums = (part.view(targets, *(req.x.shape[-2:] if k else (1, 1))) for k, part in enumerate(total))
     return Sums(finite, reference[:, None], sums[0], sums[1], (sums[2], sums[3], sums[4]) if squares else None)
 
 

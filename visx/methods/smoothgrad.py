@@ -56,11 +56,10 @@ def smoothgrad(req: Request, p: SmoothGradParams) -> Attribution:
     import torch
 
     from visx.methods import get_method
-    from visx.targets.classes import Targets
 
     base = get_method(p.base)
     base_params = base.params()
-    ids = req.score.resolve(req.x, req.targets)
+    count = req.objectives.count
     means, has_channels, warnings = [], True, []
     for b, x in enumerate(req.x):
         sigma = p.spread * (x.max() - x.min())
@@ -70,15 +69,15 @@ def smoothgrad(req: Request, p: SmoothGradParams) -> Attribution:
         def work(start: int, stop: int, b: int = b, x: Tensor = x, sigma: Tensor = sigma) -> Attribution:
             noise = normal(req.seeds[b], tuple(x.shape), start, stop).to(x)
             copies = x + sigma * noise
-            fixed = Targets.fixed(ids[b].expand(stop - start, -1))
+            targets = req.targets.some(slice(b, b + 1))
             seeds = tuple(req.seeds[b] + i for i in range(start, stop))
-            return base.run(replace(req, x=copies, targets=fixed, seeds=seeds, averaged=True), base_params)
+            return base.run(replace(req, x=copies, targets=targets, seeds=seeds, averaged=True), base_params)
 
         for attribution in req.score.batches(p.samples, work):
             values = attribution.map if attribution.channels is None else attribution.channels
             has_channels = attribution.channels is not None
             total = values.sum(0) if total is None else total + values.sum(0)
-            warned = warned or [attribution.warned(0, t) for t in range(ids.shape[1])]
+            warned = warned or [attribution.warned(0, t) for t in range(count)]
         assert total is not None
         means.append(total / p.samples)
         warnings.append(warned if p.base in ("guided_backprop", "deconvnet") else [[] for _ in warned])

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from visx.errors import unsupported
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from visx.methods.contract import ScoreKind
+    from visx.network.outputs import ScoreKind
     from visx.network.scorer import Scorer
+    from visx.targets.contract import Objective, Objectives
 
 Kind = Literal["pair", "box", "map", "set"]
 Box = tuple[float, float, float, float]  # (left, top, right, bottom) of the region's edges, in pixels of the map
@@ -34,31 +36,34 @@ Box = tuple[float, float, float, float]  # (left, top, right, bottom) of the reg
 class Trial:
     """One map and the model that it speaks about.
 
-    `x` is (C, H, W), normalised, on the model's device; `values` (H, W) float64, raw; `target` the explained class; `seed`
+    `x` is (C, H, W), normalised, on the model's device; `values` (H, W) float64, raw; `objectives` what it explains, one of one image; `seed`
     the image's random stream; `kind` the scalar that was explained; `score` scores perturbed copies; `explain` maps
-    (N, C, h, w) to the method's maps (N, h, w) float64 for the same class and seed.
+    (N, C, h, w) to the method's maps (N, h, w) float64 for the same objective and seed.
     """
 
     x: Tensor
     values: np.ndarray
-    target: int
+    objectives: Objectives
     seed: int
     kind: ScoreKind
     score: Scorer
     explain: Callable[[Tensor], np.ndarray]
 
+    @property
+    def objective(self) -> Objective:
+        """What the map explains."""
+        return self.objectives.rows[0][0]
+
     def scores(self, count: int, copies: Callable[[int, int], Tensor], kind: ScoreKind) -> np.ndarray:
         """The target's score (count,) float64 of copies `copies(start, stop)` -> (n, C, H, W), in bounded batches."""
-        import torch
-
-        ids = torch.tensor([self.target], device=self.x.device)
-        return self.score.scores(count, copies, ids, kind)[:, 0].double().cpu().numpy()
+        scores = partial(self.objectives.scores, kind=kind)
+        return self.score.scores(count, copies, scores)[:, 0].double().cpu().numpy()
 
     def probabilities(self, count: int, copies: Callable[[int, int], Tensor]) -> np.ndarray:
         """The target's probability (count,) of copies, as `scores`. Raises `VisxError` (exit 4) where the output has none."""
-        if not self.score.outputs.has_probabilities:
+        if not self.objectives.outputs.has_probabilities:
             raise unsupported(
-                f"it measures a probability, and {self.score.outputs} have none",
+                f"it measures a probability, and {self.objectives.outputs} have none",
                 "completeness, infidelity, max_sensitivity and randomization measure values",
             )
         return self.scores(count, copies, "prob")

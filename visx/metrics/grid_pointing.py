@@ -65,7 +65,10 @@ def grid_pointing(survey: Survey, p: GridPointingParams) -> list[Measured]:
             total = float(positive.sum())
             inside = float(positive[top : top + height, left : left + width].sum())
             values.append(
-                Measured(inside / total if total > 0 else 0.0, details={"target": trial.target, "cell": cell})
+                Measured(
+                    inside / total if total > 0 else 0.0,
+                    details={"target": trial.objective.identity.index, "cell": cell},
+                )
             )
     return values
 

@@ -23,7 +23,7 @@ from visx.network.outputs import Outputs
 from visx.network.probe import failure, try_out
 from visx.network.restoring import Kept
 from visx.network.snapshot import Snapshot
-from visx.targets.classes import TargetSpec, parse_targets
+from visx.targets.classes import TargetSpec, label_of, parse_targets
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -163,10 +163,7 @@ class Model:
 
     def label(self, index: int) -> str:
         """The name of a class; its number where names are not known (of a regression's value: `out:N`)."""
-        names = self.names
-        if names and 0 <= index < len(names):
-            return names[index]
-        return str(index) if self.outputs.of_classes else f"out:{index}"
+        return label_of(index, self.outputs, self.names)
 
     @torch.no_grad()
     def refresh(self, precision: str = "fp32") -> None:

@@ -23,9 +23,9 @@ from visx.network.forms import scripted
 from visx.network.grid import Layer
 from visx.network.isolation import StopForward, hooked
 from visx.network.norms import align_norms
-from visx.network.outputs import ScoreKind, in_full, require_graph
+from visx.network.outputs import in_full, require_graph
 from visx.network.rules import Met, Rule, Rules, complete, guide, strangers
-from visx.targets.classes import Targets
+from visx.network.scorer import Scores
 
 if TYPE_CHECKING:
     from visx.network.network import Network
@@ -82,13 +82,13 @@ _CHECKPOINTED = (
 def input_gradients(
     network: Network,
     x: Tensor,
-    targets: Targets,
-    kind: ScoreKind,
+    scores: Scores,
     rule: Rule | None = None,
     *,
     one_of_many: bool = False,
 ) -> InputGradients:
-    """Gradients of every target's score with respect to the input: one forward pass, one backward pass a target.
+    """Gradients of scores with respect to the input: one forward pass, one backward pass a column of `scores`, which maps
+    the network's values (B, ...) to scalars (B, T), each row by itself.
 
     For a plain gradient, each ReLU passes what it passes in the network's own forward pass, to the last bit. A caller
     that sums many gradients, or takes many steps along them, may set `one_of_many`: then rounding may move a ReLU's input
@@ -107,34 +107,30 @@ def input_gradients(
                 f"the model has no ReLU for the {rule} rule{others}: the result would be the plain gradient",
                 "use backprop, smoothgrad or integrated_gradients",
             )
-        ids = targets.resolve(logits)
-        scores = network.outputs.scores(logits, ids, kind)
-        grads = _gradients(scores, leaf)
-    return InputGradients(grads, scores.detach(), met.others)
+        scored = scores(logits)
+        grads = _gradients(scored, leaf)
+    return InputGradients(grads, scored.detach(), met.others)
 
 
 @_recomputed
-def layer_gradients(network: Network, x: Tensor, name: str, targets: Targets, kind: ScoreKind) -> LayerGradients:
-    """Gradients with respect to a layer's output. Only what lies behind the layer is differentiated."""
+def layer_gradients(network: Network, x: Tensor, name: str, scores: Scores) -> LayerGradients:
+    """Gradients of scores (see `input_gradients`) with respect to a layer's output. Only what lies behind the layer is
+    differentiated."""
     if len(x) > 1 and network.behaviour.one_row:
-        return _row_by_row(network, x, name, targets, kind)
+        return _row_by_row(network, x, name, scores)
     layer = network.feature_layer(name, x.shape[1:])
-    return network.fast.until(
-        name, x.shape[1:], lambda arrived: _layer_gradients(network, x, layer, targets, kind, arrived)
-    )
+    return network.fast.until(name, x.shape[1:], lambda arrived: _layer_gradients(network, x, layer, scores, arrived))
 
 
-def _row_by_row(network: Network, x: Tensor, name: str, targets: Targets, kind: ScoreKind) -> LayerGradients:
+def _row_by_row(network: Network, x: Tensor, name: str, scores: Scores) -> LayerGradients:
     """Layer gradients of copies of one picture, each in a pass of its own."""
-    assert targets.ids is not None, "copies have the targets of their picture"
-    fixed = [Targets.fixed(ids) for ids in targets.ids.split(1)]
-    rows = [layer_gradients(network, row, name, of, kind) for row, of in zip(x.split(1), fixed, strict=True)]
+    rows = [layer_gradients(network, row, name, scores) for row in x.split(1)]
     activation, grads = torch.cat([r.activation for r in rows]), torch.cat([r.grads for r in rows])
     return LayerGradients(activation, grads, torch.cat([r.scores for r in rows]), rows[0].layer)
 
 
 def _layer_gradients(
-    network: Network, x: Tensor, layer: Layer, targets: Targets, kind: ScoreKind, arrived: Callable[[], None]
+    network: Network, x: Tensor, layer: Layer, scores: Scores, arrived: Callable[[], None]
 ) -> LayerGradients:
     """One pass, its part behind the layer differentiated; `arrived` is called when the layer's output is there."""
     name = layer.name
@@ -155,13 +151,12 @@ def _layer_gradients(
         if not outputs:
             raise unsupported(f"layer {name} ran in one forward pass and not in the next")
         require_graph(logits, f"layer {name}")
-        ids = targets.resolve(logits)
-        scores = network.outputs.scores(logits, ids, kind)
+        scored = scores(logits)
         leaf = outputs[0]
-        grads = _gradients(scores, leaf)
+        grads = _gradients(scored, leaf)
     assert layer.grid is not None
     maps = torch.stack([layer.grid.maps(g) for g in grads.unbind(1)], 1)
-    return LayerGradients(layer.grid.maps(in_full(leaf.detach())), maps, scores.detach(), layer)
+    return LayerGradients(layer.grid.maps(in_full(leaf.detach())), maps, scored.detach(), layer)
 
 
 @_recomputed

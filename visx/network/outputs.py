@@ -47,6 +47,10 @@ class Outputs:
     classes: int = 0
     seen: str = ""
 
+    def values(self, raw: Any, batch: int) -> Tensor:
+        """A raw output for `batch` images -> what objectives score (B, ...), one entry an image: the class columns (B, K)."""
+        return self.columns(raw, batch)
+
     def columns(self, raw: Any, batch: int) -> Tensor:
         """A raw output for `batch` images -> class columns (B, K), in the output's own dtype. Raises `VisxError` (exit 4)
         where it is not what it was when the model was first run."""

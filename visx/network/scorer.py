@@ -8,23 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from visx.errors import VisxError
-from visx.network.outputs import LOGITS, Outputs, ScoreKind
-
-if TYPE_CHECKING:
-    from visx.targets.classes import Targets
 
 R = TypeVar("R")
+Scores = Callable[[Tensor], Tensor]  # values (N, ...) of copies of an image -> its explained scalars (N, T)
 Box = tuple[int, int, int, int]  # top, left, bottom, right: bottom and right are the first pixels outside
 
 
 class Patched(Protocol):
-    """A faster way to the class columns (N, K) of one image's copies in each of which one box is filled, equal up to rounding."""
+    """A faster way to the values (N, ...) of one image's copies in each of which one box is filled, equal up to rounding."""
 
     def logits(self, fill: Tensor, boxes: Sequence[Box]) -> Tensor: ...
 
@@ -40,10 +37,9 @@ def out_of_memory(error: BaseException) -> bool:
 
 @dataclass
 class Scorer:
-    """Class columns of images and explained scalars of perturbed copies.
+    """Explained scalars of perturbed copies.
 
-    `forward` maps (N, C, H, W) to class columns (N, K) without gradients, of which `outputs` makes scores; `batch_size` is how many copies go at a time;
-    `said` is told when it had to halve; `progress` is told how many of how many copies are done; `layout` is the memory
+    `forward` maps (N, C, H, W) to values (N, ...) without gradients; `batch_size` is how many copies go at a time; `said` is told when it had to halve; `progress` is told how many of how many copies are done; `layout` is the memory
     format that copies are best made in; `patched` finds a faster way for an image and all of its boxes (None: there is none).
     """
 
@@ -53,11 +49,6 @@ class Scorer:
     progress: Callable[[int, int], None] = lambda done, count: None
     layout: torch.memory_format = torch.contiguous_format
     patched: Callable[[Tensor, Sequence[Box]], Patched | None] = lambda image, boxes: None
-    outputs: Outputs = LOGITS
-
-    def resolve(self, x: Tensor, targets: Targets) -> Tensor:
-        """(B, T) target indices; one clean pass if nobody has made it yet."""
-        return targets.ids if targets.ids is not None else targets.resolve(self.forward(x))
 
     def batches(self, count: int, work: Callable[[int, int], R]) -> Iterator[R]:
         """`work(start, stop)` over `count` copies in order. On out-of-memory the batch halves and the piece is redone."""
@@ -88,26 +79,21 @@ class Scorer:
         """(C, H, W) -> (count, C, H, W): copies that may be written to, in the network's layout."""
         return image.expand(count, *image.shape).clone(memory_format=self.layout)
 
-    def of(self, copies: Tensor, ids: Tensor, kind: ScoreKind) -> Tensor:
-        """Explained scalars (n, T) of one batch of copies (n, C, H, W) of one image; `ids` (T,)."""
-        logits = self.forward(copies)
-        return self.outputs.scores(logits, ids.expand(len(copies), -1), kind)
+    def scores(self, count: int, copies: Callable[[int, int], Tensor], scores: Scores) -> Tensor:
+        """Explained scalars (count, T) of `count` copies of one image; `copies(start, stop)` makes (n, C, H, W)."""
+        return torch.cat(list(self.batches(count, lambda start, stop: scores(self.forward(copies(start, stop))))))
 
-    def scores(self, count: int, copies: Callable[[int, int], Tensor], ids: Tensor, kind: ScoreKind) -> Tensor:
-        """Explained scalars (count, T) of `count` copies of one image; `copies(start, stop)` makes (n, C, H, W); `ids` (T,)."""
-        return torch.cat(list(self.batches(count, lambda start, stop: self.of(copies(start, stop), ids, kind))))
-
-    def patched_scores(self, image: Tensor, fill: Tensor, boxes: Sequence[Box], ids: Tensor, kind: ScoreKind) -> Tensor:
+    def patched_scores(self, image: Tensor, fill: Tensor, boxes: Sequence[Box], scores: Scores) -> Tensor:
         """Explained scalars (boxes, T) of copies of an image (C, H, W) in each of which one box shows the fill (C, H, W)."""
         patched = self.patched(image, boxes)
 
         def work(start: int, stop: int) -> Tensor:
             some = boxes[start:stop]
             if patched is not None:
-                return self.outputs.scores(patched.logits(fill, some), ids.expand(len(some), -1), kind)
+                return scores(patched.logits(fill, some))
             batch = self.copies(image, len(some))
             for copy, (top, left, bottom, right) in zip(batch, some, strict=True):
                 copy[:, top:bottom, left:right] = fill[:, top:bottom, left:right]
-            return self.of(batch, ids, kind)
+            return scores(self.forward(batch))
 
         return torch.cat(list(self.batches(len(boxes), work)))

@@ -12,8 +12,9 @@ import numpy as np
 
 from visx.engine.jobs import Job, plan
 from visx.errors import usage
-from visx.methods.contract import Method, ScoreKind
+from visx.methods.contract import Method
 from visx.models import Model
+from visx.network.outputs import ScoreKind
 
 Against = Literal["all-pairs", "default"]
 RUN_KEYS = ("seed", "noise", "layer")  # keys of --vary that are not parameters of a method

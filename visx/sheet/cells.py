@@ -12,25 +12,25 @@ import torch
 
 from visx.draw.colours import GREYS, Limits, colorbar, limits, shared
 from visx.draw.overlay import cut
-from visx.engine.batch import Answer, each_once, explain_batch
+from visx.engine.batch import Answer, each_once, explain_batch, targets_of
 from visx.engine.jobs import Job, missing, plan
 from visx.engine.picture import draw
 from visx.errors import VisxError
 from visx.images.decode import Picture
 from visx.images.geometry import Placement
-from visx.methods.contract import Method, ScoreKind
+from visx.methods.contract import Method
 from visx.params import Params, parse
 from visx.run.progress import SILENT, Progress
 from visx.seeds import image_seed
 from visx.sheet.layout import Cell, ColourBar
 from visx.store.record import Record
 from visx.store.recorder import record_of
-from visx.targets.classes import Targets
 
 if TYPE_CHECKING:
     import numpy as np
 
     from visx.models import Model
+    from visx.network.outputs import ScoreKind
 
 Key = tuple[str, int]  # a method and the number of its layer: one column of the sheet
 
@@ -101,7 +101,7 @@ def compute(
         network = model.network(ask.precision)
         spec = model.targets(ask.targets, any(job.of_a_class for job in jobs.values()))
         spec = spec.for_image(name, model.names, model.anatomy.classes)
-        targets, seeds = Targets([spec]), [image_seed(ask.seed, picture.digest)]
+        targets, seeds = targets_of(model, network, [spec]), [image_seed(ask.seed, picture.digest)]
         of_target: list[dict[Key, Found]] = []
         with network.session():
             for key, job in jobs.items():
@@ -176,7 +176,8 @@ def _first(row: Row, picture: Picture, look: Look) -> Cell:
     shown = cut(picture.rgb, row.place) if look.cut else picture.rgb
     chance = "" if answer.probability is None else f"{percent(answer.probability)} · "
     what = "value" if row.model.outputs.kind == "regression" else "class"
-    return Cell(shown, answer.label, (f"{chance}{what} {answer.target}", row.model.name))
+    explained = answer.objective
+    return Cell(shown, explained.label, (f"{chance}{what} {explained.index}", row.model.name))
 
 
 def _cell(found: Found, picture: Picture, look: Look, scale: Limits | None) -> Cell:
@@ -194,7 +195,7 @@ def _cell(found: Found, picture: Picture, look: Look, scale: Limits | None) -> C
     return Cell(
         cut(drawn, found.place) if look.cut else drawn,
         short_title(job.method),
-        (answer.label + chance, " · ".join([*where, *took])),
+        (answer.objective.label + chance, " · ".join([*where, *took])),
         ColourBar(colours, number(scale[0]), number(scale[1]), "0" if signed else ""),
     )
 

@@ -162,9 +162,14 @@ class Record:
         return str(PurePosixPath(self.npy).parent)
 
     @property
+    def identity(self) -> JSON:
+        """What was explained (`Identity.json`): the `objective`, or the class."""
+        return {"kind": "class", "index": self.target} if self.objective is None else self.objective
+
+    @property
     def index(self) -> int | None:
-        """The class index, or the number of a regression's value; None where the result is of neither."""
-        index = self.target if self.objective is None else self.objective.get("index")
+        """The number of the class, of a regression's value or of a unit's channel; None where there is none."""
+        index = self.identity.get("index")
         return index if isinstance(index, int) else None
 
     @property

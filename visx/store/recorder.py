@@ -34,12 +34,12 @@ class Recorder:
     def write(self, image: Loaded, job: Job, answers: Sequence[Answer], seconds: float) -> list[Record]:
         """Write the files of a job's answers on an image; returns their records for the manifest."""
         records: list[Record] = []
-        rest, seen = list(answers), set[int]()
-        for spec in image.targets_of(job):
-            mine, rest = rest[: spec.count], rest[spec.count :]
-            if len(mine) == 1 and mine[0].target in seen:
+        seen = set[str]()
+        for number, spec in enumerate(image.targets_of(job)):
+            mine = [answer for answer in answers if answer.asked == number]
+            if len(mine) == 1 and mine[0].objective.slug in seen:
                 continue  # it is one of the top classes, whose file and record it has
-            seen |= {answer.target for answer in mine}
+            seen |= {answer.objective.slug for answer in mine}
             for rank, answer in enumerate(mine):
                 record = self._write(image, job, spec, answer, seconds / len(answers))
                 records.append(replace(record, targets=len(mine), rank=rank))
@@ -129,7 +129,7 @@ class Recorder:
 
     def _stem(self, job: Job, answer: Answer) -> str:
         mark = recipe.name_of(self.model, job, self.settings.seed, self.settings.precision)
-        return ".".join(part for part in (job.method.name, _slug(job.layer or ""), answer.slug, mark) if part)
+        return ".".join(part for part in (job.method.name, _slug(job.layer or ""), answer.objective.slug, mark) if part)
 
 
 def record_of(
@@ -145,7 +145,8 @@ def record_of(
 ) -> Record:
     """The record of an answer that has no files yet. `image` is the path of the image as it was given."""
     shapes = (layer.shape for layer in model.anatomy.layers if layer.name == job.layer)
-    of_a_value = model.outputs.kind == "regression"
+    objective = answer.objective
+    of_a_class = objective.kind == "class"
     return Record(
         schema_version=SCHEMA_VERSION,
         image=image,
@@ -157,9 +158,9 @@ def record_of(
         preprocessing=recipe.of_preprocessing(model.preprocess),
         layer=job.layer,
         layer_shape=next((list(shape) for shape in shapes if shape), None),
-        target=None if of_a_value else answer.target,
-        objective={"kind": "out", "index": answer.target} if of_a_value else None,
-        label=answer.label,
+        target=objective.index if of_a_class else None,
+        objective=None if of_a_class else objective.json,
+        label=objective.label,
         score=answer.score,
         score_kind=answer.score_kind,
         probability=answer.probability,

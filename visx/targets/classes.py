@@ -1,18 +1,66 @@
-"""Targets: which classes are explained. From a `--target` (top1, topK, an index, a label, a CSV) to class indices."""
+"""Classes, and the values of a regression: from a `--target` (top1, topK, an index, a label, a CSV) to class columns."""
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from visx.errors import VisxError, unknown, usage
+from visx.targets.contract import Identity, Objective
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from visx.network.outputs import Outputs, ScoreKind
+
+
+@dataclass(frozen=True)
+class Column(Objective):
+    """A class, or a value of a regression: one column of the output."""
+
+    column: int
+    identity: Identity
+
+    @classmethod
+    def of(cls, index: int, outputs: Outputs, labels: Sequence[str] | None) -> Column:
+        """The class (or value) of this index."""
+        label = label_of(index, outputs, labels)
+        if outputs.of_classes:
+            return cls(index, Identity("class", class_slug(index, label), label, index))
+        return cls(index, Identity("out", value_slug(index, label), label, index))
+
+    @classmethod
+    def again(cls, identity: Mapping[str, Any], outputs: Outputs, labels: Sequence[str] | None) -> Column:
+        """The class (or value) of which this is `Identity.json`."""
+        return cls.of(int(identity["index"]), outputs, labels)
+
+    def score(self, values: Tensor, outputs: Outputs, kind: ScoreKind) -> Tensor:
+        """Class columns (N, K) -> (N,)."""
+        return outputs.table(values, kind)[:, self.column]
+
+
+def label_of(index: int, outputs: Outputs, labels: Sequence[str] | None) -> str:
+    """The name of a class; its number where names are not known (of a regression's value: `out:N`)."""
+    if labels and 0 <= index < len(labels):
+        return labels[index]
+    return str(index) if outputs.of_classes else f"out:{index}"
+
+
+def class_slug(index: int, label: str) -> str:
+    """A class as file names show it: its index and what of its label is safe in any file system."""
+    words = "".join(c if c.isascii() and c.isalnum() else "-" for c in label.lower())
+    name = "-".join(filter(None, words.split("-")))[:40].strip("-")
+    return f"{index}-{name}" if name and name != str(index) else str(index)
+
+
+def value_slug(index: int, label: str) -> str:
+    """A regression's value as file names show it: `out-N`, and its label where it has one."""
+    name = class_slug(index, label).removeprefix(f"{index}-").removeprefix("out-")
+    return f"out-{index}" if name == str(index) else f"out-{index}-{name}"
 
 
 @dataclass(frozen=True)
@@ -36,6 +84,14 @@ class TargetSpec:
     def count(self) -> int:
         """How many classes it names of an image."""
         return sum(part.top or 1 for part in self.each)
+
+    def objectives(self, values: Tensor, outputs: Outputs, labels: Sequence[str] | None) -> list[Objective]:
+        """The classes of an image, given its class columns (K,). A row that is not finite has some, too: the engine reports
+        it."""
+        if self.parts:
+            return [objective for part in self.parts for objective in part.objectives(values, outputs, labels)]
+        indices = values.topk(self.top).indices.tolist() if self.index is None else [self.index]
+        return [Column.of(index, outputs, labels) for index in indices]
 
     def for_image(self, path: str, labels: Sequence[str] | None, classes: int) -> TargetSpec:
         """This spec for one image: a table is looked up by the path as listed, else by the file name."""
@@ -135,44 +191,3 @@ def _read_table(path: Path) -> dict[str, str]:
             f"{path}: every row must be image,target", f"found {','.join(bad)!r}" if bad else "the file is empty"
         )
     return {row[0].strip().replace("\\", "/").removeprefix("./"): row[1].strip() for row in rows}
-
-
-@dataclass
-class Targets:
-    """The targets of one batch, resolved on the first clean pass over it.
-
-    `ids` is (B, T) int64 and `logits`, the class columns, (B, K) float32 once `resolve` has been called; methods that make a clean pass
-    of their own call it there, so that no other pass is needed.
-    """
-
-    specs: Sequence[TargetSpec]
-    ids: Tensor | None = None
-    logits: Tensor | None = field(default=None, repr=False)
-
-    def resolve(self, logits: Tensor) -> Tensor:
-        """The (B, T) class indices, given the clean class columns (B, K) of these images."""
-        import torch
-
-        if self.ids is None:
-            self.logits = logits.detach().float()
-            rows = []
-            for row, spec in zip(self.logits, self.specs, strict=True):
-                # A row that is not finite is reported by the engine; topk over NaN still yields valid indices.
-                ids = [
-                    row.topk(one.top).indices if one.index is None else torch.tensor([one.index], device=row.device)
-                    for one in spec.each
-                ]
-                rows.append(torch.cat(ids))
-            most = max(map(len, rows))  # an image with fewer has its first class again
-            self.ids = torch.stack([torch.cat([row, row[:1].expand(most - len(row))]) for row in rows])
-        return self.ids
-
-    def first(self, count: int) -> Targets:
-        """Those of the first `count` images of a resolved batch."""
-        assert self.ids is not None, "the targets are not resolved yet"
-        return Targets(self.specs[:count], self.ids[:count], None if self.logits is None else self.logits[:count])
-
-    @staticmethod
-    def fixed(ids: Tensor) -> Targets:
-        """Targets that are known beforehand: (B, T) class indices."""
-        return Targets(specs=(), ids=ids)

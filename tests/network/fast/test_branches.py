@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normed import settled
+from oracles import column_scores
 from visx.network.fast.fold import fold
 from visx.network.network import Network
-from visx.targets.classes import Targets
 
 
 class Branching(nn.Module):
@@ -156,7 +156,7 @@ def net(request: pytest.FixtureRequest) -> nn.Module:
         return settled(request.param())
 
 
-FIXED = Targets.fixed(torch.tensor([[0, 2], [1, 3]]))
+FIXED = column_scores(torch.tensor([[0, 2], [1, 3]]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -176,8 +176,8 @@ def test_input_gradients(net: nn.Module, way: str):
     rule = way if way in ("guided", "deconv") else None
     plain, ours = Network(net), Network(net, owned=True, accelerate=True)
     for bright in (True, False, True):
-        wanted = plain.input_gradients(images(bright), FIXED, "logit", rule)
-        found = ours.input_gradients(images(bright), FIXED, "logit", rule, one_of_many=way == "many")
+        wanted = plain.input_gradients(images(bright), FIXED, rule)
+        found = ours.input_gradients(images(bright), FIXED, rule, one_of_many=way == "many")
         assert wanted.grads.any()
         torch.testing.assert_close(found.grads, wanted.grads, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(found.scores, wanted.scores, rtol=1e-9, atol=1e-12)
@@ -191,7 +191,7 @@ def test_layer_gradients(net: nn.Module, layer: str, dtype: torch.dtype):
     for bright in (False, True, False):
         if isinstance(net, OtherBias) and layer == "conv2":
             continue  # it calls the function
-        wanted, found = (n.layer_gradients(images(bright), layer, FIXED, "logit") for n in (plain, ours))
+        wanted, found = (n.layer_gradients(images(bright), layer, FIXED) for n in (plain, ours))
         tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-9, "atol": 1e-12}
         torch.testing.assert_close(found.activation, wanted.activation, **tolerance)
         torch.testing.assert_close(found.grads, wanted.grads, **tolerance)
@@ -214,7 +214,7 @@ class Beside(Branching):
 def test_a_layer_that_runs_between_a_convolution_and_its_normalisation(dtype: torch.dtype):
     net, x = settled(Beside()).to(dtype), images(False).to(dtype)
     wanted, found = (
-        n.layer_gradients(x, "side", FIXED, "logit") for n in (Network(net), Network(net, owned=True, accelerate=True))
+        n.layer_gradients(x, "side", FIXED) for n in (Network(net), Network(net, owned=True, accelerate=True))
     )
     torch.testing.assert_close(found.scores, wanted.scores)
     torch.testing.assert_close(found.grads, wanted.grads)

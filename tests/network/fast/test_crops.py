@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normed import settled
-from oracles import fingerprint
+from oracles import column_scores, fingerprint
 from visx.engine.batch import explain_batch
 from visx.engine.jobs import plan
 from visx.errors import VisxError
@@ -125,7 +125,7 @@ def pictures(height: int, width: int) -> Tensor:
 
 def whole(net: Network, image: Tensor, fill: Tensor, boxes: Sequence[tuple[int, ...]]) -> Tensor:
     scorer = Scorer(net.scores_of, 100)
-    return scorer.patched_scores(image, fill, boxes, torch.arange(4), "logit")
+    return scorer.patched_scores(image, fill, boxes, column_scores(torch.arange(4)[None]))
 
 
 @pytest.mark.parametrize(("height", "width"), [(96, 96), (93, 99), (107, 90), (95, 94)])
@@ -509,11 +509,13 @@ def test_batches_halve_and_targets_share_as_on_the_plain_way():
         for size in (1, 7, 64):
             scorer = Scorer(net.scores_of, size, said.append, patched=lambda i, b: Small(net.patched(i, b)))
             torch.testing.assert_close(
-                scorer.patched_scores(image, fill, boxes, ids, "logit"), want, rtol=0, atol=1e-10
+                scorer.patched_scores(image, fill, boxes, column_scores(ids[None])), want, rtol=0, atol=1e-10
             )
     assert said
     with pytest.raises(VisxError, match="out of memory with a single copy"):
-        Scorer(net.scores_of, 4, patched=lambda i, b: Endless()).patched_scores(image, fill, boxes, ids, "logit")
+        Scorer(net.scores_of, 4, patched=lambda i, b: Endless()).patched_scores(
+            image, fill, boxes, column_scores(ids[None])
+        )
 
 
 class Endless:

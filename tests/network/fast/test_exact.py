@@ -14,9 +14,8 @@ from torchvision import models
 
 from nets import images
 from normed import Blocks, Mixed, Oddities, Plain, Rectified, pictures, settled
-from oracles import pearson
+from oracles import column_scores, pearson
 from visx.network.network import Network
-from visx.targets.classes import Targets
 
 
 @pytest.mark.parametrize("rule", [None, "guided", "deconv"])
@@ -27,9 +26,9 @@ def test_forward_pass_is_the_networks_own_and_so_are_the_gradients(build: type[n
     torch.manual_seed(1)
     net, x = settled(build()), pictures()
     plain, ours = Network(net), Network(net, owned=True, accelerate=True)
-    fixed = Targets.fixed(torch.tensor([[0, 2], [1, 2], [0, 1], [2, 0]]))
+    fixed = column_scores(torch.tensor([[0, 2], [1, 2], [0, 1], [2, 0]]))
     with plain.session(), ours.session():
-        wanted, found = (n.input_gradients(x, fixed, "logit", rule) for n in (plain, ours))
+        wanted, found = (n.input_gradients(x, fixed, rule) for n in (plain, ours))
     assert wanted.grads.abs().max() > 0 and found.other_activations == wanted.other_activations
     torch.testing.assert_close(found.grads, wanted.grads, rtol=1e-9, atol=1e-12)
     assert torch.equal(found.scores, wanted.scores) or rule == "guided", "which may run folded"
@@ -71,14 +70,14 @@ EDITS = {
 @pytest.mark.parametrize("edit", EDITS)
 def test_a_loaded_network_that_is_edited_between_calls_is_explained_as_it_is(edit: str):
     net, x = settled(Blocks()), pictures()
-    network, fixed = Network(net, owned=True, accelerate=True), Targets.fixed(torch.zeros(4, 1, dtype=torch.int64))
+    network, fixed = Network(net, owned=True, accelerate=True), column_scores(torch.zeros(4, 1, dtype=torch.int64))
     with network.session():
-        network.input_gradients(x, fixed, "logit")
+        network.input_gradients(x, fixed)
     with torch.no_grad():
         EDITS[edit](net)
     with network.session():
-        found = network.input_gradients(x, fixed, "logit")
-    wanted = Network(net).input_gradients(x, fixed, "logit")
+        found = network.input_gradients(x, fixed)
+    wanted = Network(net).input_gradients(x, fixed)
     assert wanted.grads.any()
     torch.testing.assert_close(found.grads, wanted.grads, rtol=1e-9, atol=1e-12)
 
@@ -89,21 +88,21 @@ def test_no_activation_outlives_its_call(build: type[nn.Module]):
     for module in net.modules():
         if not list(module.children()):
             module.register_forward_hook(lambda module, args, output: seen.append(weakref.ref(output)))
-    network, fixed = Network(net, owned=True, accelerate=True), Targets.fixed(torch.zeros(4, 1, dtype=torch.int64))
+    network, fixed = Network(net, owned=True, accelerate=True), column_scores(torch.zeros(4, 1, dtype=torch.int64))
     with network.session():
         for _ in range(2):
-            network.input_gradients(x, fixed, "logit")
+            network.input_gradients(x, fixed)
     gc.collect()
     assert seen and not [output for output in seen if output() is not None]
 
 
 def test_nothing_is_kept_of_weights_that_are_made_anew_in_every_pass():
     net, x = settled(Mixed()), pictures()
-    network, fixed = Network(net, owned=True, accelerate=True), Targets.fixed(torch.zeros(4, 1, dtype=torch.int64))
+    network, fixed = Network(net, owned=True, accelerate=True), column_scores(torch.zeros(4, 1, dtype=torch.int64))
     with network.session():
         kept = []
         for _ in range(3):
-            network.input_gradients(x, fixed, "logit")
+            network.input_gradients(x, fixed)
             kept.append(len(network.fast._exact._ways))
     assert kept[0] == kept[2] > 0
 
@@ -127,7 +126,7 @@ class Balanced(nn.Module):
 
 def gradients(network: Network, x: Tensor) -> Tensor:
     with network.session():
-        return network.input_gradients(x, Targets.fixed(torch.zeros(len(x), 1, dtype=torch.int64)), "logit").grads
+        return network.input_gradients(x, column_scores(torch.zeros(len(x), 1, dtype=torch.int64))).grads
 
 
 @pytest.mark.parametrize("norm", [True, False])
@@ -157,11 +156,11 @@ def test_a_channels_last_network_sums_as_one_image_does_in_the_plain_layout(
 def test_resnet_in_channels_last_gives_the_plain_networks_gradient(rule: str | None):
     torch.manual_seed(2)
     net = models.resnet18(weights=None).eval().requires_grad_(False)
-    x, fixed = torch.randn(2, 3, 64, 64), Targets.fixed(torch.tensor([[3], [500]]))
+    x, fixed = torch.randn(2, 3, 64, 64), column_scores(torch.tensor([[3], [500]]))
     plain = Network(net)
     ours = Network(
         copy.deepcopy(net).to(memory_format=torch.channels_last), channels_last=True, owned=True, accelerate=True
     )
     with plain.session(), ours.session():
-        wanted, found = (n.input_gradients(x, fixed, "logit", rule) for n in (plain, ours))
+        wanted, found = (n.input_gradients(x, fixed, rule) for n in (plain, ours))
     assert pearson(found.grads, wanted.grads) > (0.99999 if rule == "guided" else 1 - 1e-9)

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 import visx.network.fast.fold as folding
 from normed import Blocks, Mixed, Oddities, Plain, Rectified, Shared, pictures, settled
+from oracles import column_scores
 from visx.network.fast.fold import fold
 from visx.network.network import Network
 from visx.network.rules import relu_call
-from visx.targets.classes import Targets
 
 
 class Count(torch.overrides.TorchFunctionMode):
@@ -158,13 +158,13 @@ def test_what_lies_before_a_layer_runs_folded_and_the_layer_is_what_it_was(layer
     x, ids = torch.randn(2, 3, 9, 9, dtype=torch.float64), torch.tensor([[1, 2], [3, 0]])
     plain, folding = Network(module), Network(module, owned=True, accelerate=True)
     with plain.session():
-        wanted = plain.layer_gradients(x, layer, Targets.fixed(ids), "logit")
-        found = folding.layer_gradients(x, layer, Targets.fixed(ids), "logit")
+        wanted = plain.layer_gradients(x, layer, column_scores(ids))
+        found = folding.layer_gradients(x, layer, column_scores(ids))
     torch.testing.assert_close(found.activation, wanted.activation)
     torch.testing.assert_close(found.grads, wanted.grads)
     torch.testing.assert_close(found.scores, wanted.scores)
     with Count() as count, folding.session():
-        folding.layer_gradients(x, layer, Targets.fixed(ids), "logit")
+        folding.layer_gradients(x, layer, column_scores(ids))
     # a normalisation runs by itself behind a convolution whose own output was asked for
     assert count.norms == {"conv1": 1, "bn1": 0, "conv2": 1, "bn2": 0}[layer]
 
@@ -219,9 +219,9 @@ def test_layer_before_a_folded_relu_is_what_it_is():
     """Grad-CAM at a normalisation whose ReLU is folded: its own output, negative values and all."""
     net, x = settled(Rectified()).float(), pictures().float()
     plain, folding = Network(net), Network(net, owned=True, accelerate=True)
-    fixed = Targets.fixed(torch.zeros(4, 1, dtype=torch.int64))
+    fixed = column_scores(torch.zeros(4, 1, dtype=torch.int64))
     with plain.session(), folding.session():
-        a, b = (n.layer_gradients(x, "norms.0", fixed, "logit") for n in (plain, folding))
+        a, b = (n.layer_gradients(x, "norms.0", fixed) for n in (plain, folding))
     assert (a.activation < 0).any()
     torch.testing.assert_close(b.activation, a.activation)
     torch.testing.assert_close(b.grads, a.grads)
@@ -235,11 +235,11 @@ def test_gradients_of_the_folded_network_are_the_networks_own(build: type[nn.Mod
     torch.manual_seed(1)
     net, x = settled(build()), pictures()
     plain, folding = Network(net), Network(net, owned=True, accelerate=True)
-    fixed = Targets.fixed(torch.tensor([[0, 2], [1, 2], [0, 1], [2, 0]]))
+    fixed = column_scores(torch.tensor([[0, 2], [1, 2], [0, 1], [2, 0]]))
     with plain.session(), folding.session():
-        wanted, found = (n.input_gradients(x, fixed, "logit", rule, one_of_many=True) for n in (plain, folding))
+        wanted, found = (n.input_gradients(x, fixed, rule, one_of_many=True) for n in (plain, folding))
         with Count() as count:
-            folding.input_gradients(x, fixed, "logit", rule, one_of_many=True)
+            folding.input_gradients(x, fixed, rule, one_of_many=True)
     assert wanted.grads.abs().max() > 0 and count.norms == {Plain: 1, Mixed: 7, Oddities: 1}.get(build, 0)
     torch.testing.assert_close(found.grads, wanted.grads, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(found.scores, wanted.scores, rtol=1e-9, atol=1e-12)
@@ -288,11 +288,11 @@ def test_that_a_layer_exists_only_unfolded_is_learnt_once():
     network, x = Network(module, owned=True, accelerate=True), pictures()
     begun: list[int] = []
     module.conv1.register_forward_hook(lambda *_: begun.append(1))
-    fixed = Targets.fixed(torch.zeros(4, 1, dtype=torch.int64))
+    fixed = column_scores(torch.zeros(4, 1, dtype=torch.int64))
     with network.session():
         network.scores_of(x)
         network.feature_layer("conv2", x.shape[1:])  # looks at the network, once
         for passes in (2, 1, 1):
             begun.clear()
-            network.layer_gradients(x, "conv2", fixed, "logit")
+            network.layer_gradients(x, "conv2", fixed)
             assert len(begun) == passes

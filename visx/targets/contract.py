@@ -1,0 +1,184 @@
+"""The target contract: an `Objective` is one thing to explain of one image.
+
+It is a differentiable scalar of the model's values for the image, and an identity: the kind, a slug for file names, a
+label, JSON. A kind of target is one file in `visx/targets/`. It reads what `--target` says and, on the clean pass over
+an image, answers with the image's objectives. It is handed the values, what they mean, and labels; it knows no model.
+
+Values are (B, ...), one entry an image, as `Outputs.values` returns them: class columns (B, K), maps (B, K, h, w).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from visx.errors import VisxError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from visx.network.outputs import Outputs, ScoreKind
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells one explained thing from another: its `kind` ("class", "out", "unit"), the `slug` that file names have,
+    and a `label` for people. `index` is the number of a class, of a value or of a unit's channel, None where there is none;
+    `details` is further JSON."""
+
+    kind: str
+    slug: str
+    label: str
+    index: int | None = None
+    details: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """As the manifest has it: the kind, the index where there is one, and the details."""
+        return {"kind": self.kind, **({} if self.index is None else {"index": self.index}), **self.details}
+
+
+class Objective(ABC):
+    """One thing to explain of one image. `column` is the class column whose score it is, None where it is none: the
+    columns of a whole batch are scored by one gather."""
+
+    identity: Identity
+    column: int | None
+
+    @abstractmethod
+    def score(self, values: Tensor, outputs: Outputs, kind: ScoreKind) -> Tensor:
+        """The explained scalar (N,) of the values (N, ...) of N copies of the image, differentiable, in float32 or better.
+        Raises `VisxError` (exit 4) for a kind of score that the objective has not."""
+
+
+class Target(Protocol):
+    """What is asked for of an image: `text` as `--target` says it; `each` of the targets where it was repeated."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def each(self) -> Sequence[Target]: ...
+
+    def objectives(self, values: Tensor, outputs: Outputs, labels: Sequence[str] | None) -> list[Objective]:
+        """The objectives of an image, given its values (...) from a clean pass, on the CPU. Raises `VisxError` where the
+        image has none."""
+
+
+class Fixed:
+    """A target that is known beforehand: the same objectives whatever the image."""
+
+    def __init__(self, *objectives: Objective) -> None:
+        self._objectives = objectives
+        self.text, self.each = ",".join(objective.identity.slug for objective in objectives), (self,)
+
+    def objectives(self, values: Tensor, outputs: Outputs, labels: Sequence[str] | None) -> list[Objective]:
+        """These."""
+        return list(self._objectives)
+
+
+class Objectives:
+    """The objectives of a batch: `rows` has T of them for each of B images. A single row stands for any number of copies of
+    its image."""
+
+    def __init__(self, rows: Sequence[Sequence[Objective]], outputs: Outputs) -> None:
+        self.rows, self.outputs = rows, outputs
+        self._columns: Tensor | None = None
+        self._of_columns = all(objective.column is not None for row in rows for objective in row)
+
+    @property
+    def count(self) -> int:
+        """T, the number of objectives of each image."""
+        return len(self.rows[0])
+
+    def columns(self, like: Tensor) -> Tensor | None:
+        """The class columns (B, T) int64 on the device of a tensor; None where an objective is no class column."""
+        import torch
+
+        if self._of_columns and (self._columns is None or self._columns.device != like.device):
+            numbers = [[objective.column for objective in row] for row in self.rows]
+            self._columns = torch.tensor(numbers, device=like.device)
+        return self._columns
+
+    def scores(self, values: Tensor, kind: ScoreKind) -> Tensor:
+        """Values (B, ...), or (N, ...) of N copies of one image -> the explained scalars (B, T) or (N, T), differentiable, in
+        float32 or better."""
+        import torch
+
+        columns = self.columns(values)
+        if columns is not None:
+            return self.outputs.scores(values, columns.expand(len(values), -1), kind)
+        if len(self.rows) == 1:
+            return torch.stack([objective.score(values, self.outputs, kind) for objective in self.rows[0]], 1)
+        rows = zip(self.rows, values.split(1), strict=True)
+        return torch.stack([torch.cat([o.score(value, self.outputs, kind) for o in row]) for row, value in rows])
+
+    def of(self, b: int) -> Objectives:
+        """Those of image `b`, for any number of its copies."""
+        return self if len(self.rows) == 1 else self[b : b + 1]
+
+    def __getitem__(self, images: slice) -> Objectives:
+        return Objectives(self.rows[images], self.outputs)
+
+    def pairs(self) -> Objectives:
+        """Every pair of image and objective as an image of its own: B x T rows of one objective, image by image."""
+        return Objectives([[objective] for row in self.rows for objective in row], self.outputs)
+
+
+@dataclass
+class Targets:
+    """The targets of one batch, one entry an image, resolved on the first clean pass over it.
+
+    `values` (B, ...) float32 and `objectives` are there once `resolve` has been called; methods that make a clean pass of
+    their own call it there, so that no other pass is needed. An image with fewer objectives than another has its first
+    one again; `asked` says which of its targets each of its own answers, and `errors` why an image has none.
+    """
+
+    specs: Sequence[Target]
+    outputs: Outputs
+    labels: Sequence[str] | None = None
+    objectives: Objectives | None = None
+    values: Tensor | None = field(default=None, repr=False)
+    asked: Sequence[Sequence[int]] = ()
+    errors: dict[int, VisxError] = field(default_factory=dict)
+
+    def resolve(self, values: Tensor) -> Objectives:
+        """The objectives, given the clean values (B, ...) of these images. Raises `VisxError` where no image has any."""
+        if self.objectives is None:
+            self.values = values.detach().float()
+            rows, asked = [], []
+            for b, (row, spec) in enumerate(zip(self.values.cpu(), self.specs, strict=True)):
+                found: list[list[Objective]] = []
+                try:
+                    found = [each.objectives(row, self.outputs, self.labels) for each in spec.each]
+                except VisxError as error:
+                    self.errors[b] = error
+                rows.append([objective for some in found for objective in some])
+                asked.append([number for number, some in enumerate(found) for _ in some])
+            most = max(map(len, rows))
+            if not most:
+                raise self.errors[0]
+            other = next(row[0] for row in rows if row)
+            padded = [row + [row[0] if row else other] * (most - len(row)) for row in rows]
+            self.objectives, self.asked = Objectives(padded, self.outputs), asked
+        return self.objectives
+
+    def scores(self, values: Tensor, kind: ScoreKind) -> Tensor:
+        """Clean values (B, ...) -> the explained scalars (B, T), resolved on them if that was not done yet."""
+        return self.resolve(values).scores(values, kind)
+
+    @property
+    def uneven(self) -> bool:
+        """Whether images of a resolved batch have different numbers of objectives."""
+        return len(set(map(len, self.asked))) > 1
+
+    def some(self, images: slice) -> Targets:
+        """Those of some images of a resolved batch, with as many objectives each as one of these has."""
+        assert self.objectives is not None and self.values is not None, "the targets are not resolved yet"
+        numbers, asked = range(len(self.asked))[images], self.asked[images]
+        most = max(1, *map(len, asked))
+        objectives = Objectives([row[:most] for row in self.objectives.rows[images]], self.outputs)
+        errors = {numbers.index(b): error for b, error in self.errors.items() if b in numbers}
+        return Targets(self.specs[images], self.outputs, self.labels, objectives, self.values[images], asked, errors)
