@@ -44,7 +44,7 @@ def main() -> None:
             passes.append(len(batch))
             return network.scores_of(batch)
 
-        score = Scorer(copies, 16, layout=network.layout)
+        score = Scorer(copies, layout=network.layout)
         trials.append(
             Trial(
                 x,

@@ -30,14 +30,17 @@ import torch
 import visx
 from visx.cli.talk import Talk
 from visx.draw.png import encode_png
+from visx.engine.explainer import AUTO_BATCH as BATCH
+from visx.engine.explainer import stacked
 from visx.engine.jobs import plan
-from visx.engine.loaded import AUTO_BATCH as BATCH
+from visx.engine.loaded import Loaded
 from visx.engine.picture import draw
 from visx.images.find import Item, find
 from visx.methods import get_method
 from visx.run.allocator import keep_freed_memory
 from visx.run.pipeline import Run
-from visx.run.worker import Explainer
+from visx.run.threads import Threads
+from visx.run.worker import Worker
 from visx.store.manifest import Journal
 from visx.store.settings import Settings
 from visx.targets.classes import parse_target
@@ -121,7 +124,8 @@ def run(model: visx.Model, items: list[Item], out: Path) -> float:
     """Seconds of a whole run over the folder."""
     jobs, settings = plan(model, [get_method("gradcam")]), settings_of(model, out)
     begun = time.perf_counter()
-    Run(model, jobs, settings, torch.device("cpu"), said=Talk().say)(items)
+    executor = Threads(model, jobs, settings, torch.device("cpu"), Talk().say)
+    Run(model, jobs, settings, executor, on_message=Talk().say)(items)
     return time.perf_counter() - begun
 
 
@@ -145,22 +149,31 @@ def parts(model: visx.Model, items: list[Item], out: Path) -> dict[str, float]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     jobs, settings = plan(model, [get_method("gradcam")]), settings_of(model, out)
-    explainer = Explainer(model, settings, torch.device("cpu"))
-    with explainer.network.session(), Journal(out) as journal:
+    (job,) = jobs
+    worker = Worker(model, settings, torch.device("cpu"))
+    with worker.network.session(), Journal(out) as journal:
         for start in range(0, len(items), BATCH):
-            images = [explainer.look(item, jobs) for item in items[start : start + BATCH]]
+            images = [
+                Loaded(item, [(job, settings.target.each)], stat=item.stat()) for item in items[start : start + BATCH]
+            ]
             for image in images:
-                timed("read, decode, resize", partial(explainer.decode, image))
+                timed("read, decode, resize", partial(worker.decode, image))
+            ready = [image.ready for image in images]
+            explain = partial(
+                worker.explainer.explain,
+                job,
+                stacked(ready),
+                [settings.target] * len(ready),
+                [image.seed for image in ready],
+                padded=BATCH,
+            )
             if not start:
-                list(explainer.explain(images, BATCH))  # learns what can be folded
-            for found in timed("forward pass, map", lambda: list(explainer.explain(images, BATCH))):  # noqa: B023
-                image, answer = found.image, found.answers[0]
-                picture = timed(
-                    "draw",
-                    lambda: draw(image.picture.rgb, image.place, found.job, answer.map, None, "turbo", 0.5),  # noqa: B023
-                )
-                timed("PNG", partial(encode_png, picture))
-                write = partial(explainer.recorder.write, image, found.job, found.answers, found.seconds)
+                explain()  # learns what can be folded
+            for image, answers in zip(images, timed("forward pass, map", explain), strict=True):
+                picture, place = image.ready.picture, image.ready.place
+                drawn = timed("draw", partial(draw, picture.rgb, place, job, answers[0].map, None, "turbo", 0.5))
+                timed("PNG", partial(encode_png, drawn))
+                write = partial(worker.recorder.write, image, job, answers, 0.0)
                 timed("files, names, manifest", lambda: journal.append(write()))  # noqa: B023
     torch.set_num_threads(threads)
     spent["files, names, manifest"] -= spent["draw"] + spent["PNG"]  # writing draws and encodes too

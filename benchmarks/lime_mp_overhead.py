@@ -23,6 +23,7 @@ import visx
 from visx.engine.batch import explain_batch
 from visx.engine.jobs import plan
 from visx.methods import get_method
+from visx.network.memory import BatchSize
 from visx.targets.classes import TargetSpec
 
 
@@ -54,7 +55,7 @@ def main() -> None:
     def method(name: str, images: int, **params: object) -> Callable[[], object]:
         (job,) = plan(model, [get_method(name)], (), {name: params})
         x, specs = one.repeat(images, 1, 1, 1), [TargetSpec("top1", top=1)] * images
-        return lambda: explain_batch(model, network, job, x, specs, range(images), copies=args.batch)
+        return lambda: explain_batch(model, network, job, x, specs, range(images), copies=BatchSize(args.batch))
 
     def forwards() -> None:
         for start in range(0, args.samples, args.batch):

@@ -74,7 +74,7 @@ class Case:
 
     def trial(self, values: np.ndarray) -> Trial:
         """A map as visx's metrics get it."""
-        score = Scorer(self.model.network().scores_of, 16)
+        score = Scorer(self.model.network().scores_of)
         return Trial(
             self.x,
             values.astype(np.float64),

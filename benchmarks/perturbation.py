@@ -38,6 +38,7 @@ def compare(spec: str, precision: str, batch: int, copies: int, repeats: int) ->
     from visx.engine.jobs import plan
     from visx.methods import NAMES, get_method
     from visx.models import load_model
+    from visx.network.memory import BatchSize
     from visx.targets.classes import TargetSpec
 
     model = load_model(spec, "default" if spec == "efficientnet_lite0" else "random")
@@ -65,7 +66,7 @@ def compare(spec: str, precision: str, batch: int, copies: int, repeats: int) ->
         patches = {"patch": patch, "stride": -(-(model.input_size[0] - patch) // (side - 1))}
         counted = COPIES_OF[name]
         (job,) = plan(model, [get_method(name)], params={name: patches if counted is None else {counted: copies}})
-        return lambda: explain_batch(model, network, job, x, [target], [0], copies=batch)
+        return lambda: explain_batch(model, network, job, x, [target], [0], copies=BatchSize(batch))
 
     works: dict[str, Callable[[], object]] = {
         "bare": lambda: bare(module),
@@ -108,7 +109,7 @@ def peak(masks: int) -> None:
     (job,) = plan(model, [get_method("rise")], params={"rise": {"masks": masks}})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     with network.session():
-        explain_batch(model, network, job, x, [TargetSpec("0", index=0)], [0], copies=16)
+        explain_batch(model, network, job, x, [TargetSpec("0", index=0)], [0])
     print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 

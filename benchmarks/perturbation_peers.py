@@ -59,9 +59,7 @@ def ours(model: Model, x: Tensor, target: int, precision: str, copies: int) -> I
 
         def run(job: Any = job) -> np.ndarray:
             with network.session():
-                (answers,) = explain_batch(
-                    model, network, job, x[None], [TargetSpec(str(target), index=target)], [0], copies=16
-                )
+                (answers,) = explain_batch(model, network, job, x[None], [TargetSpec(str(target), index=target)], [0])
             assert isinstance(answers, list)
             return np.asarray(answers[0].map)
 

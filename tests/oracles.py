@@ -19,6 +19,7 @@ from visx.engine.jobs import plan
 from visx.methods import get_method
 from visx.methods.contract import Attribution, Request
 from visx.models import wrap
+from visx.network.memory import BatchSize
 from visx.network.network import Network
 from visx.network.outputs import LOGITS
 from visx.network.scorer import Scorer, Scores
@@ -73,7 +74,7 @@ def ask(
     method, network = get_method(name), Network(net)
     fixed = class_targets(torch.tensor(list(targets)).expand(len(x), -1))
     with network.session():
-        scorer = Scorer(network.scores_of, copies)
+        scorer = Scorer(network.scores_of, BatchSize(copies))
         request = Request(
             x, fixed, tuple(seeds or range(len(x))), scorer, kind, network, layer, mean, std  # type: ignore[arg-type]
         )  # fmt: skip
@@ -105,7 +106,7 @@ def answers(
     spec = parse_target(target, model.names, model.classes)
     with network.session():
         return explain_batch(
-            model, network, job, x, [spec] * len(x), list(seeds or range(len(x))), copies=copies
+            model, network, job, x, [spec] * len(x), list(seeds or range(len(x))), copies=BatchSize(copies)
         )  # fmt: skip
 
 

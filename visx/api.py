@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 from torch import nn
 
 from visx.engine import arguments
-from visx.engine.batch import Answer, each_once, explain_batch
+from visx.engine.batch import Answer, each_once
+from visx.engine.explainer import Explainer, Prepared, prepare, stacked
 from visx.engine.jobs import Job, plan
 from visx.errors import VisxError, usage
 from visx.images.decode import Picture, as_picture
@@ -20,7 +22,6 @@ from visx.images.numeric import check_range
 from visx.models import Model
 from visx.network.isolation import refuse_transforms
 from visx.network.outputs import ScoreKind
-from visx.seeds import image_seed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,22 +102,20 @@ def explain(
     shown = model.preprocess.range if range is None else _range(range)
     remarks = {job.kind: model.outputs.remark(job.kind) for job in jobs}
     results: list[Result] = []
-    network = model.network(precision)
+    explainer = Explainer(model, model.network(precision), batch_size, _warn)
     for chunk in _chunks(images, batch_size):
-        pictures = [as_picture(i, shown, model.preprocess.channels) for i in chunk]
-        prepared = [model.preprocess(p.pixels) for p in pictures]
-        x = torch.stack([torch.from_numpy(array) for array, _ in prepared])
-        seeds = [image_seed(seed, p.digest) for p in pictures]
+        prepared = [prepare(model, as_picture(i, shown, model.preprocess.channels), seed) for i in chunk]
         paths = [str(i) if isinstance(i, (str, Path)) else "" for i in chunk]
         specs = [spec.for_image(path, model.names, model.anatomy.classes) for path in paths]
-        with network.session():
-            answers = [explain_batch(model, network, job, x, specs, seeds, copies=batch_size) for job in jobs]
-        for b, picture in enumerate(pictures):
-            for job, found in zip(jobs, answers, strict=True):
-                one = found[b]
-                if isinstance(one, VisxError):
-                    raise one
-                results += [_result(job, a, picture, prepared[b][1], remarks[job.kind]) for a in each_once(one)]
+        x, seeds = stacked(prepared), [image.seed for image in prepared]
+        with explainer.network.session():
+            answers = [explainer.explain(job, x, specs, seeds) for job in jobs]
+        for b, one in enumerate(prepared):
+            for job, of_job in zip(jobs, answers, strict=True):
+                result = of_job[b]
+                if isinstance(result, VisxError):
+                    raise result
+                results += [_result(job, answer, one, remarks[job.kind]) for answer in each_once(result)]
     return results if several or len(results) != 1 else results[0]
 
 
@@ -130,9 +129,14 @@ def _range(value: Any) -> tuple[float, float]:
     return check_range(*value)
 
 
-def _result(job: Job, a: Answer, picture: Picture, place: Placement, remark: str) -> Result:
-    warnings = (*a.warnings, *([remark] if remark else ()))
+def _warn(text: str) -> None:
+    """What the commands say on standard error, as a Python warning."""
+    warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+
+def _result(job: Job, a: Answer, image: Prepared, remark: str) -> Result:
+    warned = (*a.warnings, *([remark] if remark else ()))
     return Result(
         a.map, a.objective.index, a.objective.label, a.score, a.score_kind, a.probability, job.method.name, job.layer,
-        a.native, a.channels, a.extras, warnings, picture.remarks, picture, place, job,
+        a.native, a.channels, a.extras, warned, image.picture.remarks, image.picture, image.place, job,
     )  # fmt: skip

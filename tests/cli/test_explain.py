@@ -319,12 +319,12 @@ def test_an_unexpected_error_is_one_line(explain: Any, monkeypatch: pytest.Monke
     def broken(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("first\nsecond")
 
-    monkeypatch.setattr("visx.run.worker.explain_batch", broken)
+    monkeypatch.setattr("visx.engine.explainer.explain_batch", broken)
     run = explain("cat.png")
     assert run.code == 1
     assert "RuntimeError: first" in run.err
     assert "second" not in run.err
-    monkeypatch.setattr("visx.run.worker.explain_batch", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("visx.engine.explainer.explain_batch", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     run = explain("cat.png")
     assert run.code == 130
     assert "what was finished is kept" in run.err

@@ -222,17 +222,12 @@ def test_metrics_of_probabilities_are_those_of_the_logits(work: Path, method: st
     assert len(inside) == 2 * len(METRICS.split(","))
 
 
-def test_an_explainer_in_another_lane_knows_the_meaning(work: Path) -> None:
-    import torch
-
+def test_a_network_in_another_lane_knows_the_meaning(work: Path) -> None:
     import visx
-    from visx.run.threads import beside
-    from visx.run.worker import Explainer
-    from visx.store.settings import Settings
+    from visx.run.threads import twin
 
     model = visx.load_model("f.py:one")
-    explainer = Explainer(model, Settings(work, model.targets([])), torch.device("cpu"))
-    assert beside(explainer).network.outputs == model.outputs != visx.load_model("f.py:logits").outputs
+    assert twin(model.network()).outputs == model.outputs != visx.load_model("f.py:logits").outputs
 
 
 def test_metrics_follow_the_meaning(work: Path) -> None:

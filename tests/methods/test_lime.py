@@ -17,6 +17,7 @@ from visx.errors import ExitCode, VisxError
 from visx.images.geometry import Placement
 from visx.methods import get_method
 from visx.methods.lime import LimeParams, fit, random_visibility, superpixels
+from visx.network.memory import BatchSize
 from visx.network.network import Network
 from visx.targets.classes import TargetSpec
 
@@ -83,7 +84,7 @@ def ask(module: nn.Module, x: Tensor, target="0", seeds=(11, 12), copies=16, sco
     if isinstance(module, Counted):
         module.passed = 0
     with network.session():
-        return explain_batch(model, network, job, x, [spec] * len(x), seeds[: len(x)], copies=copies)
+        return explain_batch(model, network, job, x, [spec] * len(x), seeds[: len(x)], copies=BatchSize(copies))
 
 
 def labels_of(image: Tensor, **params) -> np.ndarray:

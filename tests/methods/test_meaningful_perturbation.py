@@ -18,6 +18,7 @@ from visx.engine.jobs import plan
 from visx.errors import ExitCode, VisxError
 from visx.images.geometry import Placement
 from visx.methods import get_method
+from visx.network.memory import BatchSize
 from visx.network.network import Network
 from visx.ops.blur import gaussian_blur
 from visx.seeds import generator
@@ -68,7 +69,7 @@ def ask(module: nn.Module, x: Tensor, target="0", seeds=SEEDS, copies=16, score=
     if isinstance(module, Counted):
         module.passed = []
     with network.session():
-        return explain_batch(model, network, job, x, [spec] * len(x), seeds[: len(x)], copies=copies)
+        return explain_batch(model, network, job, x, [spec] * len(x), seeds[: len(x)], copies=BatchSize(copies))
 
 
 @pytest.mark.parametrize("tv,leaked", [(0.0, 0.0), (1e-3, 0.2)])

@@ -14,6 +14,7 @@ from visx.engine.jobs import plan
 from visx.errors import ExitCode, VisxError
 from visx.methods import get_method
 from visx.methods.contract import Attribution, Request
+from visx.network.memory import BatchSize
 from visx.network.scorer import Scorer
 from visx.ops.blur import gaussian_blur
 from visx.params import parse
@@ -64,7 +65,7 @@ def explain(forward, x: Tensor, ids, batch: int = 7, kind: str = "logit", **para
     ids = torch.as_tensor(ids).expand(len(x), -1)
     forward = Counted(forward) if isinstance(forward, nn.Module) else forward
     method, params = get_method("occlusion"), {"fill": "zero", **params}
-    req = Request(x, class_targets(ids), (0,) * len(x), Scorer(forward, batch), kind, mean=MEAN, std=STD)
+    req = Request(x, class_targets(ids), (0,) * len(x), Scorer(forward, BatchSize(batch)), kind, mean=MEAN, std=STD)
     return method.run(req, parse(method.params, params, "occlusion"))
 
 
@@ -215,7 +216,7 @@ def test_running_out_of_memory_changes_nothing():
 
     method = get_method("occlusion")
     p = parse(method.params, {"patch": 4, "stride": 2, "fill": "zero"}, "occlusion")
-    req = Request(x, class_targets(torch.tensor([[1]])), (0,), Scorer(small, 16, said.append), "logit")
+    req = Request(x, class_targets(torch.tensor([[1]])), (0,), Scorer(small, BatchSize(16, said.append)), "logit")
     torch.testing.assert_close(method.run(req, p).map, explain(net, x, [1], patch=4, stride=2).map)
     assert len(said) == 3
 

@@ -17,6 +17,7 @@ from visx.errors import ExitCode, VisxError
 from visx.methods import get_method
 from visx.methods.contract import Attribution, Request
 from visx.methods.rise import RandomMasks, weigh
+from visx.network.memory import BatchSize
 from visx.network.scorer import Scorer
 from visx.params import parse
 from visx.seeds import generator
@@ -56,7 +57,9 @@ def request(
 
     ids = torch.as_tensor(ids).expand(len(x), -1)
     seeds = seeds or tuple(range(11, 11 + len(x)))
-    return Request(x, class_targets(ids), seeds, Scorer(scores, batch, said), kind, mean=(0.4,) * 3, std=(0.2,) * 3)
+    return Request(
+        x, class_targets(ids), seeds, Scorer(scores, BatchSize(batch, said)), kind, mean=(0.4,) * 3, std=(0.2,) * 3
+    )
 
 
 def explain(forward, x: Tensor, ids, params, **asked) -> Attribution:

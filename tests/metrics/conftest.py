@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from metric_toys import SIDE, Counted
 from visx.metrics.contract import Trial
+from visx.network.memory import BatchSize
 from visx.network.outputs import LOGITS
 from visx.network.scorer import Scorer
 from visx.targets.classes import Column
@@ -25,7 +26,7 @@ def make_trial() -> Callable[..., Trial]:
     def make(net: nn.Module, x: Tensor, values: np.ndarray, explain: Any = None, **changed: Any) -> Trial:
         fields = {"seed": 11, "kind": "logit", "batch": 7, **changed}
         objectives = Objectives([[Column.of(fields.pop("target", 0), LOGITS, None)]], LOGITS)
-        score = Scorer(Counted(net), fields.pop("batch"))
+        score = Scorer(Counted(net), BatchSize(fields.pop("batch")))
         return Trial(
             x=x, values=values, objectives=objectives, score=score, explain=explain or (lambda inputs: None), **fields
         )

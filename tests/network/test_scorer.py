@@ -8,8 +8,9 @@ from torch import Tensor
 
 from oracles import column_scores
 from visx.errors import VisxError
+from visx.network.memory import BatchSize, out_of_memory
 from visx.network.network import Network
-from visx.network.scorer import Scorer, Scores, out_of_memory
+from visx.network.scorer import Scorer, Scores
 
 
 class Linear:
@@ -42,7 +43,7 @@ def test_scores_are_those_of_one_big_pass_whatever_the_batch():
     net, ids = Linear(), [3, 0]
     whole = net(copy_number(0, 37))
     for size in (1, 5, 16, 37, 100):
-        got = Scorer(net, size).scores(37, copy_number, scores_of(*ids))
+        got = Scorer(net, BatchSize(size)).scores(37, copy_number, scores_of(*ids))
         torch.testing.assert_close(got, whole[:, [3, 0]], rtol=1e-12, atol=1e-12)
 
 
@@ -53,13 +54,15 @@ def test_each_kind_of_score(kind):
     exponents = logits.exp()
     want = {"logit": logits, "prob": exponents / exponents.sum(1, keepdim=True)}
     want["logprob"] = want["prob"].log()
-    torch.testing.assert_close(Scorer(net, 4).scores(6, copy_number, scores_of(*ids, kind=kind)), want[kind][:, [4, 1]])
+    torch.testing.assert_close(
+        Scorer(net, BatchSize(4)).scores(6, copy_number, scores_of(*ids, kind=kind)), want[kind][:, [4, 1]]
+    )
 
 
 def test_several_targets_cost_the_passes_of_one_and_no_batch_is_larger_than_asked():
     one, three = Linear(), Linear()
-    Scorer(one, 8).scores(20, copy_number, scores_of(2, kind="prob"))
-    Scorer(three, 8).scores(20, copy_number, scores_of(2, 0, 1, kind="prob"))
+    Scorer(one, BatchSize(8)).scores(20, copy_number, scores_of(2, kind="prob"))
+    Scorer(three, BatchSize(8)).scores(20, copy_number, scores_of(2, 0, 1, kind="prob"))
     assert one.sizes == three.sizes == [8, 8, 4]
 
 
@@ -71,7 +74,7 @@ def test_out_of_memory_halves_the_batch_says_so_once_a_halving_and_changes_no_sc
         return copy_number(start, stop)
 
     net = Linear(limit=5)
-    scorer = Scorer(net, 16, said.append)
+    scorer = Scorer(net, BatchSize(16, said.append))
     got = scorer.scores(23, copies, scores_of(*ids))
     torch.testing.assert_close(got, Linear()(copy_number(0, 23))[:, [1]])
     assert said == [f"out of memory: going on with batches of {n}" for n in (8, 4)]
@@ -82,13 +85,13 @@ def test_out_of_memory_halves_the_batch_says_so_once_a_halving_and_changes_no_sc
 
 def test_a_small_last_piece_halves_from_its_own_size():
     said: list[str] = []
-    Scorer(Linear(limit=2), 100, said.append).scores(7, copy_number, scores_of(0))
+    Scorer(Linear(limit=2), BatchSize(100, said.append)).scores(7, copy_number, scores_of(0))
     assert said == ["out of memory: going on with batches of 3", "out of memory: going on with batches of 1"]
 
 
 def test_out_of_memory_with_one_copy_is_explained():
     with pytest.raises(VisxError, match="single copy"):
-        Scorer(Linear(limit=0), 4).scores(3, copy_number, scores_of(0))
+        Scorer(Linear(limit=0), BatchSize(4)).scores(3, copy_number, scores_of(0))
 
 
 def test_other_errors_pass():
@@ -96,7 +99,7 @@ def test_other_errors_pass():
         raise RuntimeError("shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="multiplied"):
-        Scorer(broken, 4).scores(3, copy_number, scores_of(0))
+        Scorer(broken, BatchSize(4)).scores(3, copy_number, scores_of(0))
 
 
 def test_what_counts_as_out_of_memory():
@@ -107,7 +110,7 @@ def test_what_counts_as_out_of_memory():
 
 def test_progress_counts_every_copy_once_retries_aside():
     told: list[tuple[int, int]] = []
-    scorer = Scorer(Linear(limit=4), 8, progress=lambda done, count: told.append((done, count)))
+    scorer = Scorer(Linear(limit=4), BatchSize(8, on_progress=lambda done, count: told.append((done, count))))
     scorer.scores(11, copy_number, scores_of(0))
     assert told == [(4, 11), (8, 11), (11, 11)]
 

@@ -23,7 +23,6 @@ from visx.images.find import Item, find
 from visx.methods import NAMES, get_method
 from visx.models import Model
 from visx.run import pipeline, threads
-from visx.run.worker import Explainer
 from visx.store.record import Failure, Record
 from visx.store.settings import Settings
 from visx.targets.classes import parse_target
@@ -78,7 +77,7 @@ def two_threads() -> Iterator[None]:
 def run_of(model: Model, out: Path, methods: str = "gradcam,guided_backprop", **more: Any) -> pipeline.Run:
     jobs = plan(model, [get_method(name) for name in methods.split(",")], ["last"])
     settings = Settings(out, parse_target("top2", None, 5), batch_size=SIZE)
-    return pipeline.Run(model, jobs, settings, torch.device("cpu"), **more)
+    return pipeline.Run(model, jobs, settings, threads.Threads(model, jobs, settings, torch.device("cpu")), **more)
 
 
 def files(out: Path) -> dict[str, bytes]:
@@ -100,7 +99,7 @@ def alone(
 ) -> None:
     """The same run with one lane, which has both threads."""
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "count_lanes", lambda *_: 1)
+        patch.setattr(threads, "count_lanes", lambda *_: 1)
         run_of(model, out, methods)(items)
 
 
@@ -182,10 +181,10 @@ def test_interrupted_lanes_keep_what_is_finished(
     assert sorted(map(str, lines(out))) == sorted(map(str, lines(tmp_path / "one")))
 
 
-def test_what_finished_lanes_hand_back(model: Model, tmp_path: Path) -> None:
+def test_what_finished_lanes_hand_back() -> None:
     """Batches that were through when another one raised are not lost, and those that were not begun are not waited for."""
 
-    def explain(explainer: Explainer, batch: list[Any]) -> Iterator[int]:
+    def explain(lane: str, batch: list[Any]) -> Iterator[int]:
         if batch[0] == 1:
             done.wait(timeout=60)
             raise VisxError("no")
@@ -195,20 +194,19 @@ def test_what_finished_lanes_hand_back(model: Model, tmp_path: Path) -> None:
         yield batch[0]
 
     done = threading.Event()
-    explainer = Explainer(model, Settings(tmp_path, parse_target("top1", None, 5)), torch.device("cpu"))
-    work: threads.Lanes[int] = threads.Lanes(explainer, 2)
+    lanes: threads.Lanes[str, int] = threads.Lanes(["a", "b"])
     taken: list[int] = []
-    with pytest.raises(VisxError, match="no"), work:
-        for outcomes in work.work([[n] for n in range(9)], explain):
-            taken += outcomes
+    with pytest.raises(VisxError, match="no"), lanes:
+        for results in lanes.each([[n] for n in range(9)], explain):  # type: ignore[list-item]
+            taken += results
     assert taken == [0]
-    assert work.finished()[0] == 2, "it was waited for"
-    assert len(work.finished()) <= 2
+    assert lanes.unseen()[0] == 2, "it was waited for"
+    assert len(lanes.unseen()) <= 2
 
 
-def test_a_lane_shares_the_parameters_and_nothing_else(model: Model, tmp_path: Path) -> None:
-    explainer = Explainer(model, Settings(tmp_path, parse_target("top1", None, 5)), torch.device("cpu"))
-    mine, other = explainer.network, threads.beside(explainer).network
+def test_a_lane_shares_the_parameters_and_nothing_else(model: Model) -> None:
+    mine = model.network()
+    other = threads.twin(mine)
     assert [id(v) for v in other.module.state_dict(keep_vars=True).values()] == [
         id(v) for v in mine.module.state_dict(keep_vars=True).values()
     ]

@@ -38,7 +38,7 @@ from visx.errors import ExitCode, printable, usage
 if TYPE_CHECKING:
     from visx.engine.jobs import Job
     from visx.models import Model
-    from visx.run.pipeline import Run, Summary
+    from visx.run.pipeline import Executor, Summary
     from visx.store.record import Failure, Record
 
 DEFAULT_OUT = Path("visx-out")
@@ -104,8 +104,9 @@ def explain(
 
     check_colormap(colormap)
     if engine == "ray":
-        from visx.run.ray.driver import RayRun
+        from visx.run.ray.driver import RayWorkers
     from visx.run.pipeline import Run
+    from visx.run.threads import Threads
 
     loaded = load(model, options, ready.pictures, "cpu") if engine == "ray" else ready.load(model)
     jobs, unfit = ready.plan(loaded)
@@ -124,17 +125,17 @@ def explain(
         overlay=overlay, raw_channels=raw_channels, resume=resume, fail_fast=fail_fast,
     )  # fmt: skip
     printer = _Printer(talk, out, json, show and not json and output.is_terminal())
-    run: Run
+    executor: Executor
     if engine == "ray":
         again = partial(load, model, options, ready.pictures, compute.device)
-        run = RayRun(loaded, jobs, settings, again, compute.device, address, printer, talk.say)
+        executor = RayWorkers(loaded, jobs, settings, again, compute.device, address, talk.say)
     else:
-        run = Run(loaded, jobs, settings, loaded.device, printer, talk.say)
+        executor = Threads(loaded, jobs, settings, loaded.device, talk.say)
+    run = Run(loaded, jobs, settings, executor, printer, talk.say)
     started = time.monotonic()
     try:
         with talk.progress(len(ready.items), "explaining", drawn=not printer.previews) as progress:
-            run.on_progress, run.explainer.on_passes = progress.advance, progress.within
-            run(ready.items, ready.listed)
+            run(ready.items, ready.listed, progress)
     finally:
         _sum_up(talk, run.summary, len(ready.items), out, time.monotonic() - started)
     return int(run.summary.code or (ExitCode.SOME_FAILED if unfit else ExitCode.OK))

@@ -55,7 +55,7 @@ def predict(
     ready.describe_outputs(loaded)
     done = failed = 0
     remarked: set[str] = set()
-    for row in predictions(loaded, ready.items, min(top, loaded.classes), compute.precision, ready.size):
+    for row in predictions(loaded, ready.items, min(top, loaded.classes), compute.precision, ready.size, talk.say):
         if json:
             put(to_json(row), flush=True)
         if "error" in row:

@@ -5,7 +5,7 @@ What a method returns is checked before anyone sees it: maps are finite, and an 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from visx.engine.jobs import Job
 from visx.errors import VisxError
 from visx.methods.contract import Attachment, Attribution, Request
 from visx.models import Model
+from visx.network.memory import BatchSize
 from visx.network.network import Network
 from visx.network.scorer import Scorer
 from visx.ops.maps import upsample
@@ -52,32 +53,30 @@ def explain_batch(
     *,
     targets: Targets | None = None,
     count: int | None = None,
-    copies: int = 16,
-    said: Callable[[str], None] = lambda _: None,
-    progress: Callable[[int, int], None] = lambda done, count: None,
+    copies: BatchSize | None = None,
 ) -> list[list[Answer] | VisxError]:
     """Explain (B, C, H, W) normalised images: for each a list of answers, one an objective, or the error it met.
 
     `targets` may be shared between jobs on the same batch, so that objectives are found once; `count` is how many
     images from the first are wanted (the others pad the batch; None: all), and as many answers come back; `copies` is
-    how many perturbed copies go through the network at a time; `progress` is told how many of how many passes are done. Call inside `network.session()`.
+    how many perturbed copies go through the network at a time. Call inside `network.session()`.
 
     Where an output depends on more than its picture (`network.behaviour`), pictures go through alone, and maps say so.
     """
-    if network.behaviour.one_row:
-        warnings, found = network.behaviour.warnings(), []
-        for b in range(len(x) if count is None else count):
-            alone = targets if targets is not None and len(x) == 1 else targets_of(model, network, specs[b : b + 1])
-            with network.of_picture(seeds[b]):
-                found += _explain(model, network, job, x[b : b + 1], alone, seeds[b : b + 1], 1, copies, said, progress)
-        for answers in found:
-            for answer in () if isinstance(answers, VisxError) else answers:
-                answer.warnings.extend(warnings)
-        return found
+    copies = copies or BatchSize()
     count = len(x) if count is None else count
-    return _explain(
-        model, network, job, x, targets or targets_of(model, network, specs), seeds, count, copies, said, progress
-    )
+    if not network.behaviour.one_row:
+        return _explain(model, network, job, x, targets or targets_of(model, network, specs), seeds, count, copies)
+    results: list[list[Answer] | VisxError] = []
+    for b in range(count):
+        alone = targets if targets is not None and len(x) == 1 else targets_of(model, network, specs[b : b + 1])
+        with network.of_picture(seeds[b]):
+            results += _explain(model, network, job, x[b : b + 1], alone, seeds[b : b + 1], 1, copies)
+    warnings = network.behaviour.warnings()
+    for answers in results:
+        for answer in () if isinstance(answers, VisxError) else answers:
+            answer.warnings.extend(warnings)
+    return results
 
 
 def _explain(
@@ -88,19 +87,10 @@ def _explain(
     targets: Targets,
     seeds: Sequence[int],
     count: int,
-    copies: int,
-    said: Callable[[str], None],
-    progress: Callable[[int, int], None],
+    copies: BatchSize,
 ) -> list[list[Answer] | VisxError]:
     """One batch in the passes that the method makes."""
-    scorer = Scorer(
-        network.scores_of,
-        copies,
-        said,
-        progress,
-        network.layout,
-        network.patched,
-    )
+    scorer = Scorer(network.scores_of, copies, network.layout, network.patched)
     x = x.to(network.device, torch.float64 if network.dtype == torch.float64 else torch.float32)
     request = Request(
         x, targets, tuple(seeds), scorer, job.kind, network, job.layer, model.preprocess.mean, model.preprocess.std

@@ -1,4 +1,4 @@
-"""Images on their way through the engine: one with its jobs, one job's outcome on it, and batches of the same jobs."""
+"""Images of a run on their way through the engine, and batches of those that have the same jobs to do."""
 
 from __future__ import annotations
 
@@ -6,53 +6,39 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from visx.engine.batch import Answer
+from visx.engine.explainer import Prepared
 from visx.engine.jobs import Job
-from visx.errors import VisxError
-from visx.images.decode import Picture
 from visx.images.find import Item
-from visx.images.geometry import Placement
 from visx.targets.classes import TargetSpec
-
-AUTO_BATCH = 16
-
 
 Todo = tuple[Job, tuple[TargetSpec, ...]]  # a job, and the targets that it has still to explain of an image
 
 
 @dataclass
 class Loaded:
-    """One image on its way through the pipeline, with the jobs still to do; decoded only if there are any."""
+    """One image of a run with the jobs that are still to do; `prepared` once it is decoded, which it is only if there are
+    any. `stat` is its file's size and time of modification, `done` the records (of the store) of results that are there already."""
 
     item: Item
     todo: list[Todo]
-    digest: str = ""
     stat: tuple[int, int] = (0, 0)
-    picture: Picture | None = None
-    x: np.ndarray | None = None
-    place: Placement | None = None
-    done: list[Any] = field(default_factory=list)  # the records of what a run found done
+    prepared: Prepared | None = None
+    done: list[Any] = field(default_factory=list)
 
     @property
     def jobs(self) -> list[Job]:
         """The jobs still to do."""
         return [job for job, _ in self.todo]
 
+    @property
+    def ready(self) -> Prepared:
+        """The picture and the network's input, of an image that is decoded."""
+        assert self.prepared is not None, "the image is not decoded yet"
+        return self.prepared
+
     def targets_of(self, job: Job) -> tuple[TargetSpec, ...]:
         """The targets that one of the jobs has still to explain."""
         return next(specs for other, specs in self.todo if other is job)
-
-
-@dataclass
-class Explained:
-    """One job's outcome on one image: an answer a target or the error it met, and the seconds it took."""
-
-    image: Loaded
-    job: Job
-    answers: list[Answer] | VisxError
-    seconds: float
 
 
 def grouped(images: Iterable[Loaded], size: int) -> Iterator[list[Loaded]]:

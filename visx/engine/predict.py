@@ -2,61 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
+from visx.engine.explainer import AUTO_BATCH, Prepared, prepare, stacked
 from visx.errors import VisxError
 from visx.files import SCHEMA_VERSION
 from visx.images.find import Item
 from visx.models import Model
-from visx.seeds import image_seed
+from visx.network.memory import BatchSize
+
+DEFAULT_SEED = 0  # that of `explain` by default: a forward that draws random numbers draws the same ones
 
 
 def predictions(
-    model: Model, items: Sequence[Item], top: int, precision: str = "fp32", batch_size: int | None = None
+    model: Model,
+    items: Sequence[Item],
+    top: int,
+    precision: str = "fp32",
+    batch_size: int | None = None,
+    on_message: Callable[[str], None] = lambda text: None,
 ) -> Iterator[dict[str, Any]]:
     """One record an image in order: {image, model, outputs, remarks, predictions: [{target, label, probability,
     logit}]} or an error. `probability` and `logit` are the scores of these names; a regression's values stand, in their order,
-    under `logit`, and `probability` is null."""
-    size = min(batch_size or 16, len(items))
-    for start in range(0, len(items), size):
-        yield from _batch(model, items[start : start + size], top, precision)
+    under `logit`, and `probability` is null. `on_message` gets a line when memory makes the batches smaller."""
+    count = min(batch_size or AUTO_BATCH, len(items))
+    size = BatchSize(count, on_message, what="image")
+    for start in range(0, len(items), count):
+        yield from _batch(model, items[start : start + count], top, precision, size)
 
 
-def _batch(model: Model, items: Sequence[Item], top: int, precision: str) -> Iterator[dict[str, Any]]:
-    loaded: list[np.ndarray | VisxError] = []
-    remarks: dict[Item, list[str]] = {}
-    seeds: list[int] = []  # those that `explain` has by default
-    for item in items:
-        try:
-            picture = model.preprocess.decode(item.read())
-            remarks[item] = list(picture.remarks)
-            loaded.append(model.preprocess(picture.pixels)[0])
-            seeds.append(image_seed(0, picture.digest))
-        except VisxError as broken:
-            loaded.append(broken)
-    arrays = [x for x in loaded if isinstance(x, np.ndarray)]
-    network, outputs = model.network(precision), model.outputs
-    rows: Iterator[torch.Tensor] = iter(())
-    if arrays:
-        with network.session():
-            rows = iter(network.scores_of(torch.from_numpy(np.stack(arrays)), seeds).float().cpu())
-    for item, x in zip(items, loaded, strict=True):
+def _batch(model: Model, items: Sequence[Item], top: int, precision: str, size: BatchSize) -> Iterator[dict[str, Any]]:
+    loaded = [_load(model, item) for item in items]
+    rows = _columns(model, [image for image in loaded if isinstance(image, Prepared)], precision, size)
+    for item, image in zip(items, loaded, strict=True):
         record: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "image": str(item.path), "model": model.name}
-        record |= {"outputs": outputs.identity, "remarks": remarks.get(item, []) + network.behaviour.warnings()}
-        error = x if isinstance(x, VisxError) else None
+        remarks = list(image.picture.remarks) if isinstance(image, Prepared) else []
+        remarks += model.network(precision).behaviour.warnings()
+        record |= {"outputs": model.outputs.identity, "remarks": remarks}
+        error = image if isinstance(image, VisxError) else None
         if error is None:
-            logits = next(rows)
-            if logits.isfinite().all():
-                record["predictions"] = _likeliest(model, logits, top)
+            columns = next(rows)
+            if columns.isfinite().all():
+                record["predictions"] = _likeliest(model, columns, top)
             else:
                 error = VisxError("the model's logits for this image are not finite (NaN or infinity)")
         if error is not None:
             record["error"] = {"code": int(error.code), "message": error.message, "hint": error.hint}
         yield record
+
+
+def _load(model: Model, item: Item) -> Prepared | VisxError:
+    """An image decoded into the network's input, or why it is none."""
+    try:
+        return prepare(model, model.preprocess.decode(item.read()), DEFAULT_SEED)
+    except VisxError as error:
+        return error
+
+
+def _columns(model: Model, images: Sequence[Prepared], precision: str, size: BatchSize) -> Iterator[torch.Tensor]:
+    """The class columns (K,) of each image, on the CPU."""
+    if not images:
+        return iter(())
+    network, x = model.network(precision), stacked(images)
+    seeds = [image.seed for image in images]
+
+    def work(start: int, stop: int) -> torch.Tensor:
+        return network.scores_of(x[start:stop], seeds[start:stop]).float().cpu()
+
+    with network.session():
+        return iter(torch.cat(list(size.split(len(images), work))))
 
 
 def _likeliest(model: Model, columns: torch.Tensor, top: int) -> list[dict[str, Any]]:

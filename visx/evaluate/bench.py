@@ -12,22 +12,19 @@ import numpy as np
 import torch
 
 from visx import __version__, targets
-from visx.engine.batch import explain_batch
+from visx.engine.explainer import Explainer, Prepared, prepare
 from visx.engine.jobs import Job
-from visx.engine.loaded import AUTO_BATCH
 from visx.errors import VisxError, unsupported
 from visx.evaluate.ledger import Ledger
 from visx.files import digest
 from visx.images.find import Item
-from visx.images.geometry import Placement
 from visx.metrics.common.regions import Annotations, to_input
 from visx.metrics.contract import Measured, Metric, Trial
 from visx.models import Model
-from visx.network.network import Network
-from visx.network.scorer import Scorer
 from visx.params import Params
 from visx.run.pipeline import Run
 from visx.run.progress import SILENT, Progress
+from visx.run.threads import Threads
 from visx.seeds import image_seed
 from visx.store import recipe
 from visx.store.read import Stored
@@ -65,31 +62,29 @@ def explain_all(
     items: Sequence[Item],
     settings: Settings,
     progress: Progress = SILENT,
-    said: Callable[[str], None] = lambda text: None,
+    on_message: Callable[[str], None] = lambda text: None,
 ) -> Maps:
     """Explain `items` into `settings.out`, without pictures, and return the maps. Resumes as `visx explain` does."""
-    found = Maps()
+    maps = Maps()
     by_name = {item.name: (number, item) for number, item in enumerate(items)}
     by_key = {_key(job.method.name, job.params.model_dump(mode="json"), job.layer): job for job in jobs}
 
     def on_record(record: Record | Failure) -> None:
         if isinstance(record, Failure):
-            found.errors.append(record)
+            maps.errors.append(record)
             return
         job = by_key[_key(record.method, record.params, record.layer)]
-        found.samples.append(Sample(settings.out, record, by_name[record.folder][1], job))
+        maps.samples.append(Sample(settings.out, record, by_name[record.folder][1], job))
 
     settings = replace(settings, overlay=False)
-    run = Run(model, jobs, settings, model.device, on_record=on_record, said=said)
-    run.on_progress, run.explainer.on_passes = progress.advance, progress.within
-    summary = run(items)
-    found.written, found.skipped = summary.written, summary.skipped
+    threads = Threads(model, jobs, settings, model.device, on_message)
+    summary = Run(model, jobs, settings, threads, on_record, on_message)(items, progress=progress)
+    maps.written, maps.skipped = summary.written, summary.skipped
     places = {id(job): i for i, job in enumerate(by_key.values())}
-    found.samples.sort(key=lambda s: (by_name[s.item.name][0], places[id(s.job)]))
-    return found
+    maps.samples.sort(key=lambda s: (by_name[s.item.name][0], places[id(s.job)]))
+    return maps
 
 
-@dataclass
 class Bench:
     """Where maps are measured, the model at hand: makes the `Trial` of a sample, and remembers the last image it decoded.
 
@@ -97,89 +92,86 @@ class Bench:
     with. `boxes` are for metrics against an annotation; `ledger` knows what has been measured before.
     """
 
-    model: Model
-    network: Network
-    seed: int = 0
-    batch_size: int | None = None
-    said: Callable[[str], None] = lambda _: None
-    boxes: Annotations | None = None
-    ledger: Ledger | None = None
-    _last: tuple[Path, torch.Tensor, Placement, tuple[int, int], str] | None = field(default=None, repr=False)
+    def __init__(
+        self,
+        explainer: Explainer,
+        seed: int = 0,
+        boxes: Annotations | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
+        self.explainer, self.seed, self.boxes, self.ledger = explainer, seed, boxes, ledger
+        self._last: tuple[Path, Prepared] | None = None
 
     def measure(self, sample: Sample, metric: Metric, params: Params) -> Measured:
         """One map's value of a metric of kind `box` or `map`. Call inside `network.session()`."""
         measured: Measured
         if metric.kind == "box":
             assert self.boxes is not None
-            _, place, size, digest_of_image = self.load(sample.item)
-            inside = to_input(self.boxes.boxes(sample.item.path, size), place)
-            measured = metric.run(sample.map(), inside, image_seed(self.seed, digest_of_image), params)
+            image = self.load(sample.item)
+            height, width = image.picture.rgb.shape[:2]
+            inside = to_input(self.boxes.boxes(sample.item.path, (height, width)), image.place)
+            measured = metric.run(sample.map(), inside, image_seed(self.seed, image.picture.digest), params)
             return measured
         key = self._key(sample, metric, params)
-        known = self.ledger.find(key, self.model.fingerprint) if self.ledger else None
+        known = self.ledger.find(key, self.explainer.model.fingerprint) if self.ledger else None
         if known:
             return known
         measured = metric.run(self.trial(sample), params)
         if self.ledger:
-            self.ledger.keep(key, measured, self.model.fingerprint)
+            self.ledger.keep(key, measured, self.explainer.model.fingerprint)
         return measured
 
     def _key(self, sample: Sample, metric: Metric, params: Params) -> str:
         """A digest of all that a value follows from: the metric, the map itself, the image, the model and the recipe."""
         content = hashlib.sha256(sample.map().tobytes()).hexdigest()
         record = sample.record
-        made = recipe.of_job(self.model, sample.job, record.seed, record.precision)
+        made = recipe.of_job(self.explainer.model, sample.job, record.seed, record.precision)
         shown = [record.image_sha256, record.layer, record.target, record.objective]
         return digest([__version__, metric.name, params.model_dump(mode="json"), self.seed, content, made, shown])
 
-    def load(self, item: Item) -> tuple[torch.Tensor, Placement, tuple[int, int], str]:
-        """The network's input (C, H, W), where it lies in the picture, the picture's (height, width), and its digest."""
+    def load(self, item: Item) -> Prepared:
+        """An image, decoded, and the network's input made from it."""
         if self._last is None or self._last[0] != item.path:
-            picture = self.model.preprocess.decode(item.read())
-            x, place = self.model.preprocess(picture.pixels)
-            dtype = torch.float64 if self.network.dtype == torch.float64 else torch.float32
-            tensor = torch.from_numpy(x).to(self.network.device, dtype)
-            self._last = (item.path, tensor, place, (picture.rgb.shape[0], picture.rgb.shape[1]), picture.digest)
-        return self._last[1:]
+            model = self.explainer.model
+            self._last = item.path, prepare(model, model.preprocess.decode(item.read()), self.seed)
+        return self._last[1]
+
+    def input(self, item: Item) -> torch.Tensor:
+        """The network's input (C, H, W) for an image, on its device."""
+        network = self.explainer.network
+        dtype = torch.float64 if network.dtype == torch.float64 else torch.float32
+        return torch.from_numpy(self.load(item).x).to(network.device, dtype)
 
     def trial(self, sample: Sample) -> Trial:
         """A map and the model. Call inside `network.session()`. Refuses maps of a unit, which no class score speaks about."""
         if not sample.job.of_a_class:
             raise unsupported(f"{sample.job.method.name} explains {sample.record.label}, not a class")
-        x, _, _, digest = self.load(sample.item)
+        x, digest = self.input(sample.item), self.load(sample.item).picture.digest
         values = sample.map()
         if values.shape != tuple(x.shape[-2:]):
             raise VisxError(f"the map {sample.path} is not of the model's input size {tuple(x.shape[-2:])}")
-        net, drawn = self.network, image_seed(sample.record.seed, digest)
-        score = Scorer(
-            lambda copies: net.scores_of(copies, [drawn] * len(copies)),
-            self.batch_size or AUTO_BATCH,
-            self.said,
-            layout=net.layout,
-        )
+        scorer = self.explainer.scorer(image_seed(sample.record.seed, digest))
 
         def again(inputs: torch.Tensor) -> np.ndarray:
-            return self.explain(self.network, sample, inputs)
+            return self.explain(self.explainer, sample, inputs)
 
-        objectives = Objectives([[self._objective(sample)]], net.outputs)
-        return Trial(x, values, objectives, image_seed(self.seed, digest), sample.job.kind, score, again)
+        objectives = Objectives([[self._objective(sample)]], self.explainer.network.outputs)
+        return Trial(x, values, objectives, image_seed(self.seed, digest), sample.job.kind, scorer, again)
 
     def _objective(self, sample: Sample) -> Objective:
         """What a sample's map explains."""
-        return targets.again(sample.record.identity, self.model.outputs, self.model.names)
+        model = self.explainer.model
+        return targets.again(sample.record.identity, model.outputs, model.names)
 
-    def explain(self, network: Network, sample: Sample, x: torch.Tensor) -> np.ndarray:
+    def explain(self, explainer: Explainer, sample: Sample, x: torch.Tensor) -> np.ndarray:
         """The maps (N, H, W) float64 of inputs (N, C, H, W), by a sample's job, for its objective and with its seed."""
         specs = [Fixed(self._objective(sample))] * len(x)
-        seeds = [image_seed(sample.record.seed, self.load(sample.item)[3])] * len(x)
-        answers = explain_batch(
-            self.model, network, sample.job, x, specs, seeds, copies=self.batch_size or AUTO_BATCH, said=self.said
-        )
+        seeds = [image_seed(sample.record.seed, self.load(sample.item).picture.digest)] * len(x)
         maps = []
-        for answer in answers:
-            if isinstance(answer, VisxError):
-                raise answer
-            maps.append(answer[0].map.astype(np.float64))
+        for answers in explainer.explain(sample.job, x, specs, seeds):
+            if isinstance(answers, VisxError):
+                raise answers
+            maps.append(answers[0].map.astype(np.float64))
         return np.stack(maps)
 
 

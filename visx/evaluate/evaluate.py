@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from visx.engine.explainer import Explainer
 from visx.engine.jobs import Job
 from visx.errors import ExitCode, VisxError
 from visx.evaluate.bench import Bench, Maps, Sample, explain_all
@@ -83,18 +84,18 @@ def evaluate(
     metrics: Sequence[Metric],
     params: Mapping[str, Params],
     boxes: Annotations | None = None,
-    said: Callable[[str], None] = lambda text: None,
+    on_message: Callable[[str], None] = lambda text: None,
     progress: Progress = SILENT,
 ) -> Evaluation:
     """Explain what is not explained yet, measure every map with every metric, and sum up. `progress` is told of every
     image explained and every map measured."""
-    maps = explain_all(model, jobs, items, settings, progress, said)
+    maps = explain_all(model, jobs, items, settings, progress, on_message)
     found = Evaluation(list(metrics), reused=maps.skipped)
     found.errors += [{"image": e.image, "method": e.method, "metric": None, "error": e.error} for e in maps.errors]
     names = job_names(jobs)
     network = model.network(settings.precision, model.device)
     ledger = Ledger(settings.out, settings.resume)
-    bench = Bench(model, network, settings.seed, settings.batch_size, said, boxes, ledger)
+    bench = Bench(Explainer(model, network, settings.batch_size, on_message), settings.seed, boxes, ledger)
     with network.session():
         _measure_maps(found, maps, bench, names, metrics, params, progress)
         for metric in metrics:
@@ -183,20 +184,21 @@ class _Trials(Sequence[Trial]):
 
 
 def _randomized(bench: Bench, samples: Sequence[Sample], count: int) -> Iterator[tuple[str, Iterable[np.ndarray]]]:
-    for stage, module in cascade(bench.network.module, count, bench.seed):
+    before = bench.explainer.network
+    for stage, module in cascade(before.module, count, bench.seed):
         network = Network(
             module,
-            channels_last=bench.network.channels_last,
-            outputs=lambda: bench.network.outputs,
-            behaviour=lambda: bench.network.behaviour,
+            channels_last=before.channels_last,
+            outputs=lambda: before.outputs,
+            behaviour=lambda: before.behaviour,
         )
         with network.session():
 
-            def maps(network: Network = network) -> Iterator[np.ndarray]:
+            def maps(explainer: Explainer) -> Iterator[np.ndarray]:
                 for sample in samples:
-                    yield bench.explain(network, sample, bench.load(sample.item)[0][None])[0]
+                    yield bench.explain(explainer, sample, bench.input(sample.item)[None])[0]
 
-            yield stage, maps()
+            yield stage, maps(bench.explainer.on(network))
 
 
 def summarise(values: Sequence[Value], jobs: Sequence[str], metrics: Sequence[Metric], seed: int) -> list[Row]:

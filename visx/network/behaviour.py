@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from visx.network.members import rows
+from visx.network.memory import out_of_memory
 from visx.network.restoring import Kept, same_values
-from visx.network.scorer import out_of_memory
 from visx.network.settings import random_states, seed_all
 from visx.network.snapshot import Values
 from visx.network.tensors import tensors

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from visx.errors import VisxError, said_by, unsupported
 from visx.network.forms import check_values, input_dtype, lazy, quantised, whereabouts
+from visx.network.memory import out_of_memory
 from visx.network.record import Record
 from visx.network.rules import strangers
-from visx.network.scorer import out_of_memory
 from visx.network.tensors import tensors
 from visx.network.trace import recording
 

@@ -7,13 +7,13 @@ tensor of size samples x 3 x H x W ever exists, and a retry makes the same copie
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from visx.errors import VisxError
+from visx.network.memory import BatchSize
 
 R = TypeVar("R")
 Scores = Callable[[Tensor], Tensor]  # values (N, ...) of copies of an image -> its explained scalars (N, T)
@@ -26,54 +26,27 @@ class Patched(Protocol):
     def logits(self, fill: Tensor, boxes: Sequence[Box]) -> Tensor: ...
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception is an accelerator's or the processor's way to say that memory is exhausted."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in str(error) or "out of memory" in str(error).lower()
-    )
-
-
 @dataclass
 class Scorer:
     """Explained scalars of perturbed copies.
 
-    `forward` maps (N, C, H, W) to values (N, ...) without gradients; `batch_size` is how many copies go at a time; `said` is told when it had to halve; `progress` is told how many of how many copies are done; `layout` is the memory
-    format that copies are best made in; `patched` finds a faster way for an image and all of its boxes (None: there is none).
+    `forward` maps (N, C, H, W) to values (N, ...) without gradients; `size` is how many copies go through it at a time; `layout`
+    is the memory format that copies are best made in; `patched` finds a faster way for an image and all of its boxes (None:
+    there is none).
     """
 
     forward: Callable[[Tensor], Tensor]
-    batch_size: int = 16
-    said: Callable[[str], None] = lambda _: None
-    progress: Callable[[int, int], None] = lambda done, count: None
+    size: BatchSize = field(default_factory=BatchSize)
     layout: torch.memory_format = torch.contiguous_format
     patched: Callable[[Tensor, Sequence[Box]], Patched | None] = lambda image, boxes: None
 
     def batches(self, count: int, work: Callable[[int, int], R]) -> Iterator[R]:
-        """`work(start, stop)` over `count` copies in order. On out-of-memory the batch halves and the piece is redone."""
-        start = 0
-        while start < count:
-            stop = min(start + self.batch_size, count)
-            try:
-                result = work(start, stop)
-            except Exception as error:
-                if not out_of_memory(error):
-                    raise
-            else:
-                self.progress(stop, count)
-                yield result
-                start = stop
-                continue
-            self._halve(stop - start)  # outside the `except`: the failed pass's tensors live until it ends
+        """`work(start, stop)` over `count` copies in order, in batches that halve when memory runs out."""
+        return self.size.split(count, work)
 
-    def _halve(self, failed: int) -> None:
-        if failed == 1:
-            raise VisxError("out of memory with a single copy", hint="a smaller model, or another device")
-        self.batch_size = failed // 2
-        self.said(f"out of memory: going on with batches of {self.batch_size}")
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    def progress(self, done: int, count: int) -> None:
+        """Say that `done` of `count` steps are done, where a step is more than a batch of copies."""
+        self.size.on_progress(done, count)
 
     def copies(self, image: Tensor, count: int) -> Tensor:
         """(C, H, W) -> (count, C, H, W): copies that may be written to, in the network's layout."""

@@ -1,4 +1,4 @@
-"""Lanes: threads that explain whole batches side by side, each on its share of the cores.
+"""The executor of this process: batches are explained side by side where that pays, and written behind.
 
 The threads of one pass wait for each other after every layer, so that one which lost its core to a PNG stops them all;
 passes side by side wait for nobody. On two cores and EfficientNet-Lite0 that is a seventh more images a second. Hooks
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Generic, TypeVar
@@ -18,14 +18,18 @@ import torch
 
 from visx.engine.jobs import Job
 from visx.engine.loaded import Loaded
+from visx.models import Model
 from visx.network.fast import plain
 from visx.network.network import Network
-from visx.run.worker import Explainer
+from visx.run.progress import Progress
+from visx.run.worker import Outcome, Worker
+from visx.store.settings import Settings
 
 MOST = 4  # each lane holds the activations of a batch
 LANES_FROM = 64  # inputs; below, lanes would idle while the last batches are explained
 
-Outcome = TypeVar("Outcome")
+Lane = TypeVar("Lane")
+Result = TypeVar("Result")
 
 
 def count_lanes(network: Network, jobs: Iterable[Job], inputs: int) -> int:
@@ -47,68 +51,105 @@ def threads_of(lanes: int) -> int:
     return max(1, torch.get_num_threads() // lanes)
 
 
-class Lanes(Generic[Outcome]):
-    """`count` explainers at work on batches; a single one works in the caller's thread. Use as a context manager inside
-    the network's session."""
+def twin(network: Network) -> Network:
+    """A network that can be at work in another thread at the same time: a copy around the same parameters. Call inside the
+    network's session, whose modes (evaluation, no gradients of parameters) the copy then has."""
+    shared = {id(tensor): tensor for tensor in (*network.module.parameters(), *network.module.buffers())}
+    return network.around(copy.deepcopy(network.module, shared))
 
-    def __init__(self, explainer: Explainer, count: int) -> None:
-        self.explainer, self.count = explainer, count
-        self._running: deque[Future[list[Outcome]]] = deque()
 
-    def __enter__(self) -> Lanes[Outcome]:
-        if self.count > 1:
+class Threads:
+    """Carries a run out in this process. `on_message` gets remarks on pictures and memory."""
+
+    behind = 2
+
+    def __init__(
+        self,
+        model: Model,
+        jobs: Sequence[Job],
+        settings: Settings,
+        device: torch.device,
+        on_message: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.jobs = list(jobs)
+        self.worker = Worker(model, settings, device, on_message)
+        self._lanes: Lanes[Worker, Outcome] | None = None
+
+    def load(self, image: Loaded, data: bytes) -> None:
+        """Decode an image, in a reader's thread."""
+        self.worker.decode(image, data)
+
+    def outcomes(
+        self, batches: Iterable[list[Loaded]], size: int, inputs: int, pool: ThreadPoolExecutor, progress: Progress
+    ) -> Generator[Iterable[Outcome], None, None]:
+        """What becomes of every job on every image, batch by batch in order; `pool` writes the files."""
+        self.worker.explainer.copies.on_progress = progress.within
+        network = self.worker.network
+        count = count_lanes(network, self.jobs, inputs)
+        with network.session():  # a twin is made inside, where the module is in evaluation mode
+            workers = [self.worker.on(twin(network)) for _ in range(count)] if count > 1 else [self.worker]
+            self._lanes = Lanes(workers)
+            with self._lanes as lanes:
+                yield from lanes.each(batches, lambda worker, batch: worker.explain(batch, size, pool))
+
+    def unseen(self) -> Sequence[Outcome]:
+        """After an interrupt: the outcomes that were there and not taken yet."""
+        return self._lanes.unseen() if self._lanes else []
+
+
+class Lanes(Generic[Lane, Result]):
+    """Lanes at work on batches, each in a thread of its own; a single one works in the caller's. Use as a context manager
+    inside the network's session."""
+
+    def __init__(self, lanes: Sequence[Lane]) -> None:
+        self.lanes = list(lanes)
+        self._running: deque[Future[list[Result]]] = deque()
+
+    def __enter__(self) -> Lanes[Lane, Result]:
+        if len(self.lanes) > 1:
             self._threads = torch.get_num_threads()
-            self._free: SimpleQueue[Explainer] = SimpleQueue()
-            for _ in range(self.count):
-                self._free.put(beside(self.explainer))
+            self._free: SimpleQueue[Lane] = SimpleQueue()
+            for lane in self.lanes:
+                self._free.put(lane)
             # the number of threads is each thread's own, and what threads that are yet to come begin with
+            share = (threads_of(len(self.lanes)),)
             self._pool = ThreadPoolExecutor(
-                self.count, "visx-lane", initializer=torch.set_num_threads, initargs=(threads_of(self.count),)
+                len(self.lanes), "visx-lane", initializer=torch.set_num_threads, initargs=share
             )
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.count > 1:
+        if len(self.lanes) > 1:
             self._pool.shutdown(cancel_futures=True)
             torch.set_num_threads(self._threads)
 
-    def work(
-        self, batches: Iterable[list[Loaded]], explain: Callable[[Explainer, list[Loaded]], Iterator[Outcome]]
-    ) -> Iterator[Iterable[Outcome]]:
-        """The outcomes of batches, in order."""
+    def each(
+        self, batches: Iterable[list[Loaded]], work: Callable[[Lane, list[Loaded]], Iterable[Result]]
+    ) -> Iterator[Iterable[Result]]:
+        """The results of `work(lane, batch)` for every batch, in order; those of a single lane as they come."""
         for batch in batches:
-            if self.count == 1:
-                yield explain(self.explainer, batch)
+            if len(self.lanes) == 1:
+                yield work(self.lanes[0], batch)
                 continue
-            self._running.append(self._pool.submit(self._explain, explain, batch))
-            if len(self._running) > self.count:
+            self._running.append(self._pool.submit(self._work, work, batch))
+            if len(self._running) > len(self.lanes):
                 yield self._first()
         while self._running:
             yield self._first()
 
-    def finished(self) -> Sequence[Outcome]:
-        """After an interrupt: what was finished and not taken yet."""
+    def unseen(self) -> list[Result]:
+        """After an interrupt: results of batches that were finished and not taken yet."""
         done = (future for future in self._running if future.done() and not future.cancelled())
-        return [outcome for future in done if future.exception() is None for outcome in future.result()]
+        return [result for future in done if future.exception() is None for result in future.result()]
 
-    def _first(self) -> list[Outcome]:
-        outcomes = self._running[0].result()
+    def _first(self) -> list[Result]:
+        results = self._running[0].result()
         self._running.popleft()
-        return outcomes
+        return results
 
-    def _explain(
-        self, explain: Callable[[Explainer, list[Loaded]], Iterator[Outcome]], batch: list[Loaded]
-    ) -> list[Outcome]:
-        explainer = self._free.get()
+    def _work(self, work: Callable[[Lane, list[Loaded]], Iterable[Result]], batch: list[Loaded]) -> list[Result]:
+        lane = self._free.get()
         try:
-            return list(explain(explainer, batch))
+            return list(work(lane, batch))
         finally:
-            self._free.put(explainer)
-
-
-def beside(explainer: Explainer) -> Explainer:
-    """An explainer that can work in another thread at the same time: its network is a copy around the same parameters."""
-    network, other = explainer.network, copy.copy(explainer)
-    shared = {id(tensor): tensor for tensor in (*network.module.parameters(), *network.module.buffers())}
-    other.network = network.around(copy.deepcopy(network.module, shared))
-    return other
+            self._free.put(lane)

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from visx.engine.explainer import Explainer
 from visx.engine.jobs import Job
 from visx.engine.predict import predictions
 from visx.errors import ExitCode, VisxError, usage
@@ -149,14 +150,14 @@ def measure(
     params: Mapping[str, Params],
     against: Against,
     boxes: Annotations | None = None,
-    said: Callable[[str], None] = lambda text: None,
+    on_message: Callable[[str], None] = lambda text: None,
     progress: Progress = SILENT,
 ) -> None:
     """Explain and measure under every setting, once where groups share one, and compare within each group; adds to
     `found`. `progress` counts images explained, and maps measured where metrics of one map are asked for."""
     everything = [setting for group in groups for setting in group]
     if any(setting.noise for setting in everything) and any(spec.top for spec in settings.target.each):
-        target, items = _pinned(found, model, items, settings)
+        target, items = _pinned(found, model, items, settings, on_message)
         settings = dataclasses.replace(settings, target=target)
     single = [metric for metric in found.metrics if metric.kind != "pair"]
     network = model.network(settings.precision, model.device)
@@ -166,10 +167,10 @@ def measure(
         jobs = list(dict.fromkeys(s.job for s in everything if (s.seed, s.noise) == (seed, noise)))
         run = dataclasses.replace(settings, seed=seed)
         seen = _noisy(model, noise, seed)
-        made = explain_all(seen, jobs, items, run, progress, said)
+        made = explain_all(seen, jobs, items, run, progress, on_message)
         found.note(failure.as_dict() for failure in made.errors)
         found.written, found.skipped = found.written + made.written, found.skipped + made.skipped
-        bench = Bench(seen, network, settings.seed, settings.batch_size, said, boxes, ledger)
+        bench = Bench(Explainer(seen, network, settings.batch_size, on_message), settings.seed, boxes, ledger)
         with network.session():
             for sample in made.samples:
                 values = _measured(found, bench, sample, single, params)
@@ -231,14 +232,18 @@ def _noisy(model: Model, variance: float, seed: int) -> Model:
 
 
 def _pinned(
-    found: Sensitivity, model: Model, items: Sequence[Item], settings: Settings
+    found: Sensitivity,
+    model: Model,
+    items: Sequence[Item],
+    settings: Settings,
+    on_message: Callable[[str], None],
 ) -> tuple[TargetSpec, list[Item]]:
     """The targets as each clean image has them, for noise must not change what is explained, and the images that have one;
     the others are noted."""
     if settings.target.count > 1:
         raise usage("--vary noise follows one class an image", "--target top1, a class, or a table")
     table: dict[str, str] = {}
-    rows = list(predictions(model, items, 1, settings.precision, settings.batch_size))
+    rows = list(predictions(model, items, 1, settings.precision, settings.batch_size, on_message))
     for row in rows:
         if "predictions" in row:
             table[row["image"].replace("\\", "/")] = str(row["predictions"][0]["target"])

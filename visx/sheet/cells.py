@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from visx.draw.colours import GREYS, Limits, colorbar, limits, shared
 from visx.draw.overlay import cut
-from visx.engine.batch import Answer, each_once, explain_batch, targets_of
+from visx.engine.batch import Answer, each_once, targets_of
+from visx.engine.explainer import Explainer, prepare, stacked
 from visx.engine.jobs import Job, missing, plan
 from visx.engine.picture import draw
 from visx.errors import VisxError
@@ -21,7 +20,6 @@ from visx.images.geometry import Placement
 from visx.methods.contract import Method
 from visx.params import Params, parse
 from visx.run.progress import SILENT, Progress
-from visx.seeds import image_seed
 from visx.sheet.layout import Cell, ColourBar
 from visx.store.record import Record
 from visx.store.recorder import record_of
@@ -88,7 +86,7 @@ def compute(
     picture: Picture,
     name: str,
     ask: Ask,
-    said: Callable[[str], None] = lambda _: None,
+    on_message: Callable[[str], None] = lambda text: None,
     progress: Progress = SILENT,
 ) -> list[Row]:
     """Rows of maps, model by model and target by target. A method that fits some of the models leaves the others'
@@ -96,20 +94,17 @@ def compute(
     planned = [_plan(model, models, ask) for model in models]
     rows: list[Row] = []
     for model, (jobs, reasons) in zip(models, planned, strict=True):
-        x, place = model.preprocess(picture.pixels)
-        batch = torch.from_numpy(x)[None]
-        network = model.network(ask.precision)
+        image = prepare(model, picture, ask.seed)
+        network, place = model.network(ask.precision), image.place
+        explainer = Explainer(model, network, ask.copies, on_message, progress.within)
         spec = model.targets(ask.targets, any(job.of_a_class for job in jobs.values()))
         spec = spec.for_image(name, model.names, model.anatomy.classes)
-        targets, seeds = targets_of(model, network, [spec]), [image_seed(ask.seed, picture.digest)]
+        targets = targets_of(model, network, [spec])
         of_target: list[dict[Key, Found]] = []
         with network.session():
             for key, job in jobs.items():
                 begun = time.perf_counter()
-                answers = explain_batch(
-                    model, network, job, batch, [spec], seeds,
-                    targets=targets, copies=ask.copies, said=said, progress=progress.within,
-                )[0]  # fmt: skip
+                (answers,) = explainer.explain(job, stacked([image]), [spec], [image.seed], targets=targets)
                 progress.advance()
                 if isinstance(answers, VisxError):
                     raise answers

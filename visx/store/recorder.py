@@ -47,7 +47,7 @@ class Recorder:
 
     def _write(self, image: Loaded, job: Job, spec: TargetSpec, answer: Answer, seconds: float) -> Record:
         s = self.settings
-        assert image.picture is not None and image.place is not None
+        picture, place = image.ready.picture, image.ready.place
         folder = s.out / image.item.name
         make_folder(folder)
         stem = self._stem(job, answer)
@@ -64,25 +64,25 @@ class Recorder:
         if s.raw_channels and answer.channels is not None:
             put("channels", ".channels.npy", npy_bytes(answer.channels))
         if s.overlay:
-            picture = draw(image.picture.rgb, image.place, job, answer.map, answer.channels, s.colormap, s.alpha)
-            put("overlay", ".png", encode_png(picture))
+            drawn = draw(picture.rgb, place, job, answer.map, answer.channels, s.colormap, s.alpha)
+            put("overlay", ".png", encode_png(drawn))
         for suffix, make in answer.attachments.items():
-            put(suffix.split(".")[0], f".{suffix}", make(image.picture.rgb, image.place))
+            put(suffix.split(".")[0], f".{suffix}", make(picture.rgb, place))
         asked = self._settings_of(job, spec)
-        path, place = str(image.item.path), image.place
+        path = str(image.item.path)
         return replace(
             record_of(self.model, job, answer, path, place, s.seed, s.precision, self.network, seconds),
-            remarks=list(image.picture.remarks),
+            remarks=list(picture.remarks),
             fingerprint=self._fingerprint.as_dict() if self._fingerprint else None,
             files=files,
             written=written,
             name=image.item.name,
             rendering=s.rendering,
             raw_channels=s.raw_channels,
-            image_sha256=image.digest,
+            image_sha256=picture.digest,
             image_stat=list(image.stat),
             settings=asked,
-            recipe=digest([asked, image.digest]),
+            recipe=digest([asked, picture.digest]),
         )
 
     def done(

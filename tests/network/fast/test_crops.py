@@ -23,6 +23,7 @@ from visx.network.fast import crops
 from visx.network.fast.accelerated import PLANS
 from visx.network.fast.crops import Local
 from visx.network.fast.windows import Side
+from visx.network.memory import BatchSize
 from visx.network.network import Network
 from visx.network.scorer import Scorer
 from visx.targets.classes import TargetSpec
@@ -124,7 +125,7 @@ def pictures(height: int, width: int) -> Tensor:
 
 
 def whole(net: Network, image: Tensor, fill: Tensor, boxes: Sequence[tuple[int, ...]]) -> Tensor:
-    scorer = Scorer(net.scores_of, 100)
+    scorer = Scorer(net.scores_of, BatchSize(100))
     return scorer.patched_scores(image, fill, boxes, column_scores(torch.arange(4)[None]))
 
 
@@ -507,13 +508,13 @@ def test_batches_halve_and_targets_share_as_on_the_plain_way():
     with net.session():
         want = whole(net, image, fill, boxes)[:, ids]
         for size in (1, 7, 64):
-            scorer = Scorer(net.scores_of, size, said.append, patched=lambda i, b: Small(net.patched(i, b)))
+            scorer = Scorer(net.scores_of, BatchSize(size, said.append), patched=lambda i, b: Small(net.patched(i, b)))
             torch.testing.assert_close(
                 scorer.patched_scores(image, fill, boxes, column_scores(ids[None])), want, rtol=0, atol=1e-10
             )
     assert said
     with pytest.raises(VisxError, match="out of memory with a single copy"):
-        Scorer(net.scores_of, 4, patched=lambda i, b: Endless()).patched_scores(
+        Scorer(net.scores_of, BatchSize(4), patched=lambda i, b: Endless()).patched_scores(
             image, fill, boxes, column_scores(ids[None])
         )
 

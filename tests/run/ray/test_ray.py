@@ -28,12 +28,13 @@ from visx.images.find import find
 from visx.methods import get_method
 from visx.models import load_model
 from visx.models.model import Weights
+from visx.run.pipeline import Run
 from visx.run.ray.driver import (
-    RayRun,
+    RayWorkers,
     check_address,
     ray,
 )  # before anything else imports ray: it keeps ray off standard output
-from visx.run.ray.worker import ATTEMPTS, Task, Worker
+from visx.run.ray.worker import ATTEMPTS, RayWorker, Task
 from visx.store.record import Failure, Record
 from visx.store.settings import Settings
 from visx.targets.classes import parse_target
@@ -125,8 +126,8 @@ def test_the_images_of_a_killed_worker_are_done(folder: Path) -> None:
             killed.append(workers[0])
             os.kill(workers[0], signal.SIGKILL)
 
-    run = RayRun(model, jobs, settings, partial(load_model, "net.py:build"), "cpu", on_record=on_record)
-    summary = run(find(["photos"]))
+    workers = RayWorkers(model, jobs, settings, partial(load_model, "net.py:build"), "cpu")
+    summary = Run(model, jobs, settings, workers, on_record)(find(["photos"]))
     assert killed
     assert summary.images == 22 and list(summary.failed) == ["broken.jpg"]
     assert files("far") == files("local")
@@ -153,7 +154,7 @@ def test_a_worker_with_other_weights_is_refused(folder: Path) -> None:
     model = load_model("net.py:build")
     settings = Settings(Path("far"), parse_target("top1", model.names, model.classes))
     task = Task(lambda: model, Weights("other", "0" * 64), [], settings, 4, 1, folder, None)
-    report = pickle.loads(Worker(task)({"number": 0, "deals": pickle.dumps([])})["report"])
+    report = pickle.loads(RayWorker(task)({"number": 0, "assignments": pickle.dumps([])})["report"])
     assert report.stop is not None and "other weights" in report.stop.message
 
 

@@ -25,7 +25,8 @@ from visx.network.fast.exact import AsWritten
 from visx.network.fast.fold import Folded, agree, fold, observed
 from visx.network.fast.passes import Passes, plain
 from visx.network.fast.pending import Astray
-from visx.network.scorer import Box, Patched, out_of_memory
+from visx.network.memory import out_of_memory
+from visx.network.scorer import Box, Patched
 
 PLANS = 16  # of crops, that are remembered
 _NOTHING = Folded([])

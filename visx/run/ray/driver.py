@@ -1,7 +1,7 @@
-"""`--engine ray`: a run's batches go through Ray Data to an actor pool, each of whose processes holds the model.
+"""`--engine ray`: the executor that sends batches through Ray Data to a pool of actors, processes that hold the model.
 
-This process looks for what is done, deals whole batches out and alone appends to the manifest. A worker loads the model
-once, decodes, explains and writes the files as the local engine does, and sends the records back. Paths must therefore
+The driver, this process, looks for what is done, hands out whole batches and alone appends to the manifest. A worker loads
+the model once, decodes, explains and writes the files as the local engine does, and sends the records back. Paths must therefore
 mean the same on every machine; a machine that finds other weights is refused. Ray restarts a worker that died and does
 its batch again; a batch over which worker after worker dies is a failure of its images, not of the run.
 
@@ -18,22 +18,18 @@ import pickle
 import signal
 import socket
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import Any, cast
 
 from visx.engine.jobs import Job
-from visx.engine.loaded import Loaded, grouped
+from visx.engine.loaded import Loaded
 from visx.errors import VisxError, said_by, usage
 from visx.files import DiskFull
-from visx.images.find import Item
 from visx.models import Model
-from visx.run.pipeline import AHEAD, Run
 from visx.run.threads import count_lanes, threads_of
-from visx.store.record import Failure, Record
+from visx.run.worker import Outcome, Records
 from visx.store.settings import Settings
 
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # read at import: Ray would print deaths to standard output
@@ -46,15 +42,19 @@ try:
 except ImportError:
     raise usage("--engine ray needs Ray", "pip install 'visx[ray]'") from None
 
-from visx.run.ray.worker import Attempts, Deal, Report, Task, Worker
+from visx.run.progress import Progress
+from visx.run.ray.worker import Assignment, Attempts, RayWorker, Report, Task
 
 CONNECT_SECONDS = 10.0
 BLOCKS = 10_000  # up to here each batch is a block; beyond, a block holds several: each costs the driver memory
 
 
-class RayRun(Run):
-    """A run that is carried out by the workers of a Ray cluster: the one this process is connected to, else the one at
-    `address`, else what `ray.init()` finds or starts. `load` loads the model in a worker, on `device` there."""
+class RayWorkers:
+    """Carries a run out on the workers of a Ray cluster: the one this process is connected to, else the one at `address`,
+    else what `ray.init()` finds or starts. `load` loads the model in a worker, on `device` there; `on_message` gets the
+    workers' remarks."""
+
+    behind = 0  # a worker reports what is written
 
     def __init__(
         self,
@@ -64,53 +64,57 @@ class RayRun(Run):
         load: Callable[[], Model],
         device: str = "auto",
         address: str | None = None,
-        on_record: Callable[[Record | Failure], None] = lambda record: None,
-        said: Callable[[str], None] = lambda text: None,
+        on_message: Callable[[str], None] = lambda text: None,
     ) -> None:
-        super().__init__(model, jobs, settings, torch.device("cpu"), on_record, said)
-        self.model, self.load, self.device, self.address, self.said = model, load, device, address, said
+        self.model, self.jobs, self.settings = model, list(jobs), settings
+        self.load_model, self.device, self.address, self.on_message = load, device, address, on_message
 
-    def _load(self, item: Item) -> Loaded:
-        """Here an image is only looked at: the worker decodes it."""
-        return self._look(item)[0]
+    def load(self, image: Loaded, data: bytes) -> None:
+        """Nothing: the worker decodes the image."""
 
-    def _carry_out(self, items: Sequence[Item], inputs: int) -> None:
-        size = self.explainer.sized(inputs)
-        with ThreadPoolExecutor(2, thread_name_prefix="visx-io") as pool:
-            batches = list(grouped(self._left(self._ahead(pool, items, AHEAD * size)), size))
-        if not batches:
-            return
+    def outcomes(
+        self, batches: Iterable[list[Loaded]], size: int, inputs: int, pool: ThreadPoolExecutor, progress: Progress
+    ) -> Generator[Iterable[Outcome], None, None]:
+        """What becomes of every job on every image, batch by batch in the order in which they are done."""
         numbers = {id(job): number for number, job in enumerate(self.jobs)}
-        rows = [
+        rows: list[list[Assignment]] = [
             [(image.item, [(numbers[id(job)], specs) for job, specs in image.todo]) for image in batch]
             for batch in batches
         ]
+        if not rows:
+            return
         with _connected(self.address), contextlib.closing(self._reports(rows, inputs)) as reports:
             for report in reports:
                 for text in report.remarks:
-                    self.said(text)
-                for item, number, found in report.outcomes:
-                    self._take(item, None if number is None else self.jobs[number], found)
+                    self.on_message(text)
+                yield self._outcomes(report)
                 if report.stop:
                     raise report.stop
-                for _ in {item.name for item, _, _ in report.outcomes}:
-                    self._count_image()
 
-    def _take(self, item: Item, job: Job | None, found: list[Record] | VisxError) -> None:
-        if isinstance(found, DiskFull):
-            raise found
-        if isinstance(found, VisxError):
-            self._fail(item, found, job)
-        else:
-            self._keep(found)
+    def unseen(self) -> Sequence[Outcome]:
+        """None: what a worker has not reported is not known here."""
+        return ()
 
-    def _reports(self, rows: list[list[Deal]], inputs: int) -> Generator[Report, None, None]:
+    def _outcomes(self, report: Report) -> Iterator[Outcome]:
+        """A report's outcomes, as the pipeline takes them."""
+        last = {item.name: place for place, (item, _, _) in enumerate(report.outcomes)}
+        for place, (item, number, result) in enumerate(report.outcomes):
+            job = None if number is None else self.jobs[number]
+            written: Future[Records] = Future()
+            if isinstance(result, DiskFull):  # raised where the records are asked for, which stops the run
+                written.set_exception(result)
+            elif not isinstance(result, VisxError):
+                written.set_result(result)
+            yield Outcome(item, job, written if written.done() else cast(VisxError, result), last[item.name] == place)
+
+    def _reports(self, rows: list[list[Assignment]], inputs: int) -> Generator[Report, None, None]:
         """The batches through Ray Data, in the order in which they are done."""
-        threads = threads_of(count_lanes(self.explainer.network, self.jobs, inputs))
+        network = self.model.network(self.settings.precision)
+        threads = threads_of(count_lanes(network, self.jobs, inputs))
         count, share = _share(self.device, threads)
         attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
         task = Task(
-            self.load,
+            self.load_model,
             self.model.weights,
             self.jobs,
             self.settings,
@@ -120,10 +124,10 @@ class RayRun(Run):
             attempts,
         )
         data = ray.data.from_items(
-            [{"number": number, "deals": pickle.dumps(row)} for number, row in enumerate(rows)],
+            [{"number": number, "assignments": pickle.dumps(row)} for number, row in enumerate(rows)],
             override_num_blocks=min(len(rows), BLOCKS),
         ).map(
-            Worker,
+            RayWorker,
             fn_constructor_args=(task,),
             compute=ray.data.ActorPoolStrategy(size=min(count, len(rows))),
             **share,

@@ -6,7 +6,7 @@ import os
 import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,16 @@ from visx.errors import VisxError, said_by
 from visx.images.find import Item
 from visx.models import Model
 from visx.models.model import Weights
-from visx.run.worker import Explainer
-from visx.store.record import Record
+from visx.run.worker import Outcome, Records, Worker, batch_size
 from visx.store.settings import Settings
 from visx.targets.classes import TargetSpec
 
 ATTEMPTS = 3  # at a batch whose workers die; Ray itself would try for ever
 
-Deal = tuple[
-    Item, list[tuple[int, tuple[TargetSpec, ...]]]
-]  # an image, the numbers of the jobs to do on it, their targets
-Outcome = tuple[Item, int | None, list[Record] | VisxError]  # the job's number, None where the image is broken
+# An image, and the jobs to do on it: their numbers in the run and their targets.
+Assignment = tuple[Item, list[tuple[int, tuple[TargetSpec, ...]]]]
+# What became of a job on an image; None instead of the job's number where the image is broken.
+Reported = tuple[Item, int | None, Records | VisxError]
 
 
 @dataclass(frozen=True)
@@ -50,9 +49,9 @@ class Task:
 
 @dataclass
 class Report:
-    """What a worker says of one batch: outcomes, remarks, and what the whole run has to stop for."""
+    """What a worker says of one batch: outcomes, remarks, and the error that stops the whole run."""
 
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[Reported] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     stop: VisxError | None = None
 
@@ -73,13 +72,13 @@ class Attempts:
         del self.begun[number]
 
 
-class Worker:
+class RayWorker:
     """One process of the pool: the model, loaded once, and threads that decode and write."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
         self.remarks: list[str] = []
-        self.trouble: VisxError | None = None
+        self.failure: VisxError | None = None
         self.pool = ThreadPoolExecutor(2, thread_name_prefix="visx-io")
         torch.set_num_threads(task.threads)
         try:
@@ -87,63 +86,58 @@ class Worker:
             model = task.load()
             if model.weights != task.weights:
                 raise VisxError(f"a Ray worker found other weights for {model.name} than the machine of the command")
-            self.explainer = Explainer(model, task.settings, model.device, self.remarks.append)
-            self.size = self.explainer.sized(task.inputs)
-        except Exception as error:  # told by the first batch: Ray would try a constructor that raises again
-            self.trouble = _explained(error)
+            self.worker = Worker(model, task.settings, model.device, self.remarks.append)
+        except Exception as error:  # reported with the first batch: Ray would try a constructor that raises again
+            self.failure = _explained(error)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, bytes]:
-        """A batch of deals -> its report, both pickled."""
-        report = Report(stop=self.trouble)
+        """A batch of assignments -> its report, both pickled."""
+        report = Report(stop=self.failure)
         if not report.stop:
-            self._work(row["number"], pickle.loads(row["deals"]), report)
+            self._work(row["number"], pickle.loads(row["assignments"]), report)
         report.remarks += self.remarks
         self.remarks.clear()
         return {"report": pickle.dumps(report)}
 
-    def _work(self, number: int, deals: list[Deal], report: Report) -> None:
+    def _work(self, number: int, assignments: list[Assignment], report: Report) -> None:
         attempts = self.task.attempts
         if ray.get(attempts.begin.remote(number)) > ATTEMPTS:
             error = VisxError(
                 f"{ATTEMPTS} workers died over the batch of this image", hint="try it with --engine local"
             )
-            report.outcomes += [(item, None, error) for item, _ in deals]
+            report.outcomes += [(item, None, error) for item, _ in assignments]
             return
         try:
-            report.outcomes += self._outcomes(deals)
+            report.outcomes += self._outcomes(assignments)
         except Exception as error:
             report.stop = _explained(error)
         attempts.end.remote(number)
 
-    def _outcomes(self, deals: list[Deal]) -> Iterator[Outcome]:
-        loading = [(item, self.pool.submit(self._load, item, todo)) for item, todo in deals]
+    def _outcomes(self, assignments: list[Assignment]) -> Iterator[Reported]:
+        loading = [(item, self.pool.submit(self._load, item, todo)) for item, todo in assignments]
         images = []
         for item, future in loading:
             try:
                 images.append(future.result())
             except VisxError as error:
                 yield item, None, error
-        writing = []
-        with self.explainer.network.session():
-            for batch in grouped(images, self.size):
-                for found in self.explainer.explain(batch, self.size):
-                    number = self.task.jobs.index(found.job)
-                    if isinstance(found.answers, VisxError):
-                        yield found.image.item, number, found.answers
-                    else:
-                        write = self.pool.submit(
-                            self.explainer.recorder.write, found.image, found.job, found.answers, found.seconds
-                        )
-                        writing.append((found.image.item, number, write))
-        for item, number, write in writing:
+        outcomes: list[Outcome] = []
+        size = batch_size(self.task.settings, self.task.inputs)
+        with self.worker.network.session():
+            for batch in grouped(images, size):
+                outcomes += self.worker.explain(batch, size, self.pool)
+        for outcome in outcomes:
+            assert outcome.job is not None
+            number = self.task.jobs.index(outcome.job)
             try:
-                yield item, number, write.result()
+                written = outcome.result.result() if isinstance(outcome.result, Future) else outcome.result
+                yield outcome.item, number, written
             except VisxError as error:
-                yield item, number, error
+                yield outcome.item, number, error
 
     def _load(self, item: Item, todo: list[tuple[int, tuple[TargetSpec, ...]]]) -> Loaded:
         image = Loaded(item, [(self.task.jobs[number], specs) for number, specs in todo], stat=item.stat())
-        self.explainer.decode(image)
+        self.worker.decode(image)
         return image
 
 
