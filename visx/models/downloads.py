@@ -1,4 +1,4 @@
-"""Default weights from the network: what is here already, and downloads that fail soon and say what to do."""
+"""Downloading default weights: what is on this machine already, and downloads that fail within seconds with advice."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from contextlib import contextmanager, redirect_stdout
 
 from visx.errors import VisxError, said_by
 
-NETWORK_TIMEOUT = 10.0  # seconds without an answer before a download is given up
+NETWORK_TIMEOUT = 10.0  # seconds without an answer after which a download fails
 THREE_WAYS = "three ways on: --weights FILE (a checkpoint you have), --weights random, or the built-in --model efficientnet_lite0"
 
 
 def cached_by_timm(name: str) -> str | None:
-    """The default weights of a timm model, if they lie in the hub's cache on this machine."""
+    """The path of a timm model's default weights in the hub's cache on this machine; None where they are not there."""
     import timm
     from huggingface_hub import try_to_load_from_cache
 
@@ -22,12 +22,12 @@ def cached_by_timm(name: str) -> str | None:
     if config is None or not config.hf_hub_id or config.custom_load:
         return None
     files = (config.hf_hub_filename,) if config.hf_hub_filename else ("model.safetensors", "pytorch_model.bin")
-    found = (try_to_load_from_cache(config.hf_hub_id, file) for file in files)
-    return next((path for path in found if isinstance(path, str)), None)
+    paths = (try_to_load_from_cache(config.hf_hub_id, file) for file in files)
+    return next((path for path in paths if isinstance(path, str)), None)
 
 
 def reach_hub() -> None:
-    """One request to timm's hub: the hub's own client would try a dead network twelve times over."""
+    """Send one request to timm's hub, which raises where there is no network. The hub's own client would try twelve times."""
     from huggingface_hub import constants, get_session
 
     get_session().head(constants.ENDPOINT, timeout=NETWORK_TIMEOUT)
@@ -35,16 +35,17 @@ def reach_hub() -> None:
 
 @contextmanager
 def downloading(what: str, where: str) -> Iterator[None]:
-    """Turn every way a download can fail into one message with the ways on, and let none of them hang.
+    """While this context is open, downloads time out, and every failure becomes one `VisxError` with advice.
 
-    What torch's downloader says goes to standard error: standard output is for data.
+    `what` is downloaded from `where`, for the message. Output of torch's downloader goes to standard error, because standard
+    output is for data.
     """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(NETWORK_TIMEOUT)
     try:
         with redirect_stdout(sys.stderr):
             yield
-    except Exception as error:  # URLError, OSError, the hub's own family, a wrong hash: all mean "not to be had"
+    except Exception as error:  # URLError, OSError, the hub's own errors, a wrong hash
         raise VisxError(f"cannot get {what} from {where}: {said_by(error)}", hint=THREE_WAYS) from None
     finally:
         socket.setdefaulttimeout(before)

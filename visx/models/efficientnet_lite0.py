@@ -1,8 +1,9 @@
-"""EfficientNet-Lite0, the built-in default: small, offline, with real ImageNet weights.
+"""EfficientNet-Lite0, the built-in default network: small, usable offline, with trained ImageNet weights.
 
-Tan & Le 2019 (arXiv:1905.11946) in the mobile variant of TensorFlow's TPU repository: no squeeze-and-excitation, ReLU6
-for swish, stem and head not scaled. Written here and not taken from timm because importing timm takes longer than
-explaining a picture. Parameter names and order are timm's `tf_efficientnet_lite0`, so its checkpoints load.
+Tan & Le 2019 (arXiv:1905.11946) in the variant for mobile devices of TensorFlow's TPU repository: without
+squeeze-and-excitation, with ReLU6 in place of swish, stem and head not scaled. It is implemented here because importing timm
+takes longer than explaining a picture. Parameters have the names and the order of timm's `tf_efficientnet_lite0`, so that its
+checkpoints load.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# One row a stage: expansion, output channels, blocks, stride of the first, kernel
+# One row a stage: expansion, output channels, number of blocks, stride of the first block, kernel size
 STAGES = (
     (1, 16, 1, 1, 3),
     (6, 24, 2, 2, 3),
@@ -24,7 +25,10 @@ STAGES = (
 
 
 class SameConv2d(nn.Conv2d):
-    """Convolution with TensorFlow's "same" padding: output ceil(size / stride), the odd pixel at the far side."""
+    """Convolution with TensorFlow's "same" padding: the output has ceil(size / stride) pixels a side.
+
+    An odd pixel of padding is at the right and bottom.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         stride, kernel = self.stride[0], self.kernel_size[0]
@@ -36,7 +40,7 @@ class SameConv2d(nn.Conv2d):
 
 
 class BatchNormReLU6(nn.BatchNorm2d):
-    """Batch normalisation (TensorFlow's epsilon) and ReLU6."""
+    """Batch normalisation with TensorFlow's epsilon, then ReLU6."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=1e-3)
@@ -46,7 +50,10 @@ class BatchNormReLU6(nn.BatchNorm2d):
 
 
 class MBConv(nn.Module):
-    """Inverted bottleneck: expand (but for the first stage), depthwise, project; added to its input where shapes agree."""
+    """Inverted bottleneck: expansion (not in the first stage), depthwise convolution, projection.
+
+    The input is added to the output where their shapes are equal.
+    """
 
     def __init__(self, cin: int, cout: int, expansion: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -73,7 +80,7 @@ class MBConv(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """(N, 3, H, W) -> logits (N, classes)."""
+    """The network: images (N, 3, H, W) -> logits (N, classes)."""
 
     def __init__(self, classes: int = 1000) -> None:
         super().__init__()

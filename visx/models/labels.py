@@ -1,4 +1,4 @@
-"""Class names: from a file, a list or a mapping."""
+"""Class names from a file, a list or a mapping."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from visx.errors import usage
 
 
 def labels_of(labels: Any) -> tuple[str, ...]:
-    """Class names from a file, a list, array or generator of names, or a mapping as in `read_labels`; else a usage error."""
+    """The class names in a file, in an iterable of names, or in a mapping as in `read_labels`.
+
+    Raises `VisxError` (usage, exit 2) for anything else.
+    """
     if isinstance(labels, (str, Path)):
         return read_labels(Path(labels))
     try:
@@ -29,7 +32,11 @@ def labels_of(labels: Any) -> tuple[str, ...]:
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """Class names from a file: one a line, a JSON list, or a JSON object from index to name (or [id, name], as Keras has it)."""
+    """The class names in a file: one a line, a JSON list, or a JSON object.
+
+    An object maps indices to names, indices to [id, name] as in Keras, or names to indices. Raises `VisxError` (usage, exit 2)
+    where the file cannot be read or holds something else.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -47,6 +54,8 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 
 def _from_json(content: Any) -> tuple[str, ...]:
+    """The names in a list or mapping. Raises ValueError, TypeError or KeyError where it holds something else."""
+
     def name(entry: Any) -> str:
         if entry is None:
             raise ValueError("a class has no name")

@@ -1,4 +1,4 @@
-"""Which models there are, and whose default weights lie on this machine."""
+"""The list of models by source, and whether their default weights are on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from visx.models.sources import BuiltIn
 
 
 def list_models(pattern: str | None = None) -> list[dict[str, Any]]:
-    """Rows {name, source, weights_here}: the built-in model, torchvision's, and timm's where it is installed."""
+    """Rows {name, source, weights_here} of the built-in model, torchvision's models, and timm's where timm is installed.
+
+    `pattern` is a part of a name, or a pattern with `*`, `?` and `[]`. timm is asked only where the pattern names it or
+    nothing else fits, because it takes long to import.
+    """
     rows = [{"name": BuiltIn.name, "source": "built in", "weights_here": True}]
     rows += _torchvision()
     if pattern is None or "timm" in pattern or not _fitting(rows, pattern):
@@ -23,6 +27,7 @@ def list_models(pattern: str | None = None) -> list[dict[str, Any]]:
 
 
 def _fitting(rows: Iterable[dict[str, Any]], pattern: str | None) -> list[dict[str, Any]]:
+    """The rows whose name fits the pattern, whatever its case."""
     if pattern is None:
         return list(rows)
     glob = pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"

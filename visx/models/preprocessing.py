@@ -1,4 +1,4 @@
-"""How pictures become a model's input, where its owner says other than its source does."""
+"""Changing a model's preprocessing where the user states another one than the model's source."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from visx.images.geometry import Preprocess
 from visx.images.numeric import check_range
 from visx.models.sources.contract import Source
 
-INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # Pillow's, which resizes
+INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # those of Pillow
 LAYOUTS = ("NCHW", "NHWC")
 Size = int | Sequence[int]
 
@@ -32,13 +32,17 @@ def adapted(
     layout: str | None = None,
     range: Sequence[float] | None = None,
 ) -> Preprocess:
-    """A preprocessing changed where an argument is not None.
+    """The preprocessing with a change for each argument that is not None.
 
-    `size` is the input's (height, width), one number for both; without `resize` the proportion of what is resized to what
-    is cropped stays. `resize` is the shorter side before the central crop, or a (height, width) that the picture is
-    stretched to; `squash` stretches it to the input, `squash=False` crops. `mean` and `std` have one number a channel of
-    the network, of pixels in 0..1. `layout` is NHWC where the network takes (B, H, W, C). `range` is (black, white) of
-    numeric pictures. Wrong values are usage errors.
+    - `size`: the input's (height, width), or one number for both. Without `resize`, the resized picture keeps its proportion
+      to the crop.
+    - `resize`: the shorter side before the central crop, or a (height, width) that the picture is stretched to.
+    - `squash`: True stretches the picture to the input, False crops.
+    - `mean`, `std`: of pixels in 0..1, one number for each channel of the network.
+    - `layout`: "NHWC" where the network takes (B, H, W, C).
+    - `range`: the (black, white) of numeric pictures.
+
+    Raises `VisxError` (usage, exit 2) for other values.
     """
     if squash is not None and not isinstance(squash, bool):
         raise usage(f"squash is {squash!r:.60}", "True stretches the picture to the input, False crops")
@@ -76,7 +80,10 @@ def adapted(
 
 
 def _proportionate(preprocess: Preprocess, crop: tuple[int, int], whole: bool) -> dict[str, Any]:
-    """`resize` and `fit` for another crop, in the proportion of the present ones; `whole` keeps a stretched picture so."""
+    """`resize` and `fit` for another crop, in the present proportion of resize to crop.
+
+    `whole`: a picture that is stretched stays so; else it covers the size and is cropped.
+    """
     present = preprocess.resize
     if present is None:
         return {}
@@ -91,7 +98,10 @@ def _proportionate(preprocess: Preprocess, crop: tuple[int, int], whole: bool) -
 
 
 def sides(name: str, value: Any) -> tuple[int, int]:
-    """(height, width) of a size: one whole number for both, or two; else a usage error."""
+    """The (height, width) of a size: one whole number for both, or two.
+
+    Raises `VisxError` (usage, exit 2) for anything else and for sides outside of 1 to 16384 pixels; `name` is for the message.
+    """
     both = (value, value) if isinstance(value, Integral) else tuple(value) if isinstance(value, (tuple, list)) else ()
     whole = all(isinstance(v, Integral) and not isinstance(v, bool) for v in both)
     if len(both) != 2 or not whole or not all(1 <= int(v) <= 16384 for v in both):
@@ -100,7 +110,7 @@ def sides(name: str, value: Any) -> tuple[int, int]:
 
 
 def numbers(name: str, value: Any) -> tuple[float, ...]:
-    """One number a channel as a tuple; else a usage error."""
+    """One number or several as a tuple of floats. Raises `VisxError` (usage, exit 2) for anything else."""
     values = (
         tuple(value)
         if isinstance(value, (tuple, list, Iterator))
@@ -118,7 +128,7 @@ def numbers(name: str, value: Any) -> tuple[float, ...]:
 
 
 def override(source: Source, pictures: dict[str, Any]) -> None:
-    """Let a source of models preprocess as `pictures` (arguments of `adapted`) say; NHWC modules get a face of NCHW."""
+    """Change a source's preprocessing by `pictures`, arguments of `adapted`; NHWC modules are wrapped by `taking_nhwc`."""
     preprocess = adapted(source.preprocess(), **pictures)
     source.preprocess = lambda: preprocess  # type: ignore[method-assign]
     if preprocess.layout == "NHWC":
@@ -127,12 +137,15 @@ def override(source: Source, pictures: dict[str, Any]) -> None:
 
 
 def taking_nhwc(module: nn.Module) -> nn.Module:
-    """A module that takes (B, C, H, W), of one that takes (B, H, W, C)."""
+    """A module that takes (B, C, H, W), around one that takes (B, H, W, C)."""
     return module if isinstance(module, _TakingNHWC) else _TakingNHWC(module)
 
 
 class _TakingNHWC(nn.Module):
-    """Hands (B, C, H, W) on as (B, H, W, C). Its parts are the other module's own, under their own names."""
+    """Passes (B, C, H, W) as (B, H, W, C) to the inner module.
+
+    It shares the inner module's children, parameters and buffers under their own names, so that layer names stay the same.
+    """
 
     _inner: nn.Module
 
@@ -144,7 +157,7 @@ class _TakingNHWC(nn.Module):
             object.__setattr__(self, kind, getattr(inner, kind))
 
     def forward(self, x: Tensor) -> Any:
-        """The other module's output, in this one's mode."""
+        """The inner module's output, in the mode (training or evaluation) of this module."""
         mode, self._inner.training = self._inner.training, self.training
         try:
             return self._inner(x.permute(0, 2, 3, 1))

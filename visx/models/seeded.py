@@ -1,4 +1,4 @@
-"""Random weights, the same at every run."""
+"""Random weights that are the same in every run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def seeded(build: Any) -> Any:
-    """Run `build` under a fixed seed, the global random state left alone: random weights are always the same."""
+    """The result of `build()` under a fixed seed. The global random state is restored afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return build()

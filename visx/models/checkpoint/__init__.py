@@ -1,4 +1,4 @@
-"""Checkpoints: files -> state dicts, without executing anything, and state dicts -> modules with errors that explain."""
+"""Checkpoints: reading state dicts without executing anything, loading them into modules, and their digests."""
 
 from visx.models.checkpoint.digest import digest_file, digest_state
 from visx.models.checkpoint.fit import classes_in, fit

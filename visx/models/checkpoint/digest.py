@@ -1,4 +1,4 @@
-"""Digests of weights: of a file, and of a module's values."""
+"""Digests (sha256) of a weights file and of a module's values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from visx.models.checkpoint.read import plain
 
 
 def digest_file(path: Path) -> str:
-    """The sha256 of a file."""
+    """The sha256 of a file's bytes, in hex digits."""
     with path.open("rb") as file:
         return (
             hashlib.file_digest(file, "sha256").hexdigest()
@@ -25,38 +25,38 @@ def digest_file(path: Path) -> str:
 
 
 def digest_state(module: nn.Module) -> str:
-    """The sha256 of a module's parameters, buffers and extra state, by name, type, shape and value."""
+    """The sha256, in hex digits, of the names, types, shapes and values of a module's parameters, buffers and extra state."""
     digest = hashlib.sha256()
     for name, value in module.state_dict().items():
-        _take(digest, name, value)
+        _add(digest, name, value)
     return digest.hexdigest()
 
 
-def _take(digest: Any, name: str, value: Any) -> None:
-    """Add one entry of a state dict: a tensor of any layout, or what `get_extra_state` or a packed layer put there."""
+def _add(digest: Any, name: str, value: Any) -> None:
+    """Add one entry of a state dict to the digest: a tensor of any layout, or any object of a module's extra state."""
     if isinstance(value, Tensor) and not plain(value.detach().cpu()):
         parts = _parts(value.detach().cpu())
-        _take(digest, f"{name} {value.layout} {value.dtype} {tuple(value.shape)}", parts)
+        _add(digest, f"{name} {value.layout} {value.dtype} {tuple(value.shape)}", parts)
     elif isinstance(value, Tensor):
         flat = value.detach().cpu().contiguous()
         digest.update(f"{name} {flat.dtype} {tuple(flat.shape)}\n".encode())
         digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)
     elif isinstance(value, Mapping):
         for key, entry in value.items():
-            _take(digest, f"{name}.{key}", entry)
+            _add(digest, f"{name}.{key}", entry)
     elif isinstance(value, (list, tuple)):
         for index, entry in enumerate(value):
-            _take(digest, f"{name}.{index}", entry)
+            _add(digest, f"{name}.{index}", entry)
     else:
         try:
             content = pickle.dumps(value)
-        except Exception:  # whatever an object of somebody's own raises
+        except Exception:  # whatever pickling a user's object raises
             content = type(value).__qualname__.encode()
         digest.update(f"{name} ".encode() + content)
 
 
 def _parts(tensor: Tensor) -> Any:
-    """What a sparse, quantised, complex or nested tensor is made of."""
+    """The dense tensors that a sparse, quantised, complex or nested tensor consists of."""
     if tensor.is_nested:
         return list(tensor.unbind())
     if tensor.is_complex():

@@ -1,4 +1,7 @@
-"""State dicts -> modules. The module itself loads, with whatever hooks it has for older files; what it says is told."""
+"""Loading a state dict into a module, with errors that name the tensors that do not fit.
+
+The module's own `load_state_dict` does it, with the module's hooks for older files.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,21 @@ from visx.errors import VisxError
 from visx.models.checkpoint.read import short
 
 _WRAPPED = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-_OLD_DENSENET = re.compile(
-    r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)"
-)  # torchvision renames these outside the module
-_COUNTERS = ("total_ops", "total_params")  # left behind by thop's profile
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")  # names that torchvision itself replaces
+_COUNTERS = ("total_ops", "total_params")  # buffers that thop's profile() leaves in a module
 _OF_TRAINING = re.compile(r"(\w*(loss|criterion|metric|optimizer|ema|teacher|queue)\w*)\.")
 _PREFERRED = ("ema", "ema_model", "model_ema", "teacher")
 
 
 def fit(module: nn.Module, state: dict[str, Any], path: Path) -> list[str]:
-    """Load `state` into `module`; prefixes of wrappers are stripped. Returns remarks, one line each. Raises `VisxError` that
-    lists missing and unexpected keys and other shapes, shortened: no part of the module may stay as it was."""
+    """Load the state dict of the file `path` into the module; prefixes of wrappers are removed.
+
+    Returns remarks, one line each, such as tensors of the file that are not the network's. Raises `VisxError` where tensors
+    are missing, unexpected or of another shape, and names the first of them.
+    """
     own = module.state_dict()
-    state, beside = arranged(own, state, path)
-    odd = ""
+    state, extra = arranged(own, state, path)
+    other = ""  # an error that is none of missing, unexpected or of another shape
     try:
         result = module.load_state_dict(state, strict=False)
         missing, unexpected, shapes = list(result.missing_keys), list(result.unexpected_keys), _other_shapes(own, state)
@@ -40,37 +44,41 @@ def fit(module: nn.Module, state: dict[str, Any], path: Path) -> list[str]:
     ) as error:  # other shapes, or a hook of the module's
         missing, unexpected = [k for k in own if k not in state], [k for k in state if k not in own]
         shapes = _other_shapes(own, state)
-        odd = "" if shapes else str(error).strip().splitlines()[-1].strip()[:200]
-    missing = [k for k in missing if not k.endswith("num_batches_tracked")]  # nothing in eval mode reads it
+        other = "" if shapes else str(error).strip().splitlines()[-1].strip()[:200]
+    missing = [k for k in missing if not k.endswith("num_batches_tracked")]  # evaluation mode does not read it
     training = [k for k in unexpected if k.rpartition(".")[2] in _COUNTERS or _OF_TRAINING.match(k)]
     unexpected = [k for k in unexpected if k not in training]
-    if missing or unexpected or shapes or odd:
+    if missing or unexpected or shapes or other:
         parts = [
             f"{len(keys)} {word} ({short(keys)})"
             for word, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
             if keys
         ]
-        part = bool(missing) and not (unexpected or shapes or odd) and len(missing) < len(own) / 2
+        part = bool(missing) and not (unexpected or shapes or other) and len(missing) < len(own) / 2
         raise VisxError(
-            f"{path} does not fit the model: {'; '.join([*parts, *filter(None, [odd])])}",
+            f"{path} does not fit the model: {'; '.join([*parts, *filter(None, [other])])}",
             hint="the file holds a part of the network alone: save all of it, torch.save(model.state_dict(), FILE)"
             if part
             else "is --model the network that was trained?",
         )
-    beside += training
-    return [f"{path.name}: {len(beside)} of its tensors are not the network's ({short(beside)})"] if beside else []
+    extra += training
+    return [f"{path.name}: {len(extra)} of its tensors are not the network's ({short(extra)})"] if extra else []
 
 
 def classes_in(module: nn.Module, state: dict[str, Any]) -> int | None:
-    """The number of classes of a checkpoint that differs from `module` in its last weight's rows alone (fine-tuning
-    replaces the head), else None."""
-    own = {k: v for k, v in module.state_dict().items() if isinstance(v, Tensor) and _made(v)}
+    """The number of classes of a fine-tuned checkpoint: one that differs from the module in the rows of its head only.
+
+    None where it does not differ, or differs elsewhere.
+    """
+    own = {k: v for k, v in module.state_dict().items() if isinstance(v, Tensor) and _has_shape(v)}
     state, _ = arranged(own, state)
     heads = [k for k in own if isinstance(state.get(k), Tensor) and own[k].shape != state[k].shape]
     weights = [k for k in heads if own[k].dim() > 1]
     if not weights or not all(own[k].shape[1:] == state[k].shape[1:] for k in heads):
         return None
-    if any(state[k].numel() > state[k].untyped_storage().nbytes() for k in heads):  # one row that claims to be many
+    if any(
+        state[k].numel() > state[k].untyped_storage().nbytes() for k in heads
+    ):  # an expanded tensor: one stored row that claims to be many
         return None
     rows = {state[k].shape[0] for k in heads}
     return int(state[weights[-1]].shape[0]) if len(rows) == 1 else None
@@ -79,10 +87,11 @@ def classes_in(module: nn.Module, state: dict[str, Any]) -> int | None:
 def arranged(
     own: Mapping[str, Any], state: dict[str, Any], path: Path | None = None
 ) -> tuple[dict[str, Any], list[str]]:
-    """A state dict under the names that a module has, and the names of what lies beside it.
+    """The state dict renamed to the names of a module's own state dict, and the names of tensors that are not the module's.
 
-    Compiled and wrapped parts have their names back, and the prefix is taken off under which most of the module's names are.
-    Of several that fit alike the averaged weights count; else, where a `path` is given, a `VisxError` names them.
+    The names that compiling and wrapping insert are removed, and so is the prefix under which most of the module's names
+    are. Where several prefixes fit equally, averaged weights are taken; without such, and with a `path` for the message,
+    `VisxError` is raised.
     """
     names = {_WRAPPED.sub("", k): k for k in own}
     bare = {_WRAPPED.sub("", k): k for k in state}
@@ -116,15 +125,17 @@ def arranged(
 
 
 def _other_shapes(own: Mapping[str, Any], state: Mapping[str, Any]) -> list[str]:
-    """The tensors whose shapes differ, in words."""
+    """The tensors whose shapes differ, one text each: "NAME: SHAPE instead of SHAPE"."""
     both = [(k, own[k], state[k]) for k in own if isinstance(own[k], Tensor) and isinstance(state.get(k), Tensor)]
     return [
-        f"{k}: {_shape(new)} instead of {_shape(old)}" for k, old, new in both if _made(old) and old.shape != new.shape
+        f"{k}: {_shape(new)} instead of {_shape(old)}"
+        for k, old, new in both
+        if _has_shape(old) and old.shape != new.shape
     ]
 
 
-def _made(tensor: Tensor) -> bool:
-    """Whether a tensor has a shape yet: a lazy layer's has none."""
+def _has_shape(tensor: Tensor) -> bool:
+    """Whether a tensor has a shape; one of a lazy layer has none before the first pass."""
     return not isinstance(tensor, (nn.parameter.UninitializedParameter, nn.parameter.UninitializedBuffer))
 
 

@@ -1,7 +1,7 @@
-"""Files -> state dicts. Nothing in a file is executed.
+"""Reading state dicts from files. Nothing in a file is executed.
 
-What training scripts keep beside the weights (arguments, dates, numbers of numpy) is named in `HARMLESS` and read as an
-`_Inert` object: not even those classes are made. Whatever else a pickle names is refused.
+Training scripts save other objects beside the weights (arguments, dates, numpy numbers). The classes of these are listed in
+`HARMLESS` and become `_Inert` objects, so that not even those classes are instantiated. A pickle with any other class is refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from visx.errors import VisxError, said_by, usage
 
-# Where training scripts keep the weights, outermost first; averaged ones before the others, as timm evaluates them
+# Keys under which training scripts save the weights, outermost first. Averaged weights come before the others, as in timm.
 AVERAGED = ("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema", "teacher")
 WRAPPERS = (
     "state_dict",
@@ -48,7 +48,7 @@ HARMLESS = (
     "mmengine.logging.history_buffer.HistoryBuffer",
     "torch.torch_version.TorchVersion",
 )  # fmt: skip
-# Dicts of other names, read as dicts
+# Classes that are dicts under another name
 DICTS = (
     *(f"{room}.AttributeDict" for room in ("lightning_fabric.utilities.data", "lightning.fabric.utilities.data",
                                            "pytorch_lightning.utilities.parsing")),
@@ -56,7 +56,7 @@ DICTS = (
     "addict.addict.Dict", "easydict.EasyDict", "yacs.config.CfgNode", "fvcore.common.config.CfgNode", "detectron2.config.config.CfgNode",
 )  # fmt: skip
 _CONTAINERS = (OrderedDict, frozenset, dict, list, set, tuple, int, float, complex, bool, str, bytes)
-# Files that hold a network in another form, and what to do with them
+# Endings of files that hold a network in another form, and the advice for them
 FOREIGN = {
     ".onnx": "ONNX files are not read yet: build the network in PyTorch (the package onnx2torch converts one): -M FILE.py:FACTORY",
     ".pt2": "an exported program: torch.export.load(FILE).module() in a file of yours, -M FILE.py:FACTORY",
@@ -68,7 +68,7 @@ WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".tar", ".pkl", ".pic
 
 
 class _Inert(dict[Any, Any]):
-    """What stands in for an object that is not needed: it takes whatever its pickle gives it, and keeps nothing."""
+    """The replacement for an object that is not needed. It accepts everything that its pickle gives it, and keeps nothing."""
 
     def __new__(cls, *_: Any, **__: Any) -> _Inert:
         return super().__new__(cls)
@@ -86,7 +86,7 @@ class _Inert(dict[Any, Any]):
 
 
 def _allowed() -> list[tuple[Any, str]]:
-    """What a pickle may name, and what is made of it."""
+    """The names that a pickle may contain, each with the class or function that is called for it."""
     named = [(_Inert, name) for name in HARMLESS] + [(OrderedDict, name) for name in DICTS]
     own = [(kind, f"{kind.__module__}.{kind.__qualname__}") for kind in _CONTAINERS]
     return [*named, *own, (_mapping, "collections.defaultdict")]
@@ -96,9 +96,12 @@ def _mapping(*_: Any) -> OrderedDict[Any, Any]:
     return OrderedDict()
 
 
-def read(path: Path, said: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """The state dict in a `.safetensors` file, or in a `.pth`/`.pt` file read with `weights_only=True` (a pickle that
-    would run code is refused). `said` hears of a choice between several."""
+def read(path: Path, on_message: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """The state dict in a `.safetensors` file, or in a `.pth`/`.pt` file, which is read with `weights_only=True`.
+
+    `on_message` gets a remark where the file holds several sets of weights. Raises `VisxError` where the file is missing,
+    damaged, not a checkpoint, or would run code.
+    """
     if path.is_dir() or path.name.endswith(".index.json"):
         raise usage(
             f"{path}: weights in several files are not read", "save them as one: torch.save(model.state_dict(), FILE)"
@@ -116,12 +119,13 @@ def read(path: Path, said: Callable[[str], None] = lambda text: None) -> dict[st
         raise VisxError(f"cannot read {path}: {error.strerror or error}") from None
     except MemoryError:
         raise VisxError(f"{path} does not fit into memory") from None
-    except Exception as error:  # the unpickler meets damaged bytes with any exception; each means the same to a user
+    except Exception as error:  # the unpickler raises any exception for damaged bytes
         raise _refused(path, error) from None
-    return unwrap(content, path, said)
+    return unwrap(content, path, on_message)
 
 
 def _refused(path: Path, error: Exception) -> VisxError:
+    """The error for a file that torch.load refuses, in words for a user."""
     if path.stat().st_size == 0:
         return VisxError(f"{path} is empty (0 bytes)")
     if _is_script(path):
@@ -142,6 +146,7 @@ def _refused(path: Path, error: Exception) -> VisxError:
 
 
 def _is_script(path: Path) -> bool:
+    """Whether the file is a TorchScript archive."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(re.fullmatch(r"[^/]+/(constants\.pkl|code/.*)", name) for name in archive.namelist())
@@ -161,15 +166,19 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         raise VisxError(f"{path} is damaged or not a safetensors file: {said_by(error)}") from None
 
 
-def unwrap(content: object, path: Path, said: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """Find the state dict inside what training scripts save around it: tensors, and the extra state of modules by name."""
+def unwrap(content: object, path: Path, on_message: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """The state dict inside the content of a checkpoint: its tensors and the modules' extra states, by name.
+
+    `on_message` gets a remark where averaged weights are taken. Raises `VisxError` where there is no state dict, or where it
+    has tensors that cannot be copied into a module.
+    """
     for _ in range(4):
         known = [k for k in (*AVERAGED, *WRAPPERS) if isinstance(content, Mapping) and _holds(content.get(k))]
         if not known:
             break
         assert isinstance(content, Mapping)
         if known[0] in AVERAGED and len(known) > 1:
-            said(f"{path.name}: the averaged weights ({known[0]!r}) are loaded, not {known[1]!r}")
+            on_message(f"{path.name}: the averaged weights ({known[0]!r}) are loaded, not {known[1]!r}")
         content = content[known[0]]
     if isinstance(content, _Inert) or not isinstance(content, Mapping):
         raise VisxError(f"{path} holds a {type(content).__name__.strip('_')}, not a state dict", hint=SAVE)
@@ -184,7 +193,7 @@ def unwrap(content: object, path: Path, said: Callable[[str], None] = lambda tex
             f"{path} holds tensors that are sparse, nested, quantized, complex or empty shells: {short(odd)}"
         )
     metadata = getattr(content, "_metadata", None)
-    if isinstance(metadata, Mapping):  # versions, by which modules know what older files mean
+    if isinstance(metadata, Mapping):  # versions, by which modules recognise older files
         state._metadata = metadata  # type: ignore[attr-defined]
     return state
 
@@ -197,11 +206,11 @@ def _holds(content: object) -> bool:
 
 
 def plain(tensor: Tensor) -> bool:
-    """Whether a tensor is real numbers side by side, as a module's are: only those can be copied into one."""
+    """Whether a tensor is dense, real, on the CPU and not quantised; only such tensors can be copied into a module."""
     dense = not tensor.is_nested and tensor.layout is torch.strided and tensor.device.type == "cpu"
     return dense and not tensor.is_quantized and not tensor.is_complex()
 
 
 def short(keys: list[str], most: int = 3) -> str:
-    """The first few names of many."""
+    """The first `most` of the names, as text."""
     return ", ".join(keys[:most]) + (", ..." if len(keys) > most else "")
