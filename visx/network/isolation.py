@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 from visx.errors import usage
 from visx.network.settings import default_device, plain_settings
+from visx.network.snapshot import GLOBAL_HOOKS
 
 
 @contextmanager
@@ -60,6 +62,22 @@ def hooked(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def hooked_globally() -> bool:
+    """Whether hooks are registered that run on every module."""
+    return any(getattr(torch_module, name) for name in GLOBAL_HOOKS)
+
+
+def observed(module: nn.Module) -> bool:
+    """Whether a module or a part of it has hooks, which may read or change inputs and outputs."""
+    return hooked_globally() or any(map(has_hooks, module.modules()))
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a module itself has hooks."""
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, name, None) for name in names)
 
 
 class StopForward(Exception):  # noqa: N818 (a signal, no error)

@@ -27,6 +27,7 @@ from visx.network.record import Record
 from visx.network.restoring import Kept
 from visx.network.scorer import Box, Patched
 from visx.network.settings import default_device, seed_all
+from visx.network.trace import glance
 
 
 class Network:
@@ -58,7 +59,7 @@ class Network:
         self.recomputing = False  # whether checkpointing was seen to run parts of forward again in the backward pass
         self._plain_names: dict[str, str] = {}  # by the path that was asked for
         self.recorded: dict[torch.Size, dict[str, Layer]] = {}  # by input shape: how every layer's output is read
-        self._record: tuple[torch.Size, Record] | None = None  # of the latest look, and the input's shape
+        self._record: Record | None = None  # of the latest pass over noise
         self.dtype, self.device = input_dtype(self.module), whereabouts(self.module)
         self.fast = Accelerated(self)
         self._writes: bool | None = None  # whether the module works in place on its input; not known before a pass
@@ -216,11 +217,14 @@ class Network:
             raise unsupported(f"layer {name} is not a feature map: {layer.reason}", SPATIAL)
         return layer
 
-    def record(self, shape: torch.Size) -> Record:
-        """What a pass over a picture of this shape (C, H, W) has shown."""
-        if self._record is None or self._record[0] != shape:
-            return self.look(shape)
-        return self._record[1]
+    def record(self, shape: torch.Size, *, operations: bool = True) -> Record:
+        """What a pass over a noise picture of this shape (C, H, W) shows of the module as it is now. Without `operations` the
+        places of values need not be known."""
+        known = self._record
+        if known is None or not known.of(shape) or not known.current() or (operations and not known.operations):
+            known = self.look(shape) if operations else glance(self.module, self.prepare(probe.noise(shape)))
+            self._record = known
+        return known
 
     def look(self, shape: torch.Size) -> Record:
         """Run the network once on a picture of this shape (C, H, W), and remember what that shows.
@@ -235,7 +239,7 @@ class Network:
         """Remember the record of a pass, of whose output the tensor `score` is explained, and how its layers are read."""
         record.close(score)
         self.recorded[shape] = layers(record)
-        self._record = shape, record
+        self._record = record
 
     # These take a Network as their first argument, as methods do.
     input_gradients = gradients.input_gradients

@@ -104,8 +104,8 @@ class Record:
     """What one pass showed: `calls` and `runs` in their order, `relus`, how many activations were ReLUs, `others`, the names
     of the other ones, and the module's raw `output`. While it is open it holds every tensor of the pass, with its graph."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
+    def __init__(self, module: nn.Module, operations: bool) -> None:
+        self.module, self.operations = module, operations
         self.calls: list[Call] = []
         self.runs: list[ModuleRun] = []
         self.relus = 0
@@ -116,6 +116,7 @@ class Record:
         self.no_input_gradient = ""  # why none leads from the output to the picture; empty where one does
         self.score: State | None = None  # the tensor of the output that is explained; known once the record is closed
         self._values: dict[int, Value] = {}
+        self._constants: list[tuple[Tensor, int, int]] = []  # with version and address, once the record is closed
         self.nodes: dict[tuple[Any, ...], Node] = {}  # by `key` of the tensors that they made
 
     def value(self, tensor: Tensor) -> Value:
@@ -135,6 +136,14 @@ class Record:
         """The operation that made a tensor, while the record is open; None where it does not depend on the picture."""
         return self.nodes.get(key(tensor)) if isinstance(tensor, Tensor) else None
 
+    def of(self, shape: tuple[int, ...]) -> bool:
+        """Whether the pass was over a picture of this shape (C, H, W)."""
+        return self.picture is not None and tuple(self.picture.shape[1:]) == tuple(shape)
+
+    def current(self) -> bool:
+        """Whether the module's tensors are still those of the pass, as far as version counters tell."""
+        return all(_version(tensor) == (version, address) for tensor, version, address in self._constants)
+
     def close(self, score: Any) -> None:
         """Let go of the tensors and the graph of the pass. `score` is the tensor of its output that is explained."""
         self.score = self.state(score)
@@ -143,12 +152,25 @@ class Record:
             value.node = self.node(value.tensor)
             if value.made or id(value.tensor) not in constants:
                 value.tensor = None
+            elif value.tensor is not None:
+                self._constants.append((value.tensor, *_version(value.tensor)))
         for run in self.runs:
             run.edge = None
         self.output = self.output.detach() if isinstance(self.output, Tensor) else None
         self.graphed = None
         self._values.clear()
         self.nodes.clear()
+
+
+def values(item: Any) -> Iterator[Value]:
+    """All values in nested arguments, in order."""
+    if isinstance(item, Value):
+        yield item
+    elif isinstance(item, dict):
+        yield from values(tuple(item.values()))
+    elif isinstance(item, (tuple, list)):
+        for part in item:
+            yield from values(part)
 
 
 def ancestors(node: Node) -> set[Node]:
@@ -176,6 +198,11 @@ def _memory(tensor: Tensor) -> int:
         return tensor.untyped_storage().data_ptr()
     except (RuntimeError, NotImplementedError):
         return 0
+
+
+def _version(tensor: Tensor) -> tuple[int, int]:
+    """What changes with a tensor's values: how often it was written to, and the address of its memory."""
+    return 0 if tensor.is_inference() else tensor._version, _memory(tensor)
 
 
 def _constants(module: nn.Module) -> Iterator[Tensor]:

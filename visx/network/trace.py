@@ -35,7 +35,7 @@ from visx.network.tensors import tensors
 def recording(module: nn.Module, *, runs: bool = True, operations: bool = True) -> Iterator[Record]:
     """Inside, a pass of `module` is recorded: its calls, and where they are wanted the runs of its modules and its operations,
     without which no value has a node."""
-    record = Record(module)
+    record = Record(module, operations)
     watch = _Operations(record)
     with ExitStack() as stack:
         for name, child in named_modules(module) if runs else ():
@@ -45,6 +45,14 @@ def recording(module: nn.Module, *, runs: bool = True, operations: bool = True) 
         if operations:
             stack.enter_context(watch)
         yield record
+
+
+def glance(module: nn.Module, picture: Tensor) -> Record:
+    """The closed record of one pass over a prepared picture (1, C, H, W), without gradients and operations."""
+    with torch.no_grad(), recording(module, operations=False) as record:
+        record.output = module(picture.clone())  # a network may work in place on its input
+    record.close(record.output)
+    return record
 
 
 class _Runs:

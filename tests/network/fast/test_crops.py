@@ -105,9 +105,9 @@ def every_cut(monkeypatch):
 
 
 def cuts(net: Network, shape: tuple[int, ...], boxes: Sequence[tuple[int, ...]]) -> list[crops.Plan]:
-    x = torch.zeros(1, *shape).double()
     with net.session(), torch.no_grad():
-        return net.fast.folded(torch.Size(shape), lambda folded, _: crops._plans(folded, net.module, x, boxes))
+        record = net.record(torch.Size(shape), operations=False)
+        return net.fast.folded(torch.Size(shape), lambda folded, _: crops._plans(folded, record, boxes))
 
 
 def everywhere(height: int, width: int, patch: tuple[int, int]) -> list[tuple[int, int, int, int]]:

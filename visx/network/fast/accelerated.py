@@ -22,10 +22,13 @@ from torch import Tensor
 
 from visx.network.fast.crops import Local, Plan, learn, same_scores
 from visx.network.fast.exact import AsWritten
-from visx.network.fast.fold import Folded, agree, fold, observed
+from visx.network.fast.fold import Folded, agree, fold
 from visx.network.fast.passes import Passes, plain
 from visx.network.fast.pending import Astray
+from visx.network.isolation import observed
 from visx.network.memory import out_of_memory
+from visx.network.probe import noise
+from visx.network.record import Record
 from visx.network.scorer import Box, Patched
 
 PLANS = 16  # of crops, that are remembered
@@ -196,14 +199,18 @@ class Accelerated:
 
     def _learn(self, shape: torch.Size) -> Folded:
         network = self._network
-        noise = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+        picture = noise(shape)
+
+        def recorded() -> Record:
+            return network.record(shape, operations=False)
+
         if self._network.owned:
-            return fold(network.module, network.prepare(noise))
+            return fold(network.module, network.prepare(picture), recorded)
         if observed(network.module):
             return _NOTHING
         for self._layout in _LAYOUTS:
             with suppress(Exception):  # its forward may bear no other layout
-                return fold(network.module, network.prepare(noise, self._layout))
+                return fold(network.module, network.prepare(picture, self._layout), recorded)
         return _NOTHING
 
     def _agreeing(self, x: Tensor) -> Folded:

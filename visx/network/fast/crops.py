@@ -11,7 +11,7 @@ CNN Explanations", SIGMOD 2019) cut every layer's input to what changed and put 
 rewritten; crops take a few pixels more, and late layers, where boxes cover all, run whole. None of the paper's
 approximations is made.
 
-The windows are learnt from one watched pass (visx/network/fast/windows.py), in float32 whatever the precision, because
+The windows are read from the record of one pass (visx/network/fast/windows.py), in float32 whatever the precision, because
 the rounding of half precision would hide what a patch does; a plan is tried on two patches before it is used. The cut is
 chosen by counting operations, never by a clock, because the way that a copy goes decides how it is rounded. No cut lies
 behind a place where Python reads values that depend on the image, since a crop has others, and none is made where the
@@ -30,8 +30,9 @@ from torch import Tensor, nn
 
 from visx.network.fast.fold import Folded
 from visx.network.fast.passes import Passes
-from visx.network.fast.windows import ELEMENT, Sides, Watch
+from visx.network.fast.windows import ELEMENT, Sides, Windows
 from visx.network.isolation import hooked
+from visx.network.record import Record
 from visx.network.scorer import Box
 
 WORTHWHILE = 0.15  # the part of a pass that a cut must save
@@ -118,9 +119,8 @@ def learn(network: Passes, shape: torch.Size, boxes: Sequence[Box]) -> Plan | No
     while."""
     exact = network if network.dtype in (torch.float32, torch.float64) else network.converted(torch.float32)
     image = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
-    plans = exact.fast.folded(
-        shape, lambda folded, layout: _plans(folded, exact.module, exact.prepare(image[None], layout), boxes)
-    )
+    record = exact.record(shape, operations=False)
+    plans = exact.fast.folded(shape, lambda folded, _: _plans(folded, record, boxes))
     names = {id(module): name for name, module in exact.module.named_modules()}
     finer: Passes | None = None
     for plan in plans[:TRIES]:
@@ -141,15 +141,17 @@ def same_scores(network: Passes, plan: Plan, image: Tensor, boxes: Sequence[Box]
     return _holds(network, plan, image, boxes) is not False
 
 
-def _plans(folded: Folded | None, module: nn.Module, x: Tensor, boxes: Sequence[Box]) -> list[Plan]:
+def _plans(folded: Folded | None, record: Record, boxes: Sequence[Box]) -> list[Plan]:
     """Cuts that are worth their while, the best first."""
-    watch = Watch(folded)
+    if record.picture is None:
+        return []
+    windows = Windows(record, folded)
     found = []
-    for cut in watch.maps(module, x):
-        plan = Plan.of(cut.module, cut.sides, cut.shape[2:], x.shape[2:], boxes)
+    for cut in windows.maps():
+        plan = Plan.of(cut.module, cut.sides, cut.shape[2:], record.picture.shape[2:], boxes)
         saved = cut.work * (1 - math.prod(plan.crop) / math.prod(plan.image)) - ELEMENT * cut.shape.numel()
         found.append((saved, plan))
-    worthwhile = [(saved, plan) for saved, plan in found if saved > WORTHWHILE * watch.work]
+    worthwhile = [(saved, plan) for saved, plan in found if saved > WORTHWHILE * windows.work]
     return [plan for _, plan in sorted(worthwhile, key=lambda each: -each[0])]
 
 

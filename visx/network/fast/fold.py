@@ -5,8 +5,8 @@ sqrt(var + eps) for each channel. That is exact but for rounding and saves a pas
 oneDNN's convolution can also apply the ReLU to what it writes, which saves another, and takes weights that are already in
 its own layout (the operators are those that torch's own compiler uses): a quarter less time for a single image.
 
-No part of the module is replaced. One pass is watched to learn which convolution feeds which normalisation and ReLU.
-From then on, inside its `with`, a `TorchFunctionMode` hands the folded weights to those convolutions and lets the
+No part of the module is replaced. The record of one pass tells which convolution feeds which normalisation and ReLU
+(visx/network/fast/chains.py). From then on, inside its `with`, a `TorchFunctionMode` hands the folded weights to those convolutions and lets the
 normalisations and ReLUs return their input. Every pass is checked for whether a convolution's output is read by its
 normalisation and by nothing else (visx/network/fast/pending.py), because the branch that a pass takes may depend on the
 data.
@@ -14,27 +14,22 @@ data.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
-from operator import is_
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 from torch.overrides import TorchFunctionMode
 
+from visx.network.fast.chains import Chain, chains
 from visx.network.fast.onednn import CONVOLUTIONS, Convolution, Geometry, packed, pointwise
-from visx.network.fast.pending import ASKING, Astray, Pending
-from visx.network.isolation import hooked
-from visx.network.rules import RELUS, ReluCall, relu_call
-from visx.network.snapshot import GLOBAL_HOOKS
-from visx.network.tensors import tensors
+from visx.network.fast.pending import Astray, Pending
+from visx.network.isolation import hooked_globally
+from visx.network.record import Record
+from visx.network.rules import RELUS, relu_call
+from visx.network.trace import glance
 
-_NORM_ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 # What rounding alone may move logits by, as a part of their range. More means that the structure was misread.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.15}
 _FUSIBLE = {torch.float32, torch.bfloat16}
@@ -42,102 +37,6 @@ _FUSIBLE = {torch.float32, torch.bfloat16}
 
 # Questions about a tensor's form. They read no values, so they need no check; they come several times a layer.
 _FORMS = {Tensor.dim, Tensor.size, Tensor.numel, Tensor.stride, Tensor.is_contiguous}
-
-
-@dataclass(frozen=True)
-class Chain:
-    """A convolution's weight and the normalisation behind it, both as the functions receive them, and the ceiling of the
-    ReLU behind that, if there is one."""
-
-    weight: Tensor
-    bias: Tensor | None
-    norm: dict[str, Any]
-    ceiling: float | None
-
-    def tensors(self) -> Iterator[Tensor]:
-        for tensor in (self.weight, self.bias, *self.norm.values()):
-            if isinstance(tensor, Tensor):
-                yield tensor
-
-    def ends_in(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether these are the arguments of this chain's normalisation: the same tensors, the same numbers."""
-        if not kwargs and len(args) == 1 + len(self.norm) and all(map(is_, args[1:], self.norm.values())):
-            return True  # as `nn.BatchNorm2d` calls it
-        given = {**dict(zip(_NORM_ARGUMENTS, args, strict=False)), **kwargs}
-        given.pop("input", None)
-        if given.keys() != self.norm.keys():
-            return False
-        return all(
-            value is self.norm[name] or (not isinstance(value, Tensor) and value == self.norm[name])
-            for name, value in given.items()
-        )
-
-    def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight (in its own layout) and bias of the one convolution that does both, computed in float64."""
-        gamma, beta, mean = self.norm.get("weight"), self.norm.get("bias"), self.norm["running_mean"].double()
-        scale = (self.norm["running_var"].double() + self.norm.get("eps", 1e-5)).rsqrt()
-        scale = scale if gamma is None else scale * gamma.double()
-        bias = ((self.bias.double() if self.bias is not None else 0.0) - mean) * scale
-        bias = bias if beta is None else bias + beta.double()
-        weight = self.weight.double() * scale.view(-1, *[1] * (self.weight.dim() - 1))
-        return torch.empty_like(self.weight).copy_(weight), bias.to(self.weight.dtype)
-
-
-class _Watch(TorchFunctionMode):
-    """Records one pass: which tensors feed what. Holds every tensor, so that identities stay unique."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kept: list[Any] = []
-        self.uses: Counter[int] = Counter()  # of a tensor, as an argument of any function or hook
-        self.convolutions: dict[int, tuple[Tensor, Tensor | None]] = {}
-        self.norms: list[tuple[dict[str, Any], Any]] = []
-        self.relus: dict[int, ReluCall] = {}  # by their input, if nothing has read that before
-
-    def run(self, module: nn.Module, x: Tensor) -> Any:
-        """The module's output. What its own hooks are given counts as read: they shall see what the network computes."""
-        with ExitStack() as stack:
-            for child in module.modules():
-                if has_hooks(child):
-                    stack.callback(child.register_forward_pre_hook(self._given, prepend=True).remove)
-                    stack.enter_context(hooked(child, self._given))
-            stack.enter_context(self)
-            return module(x)
-
-    def _given(self, module: nn.Module, *seen: Any) -> None:
-        self.kept.append(seen)
-        self.uses.update(map(id, tensors(seen)))
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        relu = relu_call(func, args, kwargs)
-        if relu is not None and not self.uses[id(relu.input)]:
-            self.relus[id(relu.input)] = relu
-        output = func(*args, **kwargs)
-        if getattr(func, "__name__", "") in ASKING and not isinstance(output, Tensor):
-            return output
-        self.kept.append((args, kwargs, output))
-        self.uses.update(id(t) for t in tensors((args, kwargs)))
-        if func in CONVOLUTIONS and len(args) > 1 and isinstance(output, Tensor):
-            self.convolutions[id(output)] = (args[1], args[2] if len(args) > 2 else kwargs.get("bias"))
-        elif func is F.batch_norm:
-            self.norms.append(({**dict(zip(_NORM_ARGUMENTS, args, strict=False)), **kwargs}, output))
-        return output
-
-    def chains(self) -> list[Chain]:
-        """The chains that can be folded: each is used once, no other function reads its tensors, its statistics are fixed."""
-        found = []
-        for norm, output in self.norms:
-            weight, bias = self.convolutions.get(id(norm["input"]), (None, None))
-            mean = norm.get("running_mean")
-            if weight is None or mean is None or norm.get("training", False):
-                continue
-            if self.uses[id(norm["input"])] == self.uses[id(weight)] == self.uses[id(mean)] == 1:
-                relu = self.relus.get(id(output))
-                alone = relu is not None and (relu.in_place or self.uses[id(output)] == 1)
-                ceiling = relu.ceiling if relu is not None and alone else None
-                found.append(Chain(weight, bias, {k: v for k, v in norm.items() if k != "input"}, ceiling))
-        return found
 
 
 class Step:
@@ -282,30 +181,24 @@ class Folded(TorchFunctionMode):
         return alias
 
 
-def hooked_globally() -> bool:
-    """Whether hooks are registered that run on every module."""
-    return any(getattr(torch_module, name) for name in GLOBAL_HOOKS)
-
-
 @torch.no_grad()
-def fold(module: nn.Module, x: Tensor) -> Folded:
-    """What can be folded in a module in eval mode, learnt from one pass over `x` and checked on it. Empty where folding
-    changes the logits by more than rounding, or where memory does not hold every tensor of the watched pass."""
+def fold(module: nn.Module, x: Tensor, recorded: Callable[[], Record] | None = None) -> Folded:
+    """What can be folded in a module in eval mode, learnt from a recorded pass over `x` and checked on it. Empty where folding
+    changes the logits by more than rounding, or where memory does not hold every tensor of the recorded pass. `recorded`
+    returns the record, which is made here where none is given."""
     if next(module.buffers(), None) is None:  # no statistics, no normalisation: a transformer need not be watched
         return Folded([])
     if hooked_globally():  # they see every tensor
         return Folded([])
-    watch = _Watch()
     try:
-        plain = watch.run(module, x.clone())
+        record = recorded() if recorded is not None else glance(module, x)
     except torch.OutOfMemoryError:
         return Folded([])
-    chains = watch.chains()
-    del watch  # which holds every tensor of the pass
-    if not chains:
+    plain, links = record.output, chains(record)
+    if not links or plain is None:
         return Folded([])
     for fusing in [True, False] if x.device.type == "cpu" and x.dtype in _FUSIBLE else [False]:
-        folded = Folded(chains, fusing)
+        folded = Folded(links, fusing)
         try:
             with folded:
                 other = module(x.clone())
@@ -316,7 +209,7 @@ def fold(module: nn.Module, x: Tensor) -> Folded:
             if not fusing:
                 raise
             continue
-        if isinstance(plain, Tensor) and agree(plain, other, plain.dtype):
+        if agree(plain, other, plain.dtype):
             return folded
     return Folded([])
 
@@ -324,14 +217,3 @@ def fold(module: nn.Module, x: Tensor) -> Folded:
 def agree(plain: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
     """Whether logits computed in this precision in another way are what they were, but for rounding."""
     return bool((other - plain).abs().max() <= _TOLERANCE[dtype] * (plain.max() - plain.min()))
-
-
-def observed(module: nn.Module) -> bool:
-    """Whether a module or a part of it has hooks, which may read or change inputs and outputs."""
-    return hooked_globally() or any(map(has_hooks, module.modules()))
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether a module itself has hooks."""
-    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, name, None) for name in names)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from visx.network.fast.fold import Folded
+from visx.network.record import Record
 
 PLAIN = "VISX_PLAIN"  # the environment variable that turns every speed-up off
 
@@ -64,6 +65,9 @@ class Passes(Protocol):
 
     def output_of(self, layer: nn.Module, x: Tensor, layout: torch.memory_format | None = None) -> Tensor:
         """A module's output, without gradients, in a plain pass that ends there."""
+
+    def record(self, shape: torch.Size, *, operations: bool = True) -> Record:
+        """What a pass over a noise picture of this shape (C, H, W) shows of the module as it is now."""
 
     def converted(self, dtype: torch.dtype) -> Passes:
         """The same network in another precision."""

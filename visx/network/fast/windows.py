@@ -1,4 +1,4 @@
-"""Which window of pixels each value of a network's maps depends on, learnt by watching one pass.
+"""Which window of pixels each value of a network's maps depends on, read from the record of a pass.
 
 Convolutions, poolings and padding widen windows; functions of each value by itself keep them; behind anything else a
 value may depend on the whole picture.
@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+import torch.nn.functional as F
+from torch import nn
 
 from visx.network.fast.fold import Folded
+from visx.network.fast.onednn import CONVOLUTIONS
 from visx.network.fast.pending import ASKING
-from visx.network.isolation import hooked
-from visx.network.tensors import tensors
+from visx.network.record import Call, ModuleRun, Record, Value, values
 
 ELEMENT = 32  # what writing an element costs, in multiplications
 
@@ -81,87 +80,84 @@ class Map:
     work: int
 
 
-class Watch(TorchFunctionMode):
-    """Records one pass: what each tensor depends on, when it was made and last read, and the work done by then.
+class Windows:
+    """What each tensor of a closed record depends on, when it was made and last read, and the work done by then. `folded` is
+    what runs folded of the network: inside its chains there is nothing to cut at."""
 
-    It holds every tensor, so that identities stay unique."""
+    def __init__(self, record: Record, folded: Folded | None) -> None:
+        self.work = 0
+        self._sides: dict[Value, Sides | None] = {}  # of all that depends on the image; None: it may read all of it
+        self._made: dict[Value, int] = {}  # when, in calls
+        self._read: dict[Value, int] = {}
+        self._calls = 0  # that read something which depends on the image
+        self._left: int | None = None  # when Python first read a value that depends on the image
+        self._ends: list[tuple[ModuleRun, int, int]] = []  # runs of modules, calls and work by then
+        self._inside = _inside(record, folded) if folded else set()
+        if record.picture is not None:
+            self._make(record.picture, (Side(), Side()))
+        runs = iter(record.runs)  # in the order of their ends
+        run = next(runs, None)
+        for place, call in enumerate([*record.calls, None]):
+            while run is not None and run.ended <= place:
+                self._ends.append((run, self._calls, self.work))
+                run = next(runs, None)
+            if call is not None:
+                self._follow(call)
 
-    def __init__(self, folded: Folded | None) -> None:
-        super().__init__()
-        self.folded = folded
-        self.kept: list[Tensor] = []
-        self.sides: dict[int, Sides | None] = {}  # of all that depends on the image; None: it may read all of it
-        self.made: dict[int, int] = {}  # when, in calls
-        self.read: dict[int, int] = {}
-        self.calls = self.work = 0
-        self.left: int | None = None  # when Python first read a value that depends on the image
-        self.exits: list[tuple[nn.Module, Tensor, int, int]] = []  # a module, its output, calls and work by then
-
-    def maps(self, module: nn.Module, x: Tensor) -> list[Map]:
-        """The maps that a pass over `x` could be cut at: each depends on `x` by windows alone, and what is computed after it
-        depends on `x` through it alone."""
-        self._made(x, (Side(), Side()))
-        with ExitStack() as stack:
-            for child in module.modules():
-                stack.enter_context(hooked(child, self._leave))
-            stack.enter_context(self)
-            module(x)
-        runs = Counter(id(child) for child, *_ in self.exits)
-        found = []
-        for child, output, calls, work in self.exits:
-            sides = self.sides.get(id(output))
-            if sides is None or output.dim() != 4 or runs[id(child)] > 1 or self._passed_by(output, calls):
+    def maps(self) -> list[Map]:
+        """The maps that a pass could be cut at: each depends on the image by windows alone, and what is computed after it
+        depends on the image through it alone."""
+        times = Counter(run.name for run, *_ in self._ends)
+        result = []
+        for run, calls, work in self._ends:
+            if run.shape is None or len(run.shape) != 4 or times[run.name] > 1:
                 continue
-            if self.left is None or self.left > calls:
-                found.append(Map(child, output.shape, sides, work))
-        return found
+            output = run.outputs[0]
+            sides = self._sides.get(output)
+            if sides is None or output in self._inside or self._passed_by(output, calls):
+                continue
+            if self._left is None or self._left > calls:
+                result.append(Map(run.module, output.shape, sides, work))
+        return result
 
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and not (self.folded is not None and self.folded.cuts(output)):
-            self.exits.append((module, output, self.calls, self.work))
-
-    def _passed_by(self, output: Tensor, calls: int) -> bool:
+    def _passed_by(self, output: Value, calls: int) -> bool:
         """Whether anything but a module's output is read after it that was made before: a way around the cut."""
-        return any(made <= calls < self.read.get(i, 0) for i, made in self.made.items() if i != id(output))
+        return any(made <= calls < self._read.get(v, 0) for v, made in self._made.items() if v is not output)
 
-    def _made(self, tensor: Tensor, sides: Sides | None) -> None:
-        self.kept.append(tensor)
-        self.made.setdefault(id(tensor), self.calls)
-        self.sides[id(tensor)] = sides
+    def _make(self, value: Value, sides: Sides | None) -> None:
+        self._made.setdefault(value, self._calls)
+        self._sides[value] = sides
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        output = func(*args, **kwargs)
-        read = [t for t in tensors((args, kwargs)) if id(t) in self.made]
+    def _follow(self, call: Call) -> None:
+        """Take note of one call."""
+        read = [value for value in values((call.args, call.kwargs)) if value in self._made]
         if not read:
-            return output
-        if not any(True for _ in tensors(output)):
-            if getattr(func, "__name__", "") == "__setitem__":
-                self._written(args[0])
-            elif getattr(func, "__name__", "") not in _FORM and self.left is None:
-                self.left = self.calls
-            return output
-        self.calls += 1
-        self.read.update((id(t), self.calls) for t in read)
-        name = getattr(func, "__name__", "").strip("_")
-        sides = self._through(name, read, args, kwargs)
-        for tensor in tensors(output if isinstance(output, (tuple, list)) else (output,)):
-            weight = args[1] if name in ("conv2d", "linear") and len(args) > 1 else None
-            self.work += tensor.numel() * (ELEMENT + (weight[0].numel() if weight is not None else 0))
-            known = sides if tensor is output else None
-            if known is None and id(tensor) in self.made:
-                self._written(tensor)
-            self._made(tensor, known)
-        return output
+            return
+        if next(values(call.output), None) is None:
+            if call.name == "__setitem__":
+                self._written(call.args[0])
+            elif call.name not in _FORM and self._left is None:
+                self._left = self._calls
+            return
+        self._calls += 1
+        self._read.update((value, self._calls) for value in read)
+        name = call.name.strip("_")
+        sides = self._through(name, read, call.args, call.kwargs)
+        for value in values(call.output):
+            weight = call.args[1] if name in ("conv2d", "linear") and len(call.args) > 1 else None
+            self.work += value.shape.numel() * (ELEMENT + (weight.shape[1:].numel() if weight is not None else 0))
+            known = sides if value is call.output else None
+            if known is None and value in self._made:
+                self._written(value)
+            self._make(value, known)
 
-    def _written(self, tensor: Tensor) -> None:
+    def _written(self, value: Value) -> None:
         """Somebody wrote to a part of a tensor, or to all of it in a way that is not understood."""
-        memory = tensor.untyped_storage().data_ptr()
-        self.sides.update((id(t), None) for t in self.kept if t.untyped_storage().data_ptr() == memory)
+        self._sides.update((other, None) for other in self._made if other.memory == value.memory)
 
-    def _through(self, name: str, read: list[Tensor], args: Any, kwargs: Any) -> Sides | None:
+    def _through(self, name: str, read: list[Value], args: Any, kwargs: Any) -> Sides | None:
         """What the output reads of the image, from what its inputs read."""
-        inputs = [self.sides[id(t)] for t in read]
+        inputs = [self._sides[value] for value in read]
         sides = inputs[0]
         if sides is None:
             return None
@@ -175,7 +171,7 @@ class Watch(TorchFunctionMode):
         if name == "cat":
             dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
             return _together(inputs) if dim == 1 else None
-        constants = (t for t in tensors((args, kwargs)) if id(t) not in self.made)
+        constants = (value for value in values((args, kwargs)) if value not in self._made)
         return _together(inputs) if name in _POINTWISE and all(map(_uniform, constants)) else None
 
 
@@ -211,9 +207,27 @@ def _widest(sides: Sequence[Side]) -> Side:
     return Side(sides[0].jump, min(side.low for side in sides), max(side.high for side in sides))
 
 
-def _uniform(constant: Tensor) -> bool:
+def _inside(record: Record, folded: Folded) -> set[Value]:
+    """The tensors inside of folded chains, which are not what they seem: outputs of the convolutions, and of normalisations
+    whose ReLU the convolution applies."""
+    chains = {id(chain.weight): chain for chain in folded.chains}
+    ends: dict[Value, bool] = {}  # outputs of convolutions, and whether their ReLU is applied
+    inside = set()
+    for call in record.calls:
+        if not isinstance(call.output, Value) or not call.args:
+            continue
+        chain = chains.get(id(call.args[1].tensor)) if call.func in CONVOLUTIONS and len(call.args) > 1 else None
+        if chain is not None:
+            ends[call.output] = folded.fusing and chain.ceiling is not None
+            inside.add(call.output)
+        elif call.func is F.batch_norm and ends.get(call.args[0]):
+            inside.add(call.output)
+    return inside
+
+
+def _uniform(constant: Value) -> bool:
     """Whether a constant is the same all over a map."""
-    return constant.numel() == 1 or (constant.dim() > 2 and constant.shape[-2:] == (1, 1))
+    return constant.shape.numel() == 1 or (len(constant.shape) > 2 and constant.shape[-2:] == (1, 1))
 
 
 def _pair(value: Any) -> tuple[int, int]:
