@@ -15,7 +15,7 @@ from visx.models import fingerprint
 from visx.models.checkpoint import digest_state
 from visx.models.fingerprint import Fingerprint
 from visx.network.anatomy import Anatomy, examine
-from visx.network.behaviour import PLAIN, Behaviour, observe
+from visx.network.behaviour import PLAIN, Behaviour, known, observe
 from visx.network.forms import copied, half, unwrapped, whereabouts
 from visx.network.grid import Layer
 from visx.network.network import Network
@@ -91,12 +91,14 @@ class Model:
         if self._anatomy is None:
             with self.network().session() as network:  # one thread looks, the others wait and find it done
                 if self._anatomy is None:
-                    kept = Kept(network.module)
+                    behaviour = known(network.module, self.input_shape)
+                    kept = Kept(network.module) if behaviour is None or behaviour.changing else None
                     try:
                         self._anatomy = self._examine()
                     finally:
-                        kept.restore()
-                    self._behaviour = observe(network, (len(self.preprocess.mean), *self.input_size))
+                        if kept is not None:
+                            kept.restore()
+                    self._behaviour = behaviour or observe(network, self.input_shape)
         return self._anatomy
 
     def _examine(self) -> Anatomy:

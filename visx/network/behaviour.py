@@ -12,20 +12,18 @@ import threading
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from visx.network.members import rows
 from visx.network.memory import out_of_memory
+from visx.network.outputs import Outputs
 from visx.network.restoring import Kept, same_values
 from visx.network.settings import random_states, seed_all
 from visx.network.snapshot import Values
 from visx.network.tensors import tensors
-
-if TYPE_CHECKING:
-    from visx.network.network import Network
 
 # What rounding alone may move outputs by, as a part of the largest one, where equal passes are not equal to the last bit;
 # and what more than so many times of it must have another reason, where an output is computed in a batch of another size.
@@ -72,10 +70,23 @@ class Behaviour:
         return found
 
 
+class Observed(Protocol):
+    """A network whose behaviour is observed (`visx.network.network.Network`)."""
+
+    module: nn.Module
+
+    @property
+    def outputs(self) -> Outputs:
+        """What the module's raw output means."""
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Pictures (B, C, H, W) as the module takes them."""
+
+
 PLAIN, _SINGLE = Behaviour(), Behaviour(single=True, one_row=True)
 
 
-def observe(network: Network, shape: tuple[int, ...]) -> Behaviour:
+def observe(network: Observed, shape: tuple[int, ...]) -> Behaviour:
     """What the network's output for a picture depends on besides the picture, for inputs of this shape (C, H, W).
 
     The network runs on noise: a batch of two, and its second picture alone. For a plain network the outputs agree, no
@@ -85,16 +96,24 @@ def observe(network: Network, shape: tuple[int, ...]) -> Behaviour:
 
     Call inside `network.session()`. The module is left as it was, but for parameters that its forward writes to.
     """
+    of = known(network.module, shape)
+    if of is not None:
+        return of
     signature = _signature(network.module)
-    with suppress(TypeError):  # a module of one's own may not be hashable
-        known = _known.get(network.module)
-        if known and known.signature == signature and known.shape in (shape, None):
-            return known.behaviour
     with torch.no_grad(), drawing:
-        found = _Look(network, shape).behaviour()
+        result = _Look(network, shape).behaviour()
+    with suppress(TypeError):  # a module of one's own may not be hashable
+        _known[network.module] = _Known(signature, shape, result)
+    return result
+
+
+def known(module: nn.Module, shape: tuple[int, ...]) -> Behaviour | None:
+    """What is known of a module already, for inputs of this shape (C, H, W); None where it has to be observed."""
     with suppress(TypeError):
-        _known[network.module] = _Known(signature, shape, found)
-    return found
+        of = _known.get(module)
+        if of and of.shape in (shape, None) and of.signature == _signature(module):
+            return of.behaviour
+    return None
 
 
 def take_as_plain(module: nn.Module) -> None:
@@ -134,7 +153,7 @@ class _Look:
     """Passes over noise. The picture that is watched comes last: in a batch taken for a sequence (a recurrent layer with
     its axes mixed up) only what comes before has an influence."""
 
-    def __init__(self, network: Network, shape: tuple[int, ...]) -> None:
+    def __init__(self, network: Observed, shape: tuple[int, ...]) -> None:
         self.network = network
         noise = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
         self.picture, self.others = noise[:1], (noise[1:2] * 0.5, noise[2:] * 3)

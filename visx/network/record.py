@@ -149,11 +149,10 @@ class Record:
         self.score = self.state(score)
         constants = {id(tensor) for tensor in _constants(self.module)}
         for value in self._values.values():
-            value.node = self.node(value.tensor)
-            if value.made or id(value.tensor) not in constants:
-                value.tensor = None
-            elif value.tensor is not None:
+            if value.tensor is not None and not value.made and id(value.tensor) in constants:
                 self._constants.append((value.tensor, *_version(value.tensor)))
+            else:
+                value.node, value.tensor = self.node(value.tensor), None
         for run in self.runs:
             run.edge = None
         self.output = self.output.detach() if isinstance(self.output, Tensor) else None

@@ -96,6 +96,9 @@ _FORM = {Tensor.dim, Tensor.size, Tensor.numel, Tensor.stride, Tensor.is_contigu
 }
 
 
+_HOLDING = (Tensor, tuple, list, dict)  # what is a tensor or may have some in it
+
+
 class _Calls(TorchFunctionMode):
     """Records the calls of torch's functions, and counts the activations among them."""
 
@@ -111,7 +114,7 @@ class _Calls(TorchFunctionMode):
         record = self._record
         if func in OTHER_ACTIVATIONS or func in RELUS or Arithmetic.knows(func):
             self._count(func, args, kwargs)
-        given, named = tuple(map(self._valued, args)), {name: self._valued(value) for name, value in kwargs.items()}
+        given, named = tuple(map(self._valued, args)), self._valued(kwargs) if kwargs else kwargs
         source = record.state(next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None))
         output = func(*args, **kwargs)
         self._arithmetic.remember(func, args, kwargs, output)
@@ -134,8 +137,8 @@ class _Calls(TorchFunctionMode):
         if isinstance(item, Tensor):
             return self._record.value(item)
         if isinstance(item, (tuple, list)):
-            return [self._valued(part) for part in item] if any(map(_structured, item)) else item
-        return {key: self._valued(part) for key, part in item.items()} if isinstance(item, dict) else item
+            return [self._valued(part) for part in item] if any(isinstance(part, _HOLDING) for part in item) else item
+        return {name: self._valued(part) for name, part in item.items()} if isinstance(item, dict) else item
 
 
 class _Operations(TorchDispatchMode):
@@ -160,7 +163,7 @@ class _Operations(TorchDispatchMode):
         kwargs = kwargs or {}
         known: dict[int, Node] = {}
         inputs = []
-        for tensor in tensors((args, kwargs)):
+        for tensor in _given(args, kwargs):
             if (node := self._nodes.get(key(tensor))) is not None:
                 known[id(tensor)] = node
                 inputs.append(node)
@@ -195,9 +198,14 @@ class _Operations(TorchDispatchMode):
         self._nodes[key(tensor)] = node
 
 
+def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:
+    """The tensors that an operation is given; none of its arguments is nested deeper than a list."""
+    for item in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(item, Tensor):
+            yield item
+        elif isinstance(item, (tuple, list)):
+            yield from (part for part in item if isinstance(part, Tensor))
+
+
 def _nowhere(places: Tensor) -> bool:
     return bool(compact(places).isnan().all())
-
-
-def _structured(item: Any) -> bool:
-    return isinstance(item, (Tensor, tuple, list, dict))

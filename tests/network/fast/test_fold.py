@@ -97,11 +97,11 @@ def test_learning_costs_no_more_passes_than_it_must(layer: nn.Module, passes: in
     assert bool(fold(net, pictures())) == (passes == 2) and net.passes == passes
 
 
-def test_where_memory_does_not_hold_the_watched_pass_nothing_is_folded(monkeypatch: pytest.MonkeyPatch):
+def test_where_memory_does_not_hold_the_recorded_pass_nothing_is_folded(monkeypatch: pytest.MonkeyPatch):
     def full(*args: object) -> bool:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(folding, "relu_call", full)
+    monkeypatch.setattr(folding, "glance", full)
     assert not fold(settled(Passes(nn.BatchNorm2d(4))), pictures())
 
 
