@@ -12,26 +12,51 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
 from itertools import count
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
 from visx.errors import unsupported
+from visx.network.behaviour import Behaviour
+from visx.network.fast import Accelerated
+from visx.network.fast.passes import Passes
 from visx.network.forms import scripted
 from visx.network.grid import Layer
 from visx.network.isolation import StopForward, hooked
 from visx.network.norms import align_norms
-from visx.network.outputs import in_full, require_graph
+from visx.network.outputs import Outputs, in_full, require_graph
 from visx.network.rules import Met, Rule, Rules, complete, guide, strangers
 from visx.network.scorer import Scores
 
-if TYPE_CHECKING:
-    from visx.network.network import Network
-
 R = TypeVar("R")
 P = ParamSpec("P")
+
+
+class Differentiable(Passes, Protocol):
+    """A network whose scores are differentiated (`visx.network.network.Network`)."""
+
+    @property
+    def fast(self) -> Accelerated:
+        """The faster ways to its scores and gradients."""
+
+    @property
+    def outputs(self) -> Outputs:
+        """What the module's raw output means."""
+
+    @property
+    def behaviour(self) -> Behaviour:
+        """What the module's output for a picture depends on besides the picture."""
+
+    def run(self, x: Tensor) -> Any:
+        """The module's raw output for prepared pictures (B, C, H, W)."""
+
+    def layer(self, name: str) -> nn.Module:
+        """The module at a path."""
+
+    def feature_layer(self, name: str, shape: torch.Size) -> Layer:
+        """The layer at a path, whose output for inputs of this shape (C, H, W) is a feature map."""
 
 
 @dataclass
@@ -55,13 +80,13 @@ class LayerGradients:
 
 
 def _recomputed(
-    gradients: Callable[Concatenate[Network, P], R],
-) -> Callable[Concatenate[Network, P], R]:
+    gradients: Callable[Concatenate[Differentiable, P], R],
+) -> Callable[Concatenate[Differentiable, P], R]:
     """`gradients`, and once more where non-reentrant checkpointing has run parts of forward again in the backward pass:
     neither faster ways nor a rule on calls are in force there, so both are done without from then on."""
 
     @wraps(gradients)
-    def run(network: Network, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(network: Differentiable, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with suppress(CheckpointError):
             return gradients(network, *args, **kwargs)
         network.recomputing = True
@@ -80,7 +105,7 @@ _CHECKPOINTED = (
 
 @_recomputed
 def input_gradients(
-    network: Network,
+    network: Differentiable,
     x: Tensor,
     scores: Scores,
     rule: Rule | None = None,
@@ -113,7 +138,7 @@ def input_gradients(
 
 
 @_recomputed
-def layer_gradients(network: Network, x: Tensor, name: str, scores: Scores) -> LayerGradients:
+def layer_gradients(network: Differentiable, x: Tensor, name: str, scores: Scores) -> LayerGradients:
     """Gradients of scores (see `input_gradients`) with respect to a layer's output. Only what lies behind the layer is
     differentiated."""
     if len(x) > 1 and network.behaviour.one_row:
@@ -122,7 +147,7 @@ def layer_gradients(network: Network, x: Tensor, name: str, scores: Scores) -> L
     return network.fast.until(name, x.shape[1:], lambda arrived: _layer_gradients(network, x, layer, scores, arrived))
 
 
-def _row_by_row(network: Network, x: Tensor, name: str, scores: Scores) -> LayerGradients:
+def _row_by_row(network: Differentiable, x: Tensor, name: str, scores: Scores) -> LayerGradients:
     """Layer gradients of copies of one picture, each in a pass of its own."""
     rows = [layer_gradients(network, row, name, scores) for row in x.split(1)]
     activation, grads = torch.cat([r.activation for r in rows]), torch.cat([r.grads for r in rows])
@@ -130,7 +155,7 @@ def _row_by_row(network: Network, x: Tensor, name: str, scores: Scores) -> Layer
 
 
 def _layer_gradients(
-    network: Network, x: Tensor, layer: Layer, scores: Scores, arrived: Callable[[], None]
+    network: Differentiable, x: Tensor, layer: Layer, scores: Scores, arrived: Callable[[], None]
 ) -> LayerGradients:
     """One pass, its part behind the layer differentiated; `arrived` is called when the layer's output is there."""
     name = layer.name
@@ -161,7 +186,7 @@ def _layer_gradients(
 
 @_recomputed
 def project(
-    network: Network, x: Tensor, name: str, seed: Callable[[Tensor], Tensor], rule: Rule
+    network: Differentiable, x: Tensor, name: str, seed: Callable[[Tensor], Tensor], rule: Rule
 ) -> tuple[Tensor, Tensor]:
     """The projection of a layer's output back to the input: `seed` maps the activation (B, K, h, w) to what is sent
     back. Returns (gradient (B, C, H, W), activation). Nothing behind the layer is computed."""
@@ -192,7 +217,7 @@ def project(
 
 
 def _differentiable(
-    network: Network, x: Tensor, run: Callable[[Tensor], Tensor], rule: Rule | None, what: str = "the input"
+    network: Differentiable, x: Tensor, run: Callable[[Tensor], Tensor], rule: Rule | None, what: str = "the input"
 ) -> tuple[Tensor, Tensor, Met]:
     """A leaf of `x`, what `run` makes of it, with every ReLU between them under `rule`, and what the rule met."""
     if rule is not None and (inside := scripted(network.module)):
