@@ -102,7 +102,7 @@ def test_other_formats_are_remarked_once_with_how_to_have_them(monkeypatch: pyte
     )
     formats.taken.cache_clear()
     said: list[str] = []
-    names = [item.name for item in find(["f"], said=said.append)]
+    names = [item.name for item in find(["f"], on_message=said.append)]
     assert names == ["k.png", "z.jp2"] if features.check("jpg_2000") else ["k.png"]
     (remark,) = said
     assert "passing over 7 files" in remark or not features.check("jpg_2000")

@@ -76,29 +76,29 @@ def compare(
 
     from visx.files import make_folder, to_json, write_whole
     from visx.images.decode import read
-    from visx.sheet.cells import Ask, Look, draw_rows
+    from visx.sheet.cells import Comparison, Style, draw_rows
     from visx.sheet.cells import compute as compute_rows
 
     models = [ready.load(spec) for spec in split(model, [DEFAULT_MODEL])]
     picture = models[0].preprocess.decode(read(path))
     for remark in picture.remarks:
         talk.say(f"{printable(source)}: {remark}")
-    ask = Ask(
+    ask = Comparison(
         ready.methods(*models), split(options.layer), ready.params, options.target or (), options.score,
         compute.seed, compute.precision, ready.size or 16,
     )  # fmt: skip
     total = len(models) * len(ask.methods) * max(1, len(ask.layers))
     with talk.progress(total, "explaining") as progress:
         rows = compute_rows(models, picture, source, ask, talk.say, progress)
-    for result in (result for row in rows for result in row.found.values()):
+    for result in (result for row in rows for result in row.maps.values()):
         if json:
             put(to_json(result.record.without_files()), flush=True)
         for warning in result.answer.warnings:
             talk.say(f"warning: {result.job.method.name} of {result.answer.objective.label}: {warning}")
     for loaded in models:
-        results = [result for row in rows if row.model is loaded for result in row.found.values()]
+        results = [result for row in rows if row.model is loaded for result in row.maps.values()]
         ready.describe_outputs(loaded, (result.job.kind for result in results))
-    cells = draw_rows(rows, picture, Look(colormap, alpha, shared_scale, cut, times))
+    cells = draw_rows(rows, picture, Style(colormap, alpha, shared_scale, cut, times))
     drawn = sheet.layout(cells, path.name, columns=columns, cell=cell, theme=theme, font=font)
     make_folder(out.parent)
     write_whole(out, sheet.encode(drawn, suffix))

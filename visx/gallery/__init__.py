@@ -1,4 +1,4 @@
-"""The gallery: one HTML page of a run, to look through, filter, sort and compare. Needs no server and no network."""
+"""The gallery: one HTML page of a run, to browse, filter, sort and compare. It needs no server and no network."""
 
 from visx.gallery.page import write_report
 

@@ -1,7 +1,8 @@
-"""The page itself: data, plots and pictures put into the templates. Whatever comes from a run is data, never markup.
+"""The HTML page of a run: data, plots and pictures inserted into the templates.
 
-Data go into an inline JSON block that no `<` can leave; the script writes text with `textContent` alone; the content
-security policy admits this page's own script and style by their hashes, its pictures, and no connection at all.
+Everything that comes from a run is inserted as data, never as markup. The data are an inline JSON block without any `<`; the
+script writes text by `textContent` only. The content security policy allows the page's own script and style (by their hashes)
+and its pictures, and no connections.
 """
 
 from __future__ import annotations
@@ -34,17 +35,17 @@ from visx.gallery.pictures import (
     plain_picture,
     shrink,
 )
-from visx.gallery.records import Run, numbers, read_run, recipes
+from visx.gallery.records import ReportedRun, numbers, read_run, recipes
 from visx.run.progress import Progress
 from visx.store.record import Record
 
 if TYPE_CHECKING:
     from visx.images.geometry import Placement
 
-Drawn = tuple[str, Small | None, list[float] | None]  # how it is drawn, the map, where it lies in the image
+Drawn = tuple[str, Small | None, list[float] | None]  # the kind of picture, the map, its box in percent of the image
 BINS = 10
 WORKERS = 4
-TURNING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+DIRECTION_MARKS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def write_report(
@@ -54,7 +55,9 @@ def write_report(
     on_message: Callable[[str], None],
     progress: Callable[[int, str], AbstractContextManager[Progress]],
 ) -> dict[str, Any]:
-    """Write the page of the run in `folder` to `out`; returns {report, results, errors, inline, page_bytes, picture_bytes}.
+    """Write the page of the run in `folder` to the file `out`.
+
+    Returns {report, results, errors, inline, page_bytes, picture_bytes}. Raises `VisxError` where the folder holds no run.
 
     Pictures of up to `inline_limit` bytes in all are inside the page, more in a folder `NAME-files` beside it.
     `on_message` gets remarks; `progress` is given how many results are drawn, and a word for that.
@@ -75,8 +78,8 @@ def write_report(
             "page_bytes": len(page), "picture_bytes": store.bytes}  # fmt: skip
 
 
-def _draw(run: Run, store: Store, advance: Any) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
-    """The pictures of every result and image: for each result {map, kind, box}, for each image {name, source, ...}."""
+def _draw(run: ReportedRun, store: Store, advance: Any) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The pictures of a run: {map, kind, box, ...} for each result, {name, src, width, height} for each image by its name."""
     by_image: dict[str, list[int]] = {}
     for number, record in enumerate(run.results):
         by_image.setdefault(record.image, []).append(number)
@@ -100,7 +103,7 @@ def _draw(run: Run, store: Store, advance: Any) -> tuple[list[dict[str, Any]], d
 
 
 def _draw_image(work: tuple[Path, str, list[Record]]) -> tuple[Small | None, list[Drawn]]:
-    """One image and its maps, in a worker's thread."""
+    """The picture of one image and the drawings of its maps; runs in a worker's thread."""
     folder, image, records = work
     path = find_image(folder, image)
     rgb = plain_picture(path, records[0].preprocessing if records else None) if path else None
@@ -118,19 +121,19 @@ def _draw_image(work: tuple[Path, str, list[Record]]) -> tuple[Small | None, lis
 
 
 def _box(place: Placement, shape: tuple[int, ...], kind: str) -> list[float]:
-    """Where the map lies in the image, in percent: left, top, width, height."""
+    """The map's box in the image in percent: [left, top, width, height]."""
     left, top, right, bottom = place.box
     height, width = shape[:2]
-    if kind == "gradient":  # cut out of the overlay, it ends where the picture does
+    if kind == "gradient":  # it is cut out of the overlay, and so ends at the picture's border
         left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
     across, down = 100 / width, 100 / height
     return [round(v, 3) for v in (left * across, top * down, (right - left) * across, (bottom - top) * down)]
 
 
 def _data(
-    run: Run, shown: Sequence[dict[str, Any]], images: dict[str, dict[str, Any]], store: Store, to_folder: str
+    run: ReportedRun, shown: Sequence[dict[str, Any]], images: dict[str, dict[str, Any]], store: Store, to_folder: str
 ) -> dict[str, Any]:
-    """Everything the page's script works on."""
+    """The data for the page's script: {images, recipes, results}; `to_folder` is the URL of the run's folder."""
     shared, which = recipes(run.results)
     order = {image: number for number, image in enumerate(images)}
     pictures = [{**image, "src": store.source(image["src"])} if "src" in image else image for image in images.values()]
@@ -162,8 +165,8 @@ def _data(
     return {"images": pictures, "recipes": shared, "results": results}
 
 
-def render_page(run: Run, data: dict[str, Any], inline: bool) -> str:
-    """The page as text."""
+def render_page(run: ReportedRun, data: dict[str, Any], inline: bool) -> str:
+    """The HTML of the page; `inline` says whether all pictures are inside the page."""
     import jinja2
     from markupsafe import Markup
 
@@ -196,23 +199,23 @@ def render_page(run: Run, data: dict[str, Any], inline: bool) -> str:
 
 
 def embed(data: Any) -> str:
-    """A value as JSON that can stand in a script element: nothing in it can end the element or begin a comment."""
+    """The value as JSON for a script element, without characters that could end the element or begin a comment."""
     text = json.dumps(json.loads(to_json(data)), separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def plain(text: str) -> str:
-    """Text without the marks that would show what follows them in another order, and without stray bytes of file names."""
-    return TURNING.sub("\ufffd", text).encode("utf-8", "replace").decode()
+    """The text without marks of text direction, which could disguise it, and without undecodable bytes of file names."""
+    return DIRECTION_MARKS.sub("\ufffd", text).encode("utf-8", "replace").decode()
 
 
 def figure(value: Any) -> str:
-    """A table's value as people read it."""
+    """A value of a table as text, numbers with four digits."""
     return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def histogram(results: Sequence[Record]) -> list[int]:
-    """How many results have a probability in each tenth."""
+    """The number of results with a probability in each tenth of 0..1."""
     counts = [0] * BINS
     for record in results:
         if record.probability is not None:
@@ -221,7 +224,7 @@ def histogram(results: Sequence[Record]) -> list[int]:
 
 
 def mean_times(results: Sequence[Record]) -> Iterator[tuple[str, float]]:
-    """Each method's mean seconds a map."""
+    """(method, mean seconds for a map) of each method."""
     of_method: dict[str, list[float]] = {}
     for record in results:
         if record.seconds is not None:

@@ -1,8 +1,8 @@
-"""The pictures of a page, small: each image once, and each map alone at the network's input size, coloured.
+"""The small pictures of a page: each image once, and each map alone at the network's input size, in colours.
 
-The page lays the map over the image where the network looked, so that its opacity can be chosen. A signed map carries
-its strength as transparency; a gradient picture is cut out of the overlay, because the manifest's `.npy` has no colours.
-Small pictures go into the page; once they are more than a limit in all, they go into a folder beside it.
+The page lays a map over its image where the network saw the image, so that its opacity can be chosen. The strength of a signed
+map is its opacity. A gradient picture is cut out of the overlay, because the `.npy` of the manifest has no colours. Pictures are
+stored inside the page up to a limit in all, else in a folder beside it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from visx.images.geometry import Placement
 from visx.images.numeric import check_range
 from visx.store.record import Record
 
-IMAGE_SIDE, MAP_SIDE = 480, 256  # the longer side at most
+IMAGE_SIDE, MAP_SIDE = 480, 256  # the longest side of images and of maps, in pixels
 QUALITY = 75
 Kind = Literal["map", "signed", "gradient"]
 
 
 class Store:
-    """Where a page's pictures go: into it up to `limit` bytes in all, else into `folder`, whole or not at all."""
+    """The pictures of a page: inside the page up to `limit` bytes in all, else as files in `folder`."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
@@ -44,11 +44,11 @@ class Store:
 
     @property
     def inline(self) -> bool:
-        """Whether all pictures so far fit into the page."""
+        """Whether all pictures so far are inside the page."""
         return self._held is not None
 
     def put(self, data: bytes) -> str:
-        """Keep a picture; returns its name, the same for the same bytes."""
+        """Store a picture and return its name, which is the same for the same bytes."""
         name = hashlib.sha256(data).hexdigest()[:20] + ".webp"
         if name in self._names:
             return name
@@ -71,13 +71,13 @@ class Store:
             write_whole(path, data)
 
     def source(self, name: str) -> str:
-        """What an `img` element shows the picture by."""
+        """The `src` of an `img` element for the picture."""
         if self._held is not None:
             return f"data:image/webp;base64,{base64.b64encode(self._held[name]).decode()}"
         return f"{quote(os.fsencode(self.folder.name))}/{name}"
 
     def sweep(self) -> None:
-        """Remove what an earlier page left in the folder and this one does not show."""
+        """Remove pictures of an earlier page from the folder, and the folder where it becomes empty."""
         for path in self.folder.glob("*.webp"):
             if self._held is not None or path.name not in self._names:
                 path.unlink(missing_ok=True)
@@ -87,7 +87,7 @@ class Store:
 
 @dataclass(frozen=True)
 class Small:
-    """A small picture as WebP."""
+    """A small picture: the bytes of a WebP file, and the width and height in pixels."""
 
     data: bytes
     width: int
@@ -95,7 +95,7 @@ class Small:
 
     @staticmethod
     def of(picture: np.ndarray) -> Small:
-        """(H, W, 3) RGB or (H, W, 4) RGBA uint8, encoded."""
+        """A picture (H, W, 3) RGB or (H, W, 4) RGBA uint8, encoded."""
         order = cv2.COLOR_RGBA2BGRA if picture.shape[2] == 4 else cv2.COLOR_RGB2BGR
         done, data = cv2.imencode(".webp", cv2.cvtColor(picture, order), [cv2.IMWRITE_WEBP_QUALITY, QUALITY])
         assert done
@@ -103,7 +103,7 @@ class Small:
 
 
 def shrink(picture: np.ndarray, side: int) -> np.ndarray:
-    """The picture with its longer side at most `side`."""
+    """The picture, resized to at most `side` pixels on its longer side."""
     height, width = picture.shape[:2]
     scale = side / max(height, width)
     if scale >= 1:
@@ -113,7 +113,10 @@ def shrink(picture: np.ndarray, side: int) -> np.ndarray:
 
 
 def find_image(folder: Path, image: str) -> Path | None:
-    """The image a record speaks of: as it was named, else beside the run's folder or above it."""
+    """The file of a record's image: by the path in the record, else relative to the three folders above the run.
+
+    None where it is nowhere.
+    """
     named = Path(image)
     tries = (
         [named] if named.is_absolute() else [named, *(parent / named for parent in list(folder.resolve().parents)[:3])]
@@ -125,8 +128,10 @@ def find_image(folder: Path, image: str) -> Path | None:
 
 
 def plain_picture(path: Path, preprocessing: Mapping[str, Any] | None = None) -> np.ndarray | None:
-    """The image as the user sees it, or None where it cannot be decoded. Numeric pictures and such of many channels are
-    shown as the run's `preprocessing` has it."""
+    """The image file as a viewer shows it, (H, W, 3) uint8; None where it cannot be decoded.
+
+    `preprocessing` of the record has the range of numeric pictures and the number of channels.
+    """
     known = preprocessing or {}
     shown, mean = known.get("range"), known.get("mean")
     try:
@@ -150,14 +155,14 @@ def kind_of(record: Record) -> Kind:
 
 
 def overlay_picture(folder: Path, record: Record) -> Small | None:
-    """A result's overlay, for want of the image itself."""
+    """The overlay of a result, small; for results whose image is not there."""
     overlay = record.links.get("overlay")
     rgb = plain_picture(folder / overlay) if overlay else None
     return Small.of(shrink(rgb, IMAGE_SIDE)) if rgb is not None else None
 
 
 def map_picture(folder: Path, record: Record, kind: Kind, place: Placement) -> Small | None:
-    """A result's map alone, or None where its files cannot be read."""
+    """The map of a result without its image, small; None where its files cannot be read."""
     if kind == "gradient":
         overlay = plain_picture(folder / record.links["overlay"])
         if overlay is None:

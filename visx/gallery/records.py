@@ -32,7 +32,7 @@ class Table:
 
 
 @dataclass
-class Run:
+class ReportedRun:
     """The results of a run in order, but for superseded ones, and `metrics`, the values measured on each; failures that no
     later result made good; tables; and how many lines were `skipped`."""
 
@@ -44,10 +44,10 @@ class Run:
     skipped: int = 0
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> ReportedRun:
     """The run in `folder`. Usage errors: no such folder, nothing in it that `visx explain` wrote."""
     check_run(folder, "the folder that `visx explain -o` wrote to")
-    run = Run(folder)
+    run = ReportedRun(folder)
     results: list[Record] = []
     errors: dict[tuple[str, str | None], Failure] = {}
     for record in records(folder):

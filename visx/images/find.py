@@ -55,10 +55,10 @@ def find(
     out: Path | None = None,
     stdin: BinaryIO | None = None,
     nul: bool = False,
-    said: Callable[[str], None] = lambda text: None,
+    on_message: Callable[[str], None] = lambda text: None,
     holds_results: HoldsResults = lambda folder, names: False,
 ) -> list[Item]:
-    """All images of `inputs` in a stable order; `said` hears of what was passed over: folders below the given ones that
+    """All images of `inputs` in a stable order; `on_message` hears of what was passed over: folders below the given ones that
     `holds_results` says are of older runs, and pictures of formats that cannot be read here.
 
     Usage errors: a missing path, a folder without images, a collision.
@@ -69,29 +69,32 @@ def find(
     others: list[str] = []
     for root in roots:
         if root == "-":
-            items += _from_stdin(stdin, nul, out, said, others, holds_results)
+            items += _from_stdin(stdin, nul, out, on_message, others, holds_results)
             continue
         path = Path(root)
         if _is_dir(path):
             prefix = _name_of(path) if several else ""
-            found = [
+            walked = [
                 Item(file, _join(prefix, file.relative_to(path).as_posix()), trouble)
-                for file, trouble in _walk(path, out, said, others, holds_results)
+                for file, trouble in _walk(path, out, on_message, others, holds_results)
             ]
-            if not found:
+            if not walked:
                 raise usage(f"no images in {root}", passed_over(others) or f"looked for {', '.join(sorted(SUFFIXES))}")
-            items += found
+            items += walked
         elif os.path.lexists(path):
             items.append(Item(path, path.name))
         else:
             raise usage(f"no such file or directory: {root}")
     if others:
-        said(passed_over(others))
+        on_message(passed_over(others))
     return _distinct(items, out)
 
 
 def shard(items: Sequence[Item], number: int, count: int) -> list[Item]:
-    """The items of shard `number` of `count` (from 1), by a hash of their names: stable whatever else is in the list."""
+    """The items of shard `number` of `count`, counted from 1.
+
+    A hash of its name assigns an item to a shard, so that other items in the list make no difference.
+    """
 
     def place(item: Item) -> int:
         return int.from_bytes(hashlib.blake2b(os.fsencode(item.name), digest_size=8).digest(), "big")
@@ -100,11 +103,12 @@ def shard(items: Sequence[Item], number: int, count: int) -> list[Item]:
 
 
 def _walk(
-    root: Path, out: Path | None, said: Callable[[str], None], others: list[str], holds_results: HoldsResults
+    root: Path, out: Path | None, on_message: Callable[[str], None], others: list[str], holds_results: HoldsResults
 ) -> Iterator[tuple[Path, str]]:
-    """Image files below `root`, sorted, and directories that cannot be listed with the reason.
+    """The image files below `root`, sorted, each with an empty reason; then directories that cannot be listed, with the reason.
 
-    Each real directory is entered once, so symlink loops end. The endings of pictures that are passed over go to `others`.
+    Each real directory is entered once, so that symlink loops end. The endings of pictures in other formats are appended to
+    `others`.
     """
     skip = out.resolve() if out else None
     seen: set[Path] = set()
@@ -116,7 +120,7 @@ def _walk(
             continue
         seen.add(real)
         if Path(folder) != root and holds_results(Path(folder), files):
-            said(f"passing over {printable(folder)}: results of an older run")
+            on_message(f"passing over {printable(folder)}: results of an older run")
             subfolders.clear()
             continue
         subfolders.sort()
@@ -136,7 +140,7 @@ def _from_stdin(
     stdin: BinaryIO | None,
     nul: bool,
     out: Path | None,
-    said: Callable[[str], None],
+    on_message: Callable[[str], None],
     others: list[str],
     holds_results: HoldsResults,
 ) -> list[Item]:
@@ -152,7 +156,7 @@ def _from_stdin(
     items = []
     for path in paths:
         if _is_dir(path):
-            walked = _walk(path, out, said, others, holds_results)
+            walked = _walk(path, out, on_message, others, holds_results)
             items += [Item(file, _contained(file), trouble) for file, trouble in walked]
         else:
             items.append(Item(path, _contained(path)))
@@ -168,7 +172,7 @@ def _is_dir(path: Path) -> bool:
 
 
 def _contained(path: Path) -> str:
-    """The path as a relative name without `.`, `..` or a root: it cannot lead out of the output folder."""
+    """The path as a relative name without `.`, `..` or a root, so that it stays inside the output folder."""
     kept: list[str] = []
     for part in path.parts:
         if part == "..":
@@ -187,8 +191,11 @@ def _join(prefix: str, name: str) -> str:
 
 
 def _distinct(items: list[Item], out: Path | None) -> list[Item]:
-    """Drop a file listed twice under one name; two different files under one name are a usage error. So are names that
-    differ in capitals or in how an accent is written, where OUT's file system takes them for one."""
+    """The items without those listed twice.
+
+    Raises `VisxError` (usage, exit 2) where two different files have one name, or names that are one in OUT's file system
+    because they differ in capitals or in how an accent is encoded only.
+    """
     by_name: dict[str, Item] = {}
     folded: dict[str, Item] = {}
     for item in items:
@@ -205,16 +212,16 @@ def _distinct(items: list[Item], out: Path | None) -> list[Item]:
 
 
 def _one_name(a: str, b: str, out: Path | None) -> bool:
-    """Whether two names are one in OUT, tried out in the nearest folder above it that is there."""
+    """Whether two names are one in OUT's file system, tried in the nearest existing folder."""
     folder = next((p for p in (out, *out.absolute().parents) if p.is_dir()), None) if out else None
     if folder is None:
         return False
     with (
         contextlib.suppress(OSError, ValueError),
-        tempfile.TemporaryDirectory(dir=folder, prefix=".visx-tmp-") as beside,
+        tempfile.TemporaryDirectory(dir=folder, prefix=".visx-tmp-") as trial,
     ):
-        Path(beside, a).mkdir(parents=True)
-        return Path(beside, b).exists()
+        Path(trial, a).mkdir(parents=True)
+        return Path(trial, b).exists()
     return False
 
 

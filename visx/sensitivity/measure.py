@@ -41,7 +41,9 @@ from visx.sensitivity.settings import Against, Setting
 from visx.store.settings import Settings
 from visx.targets.classes import TargetSpec
 
-Maps = dict[tuple[Job, int, float], list[tuple[Sample, dict[str, float]]]]  # by setting: maps and their own values
+MapsBySetting = dict[
+    tuple[Job, int, float], list[tuple[Sample, dict[str, float]]]
+]  # maps with the values of their own metrics
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def measure(
     single = [metric for metric in found.metrics if metric.kind != "pair"]
     network = model.network(settings.precision, model.device)
     ledger = Ledger(settings.out, settings.resume)
-    maps: Maps = {}
+    maps: MapsBySetting = {}
     for seed, noise in dict.fromkeys((s.seed, s.noise) for s in everything):
         jobs = list(dict.fromkeys(s.job for s in everything if (s.seed, s.noise) == (seed, noise)))
         run = dataclasses.replace(settings, seed=seed)
@@ -199,7 +201,7 @@ def _compare(
     model: Model,
     group: Sequence[Setting],
     varied: str,
-    maps: Maps,
+    maps: MapsBySetting,
     metrics: Sequence[Metric],
     params: Mapping[str, Params],
     against: Against,

@@ -1,4 +1,4 @@
-"""The cells of a comparison: every method on every model for every target of one picture, computed and drawn."""
+"""The cells of a contact sheet: one picture's maps by every method, on every model, for every target; computed, then drawn."""
 
 from __future__ import annotations
 
@@ -30,12 +30,15 @@ if TYPE_CHECKING:
     from visx.models import Model
     from visx.network.outputs import ScoreKind
 
-Key = tuple[str, int]  # a method and the number of its layer: one column of the sheet
+Column = tuple[str, int]  # of the sheet: the name of a method, and the number of its layer
 
 
 @dataclass(frozen=True)
-class Ask:
-    """What is compared: methods with their parameters, layers (none: each model's own) and targets."""
+class Comparison:
+    """What a sheet compares: methods with their parameters, layers (none: each model's default) and targets.
+
+    `copies` is the number of perturbed copies in a batch.
+    """
 
     methods: Sequence[Method]
     layers: Sequence[str]
@@ -48,8 +51,9 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Look:
-    """How it is drawn. `shared` puts each column on one scale; `cut` shows only what the network saw."""
+class Style:
+    """How a sheet is drawn: `shared` gives all maps of a column one scale, `cut` leaves out what the network does not see,
+    `times` says how long each map took."""
 
     colormap: str = "turbo"
     alpha: float = 0.5
@@ -59,10 +63,10 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Found:
-    """One map of the sheet: its column and row, and what was found."""
+class SheetMap:
+    """One map of the sheet, with its column and the model and job that made it; `seconds` is the time for the map."""
 
-    key: Key
+    column: Column
     model: Model
     job: Job
     place: Placement
@@ -72,37 +76,40 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One target on one model: its maps, and for each column without one the reason."""
+class SheetRow:
+    """The maps of one target on one model by column; for each column without a map, `reasons` says why."""
 
     model: Model
     place: Placement
-    found: dict[Key, Found]
-    reasons: dict[Key, str]
+    maps: dict[Column, SheetMap]
+    reasons: dict[Column, str]
 
 
 def compute(
     models: Sequence[Model],
     picture: Picture,
     name: str,
-    ask: Ask,
+    comparison: Comparison,
     on_message: Callable[[str], None] = lambda text: None,
     progress: Progress = SILENT,
-) -> list[Row]:
-    """Rows of maps, model by model and target by target. A method that fits some of the models leaves the others'
-    places empty with the reason; one that fits none is an error (exit 4). `progress` is told of every job done."""
-    planned = [_plan(model, models, ask) for model in models]
-    rows: list[Row] = []
+) -> list[SheetRow]:
+    """The rows of a sheet for one picture, model by model and target by target; `name` is the picture's name in records.
+
+    A method that fits only some of the models has a reason in the rows of the others. `progress` advances with every job.
+    Raises `VisxError` (exit 4) where a method fits none of the models.
+    """
+    planned = [_plan(model, models, comparison) for model in models]
+    rows: list[SheetRow] = []
     for model, (jobs, reasons) in zip(models, planned, strict=True):
-        image = prepare(model, picture, ask.seed)
-        network, place = model.network(ask.precision), image.place
-        explainer = Explainer(model, network, ask.copies, on_message, progress.within)
-        spec = model.targets(ask.targets, any(job.of_a_class for job in jobs.values()))
+        image = prepare(model, picture, comparison.seed)
+        network, place = model.network(comparison.precision), image.place
+        explainer = Explainer(model, network, comparison.copies, on_message, progress.within)
+        spec = model.targets(comparison.targets, any(job.of_a_class for job in jobs.values()))
         spec = spec.for_image(name, model.names, model.anatomy.classes)
         targets = targets_of(model, network, [spec])
-        of_target: list[dict[Key, Found]] = []
+        of_target: list[dict[Column, SheetMap]] = []
         with network.session():
-            for key, job in jobs.items():
+            for column, job in jobs.items():
                 begun = time.perf_counter()
                 (answers,) = explainer.explain(job, stacked([image]), [spec], [image.seed], targets=targets)
                 progress.advance()
@@ -110,85 +117,87 @@ def compute(
                     raise answers
                 seconds = (time.perf_counter() - begun) / len(answers)
                 for number, answer in enumerate(each_once(answers)):
-                    record = record_of(model, job, answer, name, place, ask.seed, ask.precision, network, seconds)
+                    record = record_of(
+                        model, job, answer, name, place, comparison.seed, comparison.precision, network, seconds
+                    )
                     if number == len(of_target):
                         of_target.append({})
-                    of_target[number][key] = Found(key, model, job, place, answer, seconds, record)
-        rows += [Row(model, place, found, reasons) for found in of_target]
+                    of_target[number][column] = SheetMap(column, model, job, place, answer, seconds, record)
+        rows += [SheetRow(model, place, maps, reasons) for maps in of_target]
     return rows
 
 
-def _plan(model: Model, models: Sequence[Model], ask: Ask) -> tuple[dict[Key, Job], dict[Key, str]]:
-    """The jobs of one model by column, and the reasons of the columns that it cannot fill."""
-    jobs: dict[Key, Job] = {}
-    reasons: dict[Key, str] = {}
-    for method in ask.methods:
-        params = parse(method.params, ask.params.get(method.name, {}), method.name)
-        unfit = missing(model, method, params, ask.layers)
-        if unfit and any(not missing(other, method, params, ask.layers) for other in models):
+def _plan(model: Model, models: Sequence[Model], comparison: Comparison) -> tuple[dict[Column, Job], dict[Column, str]]:
+    """The jobs of one model by column, and the reasons for the columns without a job."""
+    jobs: dict[Column, Job] = {}
+    reasons: dict[Column, str] = {}
+    for method in comparison.methods:
+        params = parse(method.params, comparison.params.get(method.name, {}), method.name)
+        unfit = missing(model, method, params, comparison.layers)
+        if unfit and any(not missing(other, method, params, comparison.layers) for other in models):
             reasons[method.name, 0] = unfit
             continue
-        planned = plan(model, [method], ask.layers, ask.params, ask.score)
+        planned = plan(model, [method], comparison.layers, comparison.params, comparison.score)
         jobs.update({(method.name, number): job for number, job in enumerate(planned)})
     return jobs, reasons
 
 
-def draw_rows(rows: Sequence[Row], picture: Picture, look: Look) -> list[list[Cell]]:
-    """The cells of a sheet: in each row the picture, then a map a column."""
-    columns = list(dict.fromkeys(key for row in rows for key in (*row.found, *row.reasons)))
-    titles = {f.key: short_title(f.job.method) for row in rows for f in row.found.values()}
-    scales: dict[Key, Limits] = {}
-    if look.shared:
-        for key in columns:
-            scales[key] = shared(_limits(row.found[key]) for row in rows if key in row.found)
+def draw_rows(rows: Sequence[SheetRow], picture: Picture, style: Style) -> list[list[Cell]]:
+    """The cells of a sheet: each row has the picture, then one cell a column."""
+    columns = list(dict.fromkeys(column for row in rows for column in (*row.maps, *row.reasons)))
+    titles = {one.column: short_title(one.job.method) for row in rows for one in row.maps.values()}
+    scales: dict[Column, Limits] = {}
+    if style.shared:
+        for column in columns:
+            scales[column] = shared(_limits(row.maps[column]) for row in rows if column in row.maps)
     sheet: list[list[Cell]] = []
     for row in rows:
-        cells = [_first(row, picture, look)]
-        for key in columns:
-            if key in row.found:
-                cells.append(_cell(row.found[key], picture, look, scales.get(key)))
+        cells = [_first(row, picture, style)]
+        for column in columns:
+            if column in row.maps:
+                cells.append(_cell(row.maps[column], picture, style, scales.get(column)))
             else:
-                reason = row.reasons.get(key, "this model has no such layer")
-                cells.append(Cell(None, titles[key], note=f"does not fit: {reason}"))
+                reason = row.reasons.get(column, "this model has no such layer")
+                cells.append(Cell(None, titles[column], note=f"does not fit: {reason}"))
         sheet.append(cells)
     return sheet
 
 
-def _drawn_as_gradient(found: Found) -> bool:
-    return found.job.method.picture == "gradient" and found.answer.channels is not None
+def _drawn_as_gradient(one: SheetMap) -> bool:
+    return one.job.method.picture == "gradient" and one.answer.channels is not None
 
 
-def _limits(found: Found) -> Limits:
-    if _drawn_as_gradient(found):
-        return limits(found.answer.channels, True)
-    return limits(found.answer.map, found.job.signed)
+def _limits(one: SheetMap) -> Limits:
+    if _drawn_as_gradient(one):
+        return limits(one.answer.channels, True)
+    return limits(one.answer.map, one.job.signed)
 
 
-def _first(row: Row, picture: Picture, look: Look) -> Cell:
-    """The picture, with what the row explains."""
-    answers = [f.answer for f in row.found.values()]
+def _first(row: SheetRow, picture: Picture, style: Style) -> Cell:
+    """The first cell of a row: the picture, and the target that the row explains."""
+    answers = [one.answer for one in row.maps.values()]
     answer = next((a for a in answers if a.probability is not None), answers[0])
-    shown = cut(picture.rgb, row.place) if look.cut else picture.rgb
+    shown = cut(picture.rgb, row.place) if style.cut else picture.rgb
     chance = "" if answer.probability is None else f"{percent(answer.probability)} · "
     what = "value" if row.model.outputs.kind == "regression" else "class"
     explained = answer.objective
     return Cell(shown, explained.label, (f"{chance}{what} {explained.index}", row.model.name))
 
 
-def _cell(found: Found, picture: Picture, look: Look, scale: Limits | None) -> Cell:
-    answer, job = found.answer, found.job
-    scale = scale or _limits(found)
+def _cell(one: SheetMap, picture: Picture, style: Style, scale: Limits | None) -> Cell:
+    answer, job = one.answer, one.job
+    scale = scale or _limits(one)
     drawn: np.ndarray = draw(
-        picture.rgb, found.place, job, answer.map, answer.channels, look.colormap, look.alpha, scale
+        picture.rgb, one.place, job, answer.map, answer.channels, style.colormap, style.alpha, scale
     )
-    gradient = _drawn_as_gradient(found)
+    gradient = _drawn_as_gradient(one)
     signed = gradient or job.signed
-    colours = colorbar(signed, GREYS if gradient else look.colormap, (8, 256))
+    colours = colorbar(signed, GREYS if gradient else style.colormap, (8, 256))
     chance = "" if answer.probability is None else f" {percent(answer.probability)}"
     where = [job.layer] if job.layer else []
-    took = [duration(found.seconds)] if look.times else []
+    took = [duration(one.seconds)] if style.times else []
     return Cell(
-        cut(drawn, found.place) if look.cut else drawn,
+        cut(drawn, one.place) if style.cut else drawn,
         short_title(job.method),
         (answer.objective.label + chance, " · ".join([*where, *took])),
         ColourBar(colours, number(scale[0]), number(scale[1]), "0" if signed else ""),
@@ -196,22 +205,22 @@ def _cell(found: Found, picture: Picture, look: Look, scale: Limits | None) -> C
 
 
 def short_title(method: Method) -> str:
-    """A method's title without its explanation: what stands before a bracket or a colon."""
+    """A method's title up to its first bracket or colon."""
     return re.split(r"\s*[(:]", method.title)[0]
 
 
 def percent(probability: float) -> str:
-    """A probability as people read it; never 0% or 100% for what is neither."""
+    """A probability in percent; 0% and 100% only where it is exactly that."""
     if 0 < probability < 0.001:
         return "<0.1%"
     return f"{min(probability, 0.999) if probability < 1 else 1.0:.1%}"
 
 
 def number(value: float) -> str:
-    """An end of a colour bar, two digits."""
+    """A value at an end of a colour bar, with two digits."""
     return f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e") if value else "0"
 
 
 def duration(seconds: float) -> str:
-    """Seconds, or milliseconds where they say more."""
+    """A time in seconds, below 1 second in milliseconds."""
     return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
