@@ -1,7 +1,5 @@
 """One name means one thing everywhere: options that commands share, groups of them, and when what was typed is checked."""
 
-from __future__ import annotations
-
 import inspect
 from collections import defaultdict
 from dataclasses import dataclass

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -124,48 +123,41 @@ def explain(
         loaded, out, compute.seed, any(job.of_a_class for job in jobs), colormap=colormap, alpha=alpha,
         overlay=overlay, raw_channels=raw_channels, resume=resume, fail_fast=fail_fast,
     )  # fmt: skip
-    printer = _Printer(talk, out, json, show and not json and output.is_terminal())
+    previews = show and not json and output.is_terminal()
+    on_record = partial(_print_record, talk, out, json, previews)
     executor: Executor
     if engine == "ray":
         again = partial(load, model, options, ready.pictures, compute.device)
         executor = RayWorkers(loaded, jobs, settings, again, compute.device, address, talk.say)
     else:
         executor = Threads(loaded, jobs, settings, loaded.device, talk.say)
-    run = Run(loaded, jobs, settings, executor, printer, talk.say)
+    run = Run(loaded, jobs, settings, executor, on_record, talk.say)
     started = time.monotonic()
     try:
-        with talk.progress(len(ready.items), "explaining", drawn=not printer.previews) as progress:
+        with talk.progress(len(ready.items), "explaining", drawn=not previews) as progress:
             run(ready.items, ready.listed, progress)
     finally:
         _sum_up(talk, run.summary, len(ready.items), out, time.monotonic() - started)
     return int(run.summary.code or (ExitCode.SOME_FAILED if unfit else ExitCode.OK))
 
 
-@dataclass(frozen=True)
-class _Printer:
-    """Prints every record of a run: results on standard output, errors and warnings on standard error."""
+def _print_record(talk: Talk, out: Path, json: bool, previews: bool, record: Record | Failure) -> None:
+    """Print a record of a run: a result on standard output, an error or a warning on standard error."""
+    from visx.store.record import Failure
 
-    talk: Talk
-    out: Path
-    json: bool
-    previews: bool
+    if json:
+        put(record.line, flush=True)
+    if isinstance(record, Failure):
+        talk.error(failure(record.as_dict()))
+        return
+    if not json and not talk.quiet:
+        put(_line(record, out), flush=True)
+    if previews:
+        from visx.draw.terminal import preview
 
-    def __call__(self, record: Record | Failure) -> None:
-        from visx.store.record import Failure
-
-        if self.json:
-            put(record.line, flush=True)
-        if isinstance(record, Failure):
-            self.talk.error(failure(record.as_dict()))
-            return
-        if not self.json and not self.talk.quiet:
-            put(_line(record, self.out), flush=True)
-        if self.previews:
-            from visx.draw.terminal import preview
-
-            put(preview(self.out / record.overlay, columns=output.columns()), flush=True)
-        for warning in record.warnings:
-            self.talk.say(f"warning: {printable(record.image)}: {record.method}: {warning}")
+        put(preview(out / record.overlay, columns=output.columns()), flush=True)
+    for warning in record.warnings:
+        talk.say(f"warning: {printable(record.image)}: {record.method}: {warning}")
 
 
 def _sum_up(talk: Talk, summary: Summary, total: int, out: Path, seconds: float) -> None:

@@ -29,7 +29,7 @@ Boxes = Annotated[
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(repr=False, eq=False)
 class Measuring:
     """The metrics of a command and their parameters by name; `method_pairs` are the `--param` pairs of the methods, `boxes`
     the annotations where a metric needs some."""

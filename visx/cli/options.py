@@ -1,13 +1,11 @@
 """The options that mean the same in every command: each declared once, and the groups that commands take as one value."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -149,7 +147,9 @@ Verbose = Annotated[
 ]
 
 
-@dataclass(frozen=True)
+# A group is a dataclass with a default for every option, in a module whose annotations are evaluated: `grouped` reads them.
+# Methods that `dataclass` need not add would only cost start-up time.
+@dataclass(repr=False, eq=False)
 class MapOptions:
     """Which maps are asked for: the weights, how their network's output is read, and what of it is explained where."""
 
@@ -163,7 +163,27 @@ class MapOptions:
     param: Param = None
 
 
-@dataclass(frozen=True)
+@dataclass(repr=False, eq=False)
+class SensitivityOptions(MapOptions):
+    """Which maps are compared: at one layer, which `--vary layer=A,B` may change."""
+
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-l",
+            "--layer",
+            metavar="NAME",
+            help="Module path.",
+            show_default="the last feature map on the way to the score",
+        ),
+    ] = None
+    score: Annotated[
+        Literal["logit", "prob", "logprob"] | None,
+        typer.Option("--score", help="The scalar that is explained.", show_default="each method's own; presets: prob"),
+    ] = None
+
+
+@dataclass(repr=False, eq=False)
 class ComputeOptions:
     """How the network is run."""
 
@@ -181,7 +201,7 @@ class ComputeOptions:
         return int(self.batch_size)
 
 
-@dataclass(frozen=True)
+@dataclass(repr=False, eq=False)
 class SeededOptions(ComputeOptions):
     """How the network is run by a command that draws random numbers."""
 
@@ -191,20 +211,16 @@ class SeededOptions(ComputeOptions):
 def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
     """The command with single options in place of each parameter that is a group of them (a dataclass), for typer."""
     signature = inspect.signature(command, eval_str=True)
+    keyword = inspect.Parameter("option", inspect.Parameter.KEYWORD_ONLY)
     groups: dict[str, tuple[Any, list[str]]] = {}
     singles: list[inspect.Parameter] = []
     for name, parameter in signature.parameters.items():
         group = parameter.annotation
         if is_dataclass(group):
-            hints = get_type_hints(group, include_extras=True)
-            members = [
-                inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
-                for f in fields(group)
-            ]
-            groups[name] = group, [member.name for member in members]
-            singles += members
+            groups[name] = group, [field.name for field in fields(group)]
+            singles += [keyword.replace(name=f.name, default=f.default, annotation=f.type) for f in fields(group)]
         else:
-            singles.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            singles.append(keyword.replace(name=name, default=parameter.default, annotation=group))
 
     @wraps(command)
     def run(**values: Any) -> Any:

@@ -1,7 +1,5 @@
 """How a picture becomes the network's input: the options of every command that computes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,7 +14,7 @@ _option = partial(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(repr=False, eq=False)
 class PictureOptions:
     """How a picture becomes the network's input, where the model's own source says nothing or something else."""
 

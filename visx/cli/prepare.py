@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _GC_THRESHOLD = 700  # new objects between two collections of garbage: Python's own default
 
 
-@dataclass(frozen=True)
+@dataclass(repr=False, eq=False)
 class Prepared:
     """A command's options, checked. `names` are the methods' (`all` among them), `pairs` their `--param` pairs, `texts` the
     same by method; `items` are the images, of `listed` ones where they are a shard; `size` is the batch size, None for auto."""

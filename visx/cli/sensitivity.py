@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,12 +12,12 @@ from visx.cli.options import (
     DEFAULT_MODEL,
     Inputs,
     Json,
-    MapOptions,
     ModelSpecs,
     Nul,
     Out,
     Quiet,
     SeededOptions,
+    SensitivityOptions,
     grouped,
 )
 from visx.cli.output import put, put_table
@@ -34,26 +33,6 @@ if TYPE_CHECKING:
     from visx.sensitivity.settings import Against, Setting
 
 DEFAULT_METRICS = ("ssim", "spearman", "hog")
-
-
-@dataclass(frozen=True)
-class SensitivityOptions(MapOptions):
-    """Which maps are compared: at one layer, which `--vary layer=A,B` may change."""
-
-    layer: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-l",
-            "--layer",
-            metavar="NAME",
-            help="Module path.",
-            show_default="the last feature map on the way to the score",
-        ),
-    ] = None
-    score: Annotated[
-        Literal["logit", "prob", "logprob"] | None,
-        typer.Option("--score", help="The scalar that is explained.", show_default="each method's own; presets: prob"),
-    ] = None
 
 
 @grouped
