@@ -10,7 +10,6 @@ import pytest
 
 HOUSE = Path(__file__).parents[1] / "visx"
 MOST_LINES, MOST_BODY = 300, 60
-TOO_LONG = {"network/fast/fold.py"}  # files that are being divided
 
 
 def long_functions(text: str) -> Iterator[tuple[str, int]]:
@@ -25,8 +24,7 @@ def long_functions(text: str) -> Iterator[tuple[str, int]]:
 
 def test_files_are_short() -> None:
     lines = {path.relative_to(HOUSE).as_posix(): len(path.read_bytes().splitlines()) for path in HOUSE.rglob("*.py")}
-    assert {name: count for name, count in lines.items() if count > MOST_LINES and name not in TOO_LONG} == {}
-    assert {name for name in TOO_LONG if lines[name] <= MOST_LINES} == set()  # a file that was divided is no exception
+    assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
 
 
 def test_functions_are_short() -> None:
