@@ -97,12 +97,12 @@ def explain(
     if wrapped is model:
         wrapped.refresh(precision)
     model = wrapped
-    jobs = plan(model, methods, arguments.layers_of(layer, model.module), dealt, score)
+    jobs = plan(model, methods, arguments.layers_of(layer, model), dealt, score)
     spec = model.targets(texts, any(job.of_a_class for job in jobs))
     shown = model.preprocess.range if range is None else _range(range)
     remarks = {job.kind: model.outputs.remark(job.kind) for job in jobs}
     results: list[Result] = []
-    explainer = Explainer(model, model.network(precision), batch_size, _warn)
+    explainer = Explainer(model, model.black_box(precision), batch_size, _warn)
     for chunk in _chunks(images, batch_size):
         prepared = [prepare(model, as_picture(i, shown, model.preprocess.channels), seed) for i in chunk]
         paths = [str(i) if isinstance(i, (str, Path)) else "" for i in chunk]

@@ -23,9 +23,9 @@ from visx.store.record import Record
 Key = Callable[[Record], tuple[object, ...]]
 # What results pair by, one step after the other, and what has changed between two that pair only then.
 STEPS: tuple[tuple[str, Key], ...] = (
-    ("", lambda r: (r.folder, r.method, r.layer, r.index, r.variant)),
-    ("", lambda r: (r.folder, r.method, r.layer, r.index)),
-    ("layer", lambda r: (r.folder, r.method, r.index)),
+    ("", lambda r: (r.folder, r.method, r.layer, r.reference, r.variant)),
+    ("", lambda r: (r.folder, r.method, r.layer, r.reference)),
+    ("layer", lambda r: (r.folder, r.method, r.reference)),
     ("target", lambda r: (r.folder, r.method, r.layer)),
     ("layer and target", lambda r: (r.folder, r.method)),
 )
@@ -51,7 +51,7 @@ class Comparison:
     def of(cls, stored: Stored, status: str = "compared", misses: Sequence[str] = ()) -> Comparison:
         """The comparison of a result, with no values yet."""
         record = stored.record
-        return cls(record.folder, record.method, record.layer or "", str(record.index), status, {}, list(misses))
+        return cls(record.folder, record.method, record.layer or "", str(record.reference), status, {}, list(misses))
 
     @property
     def name(self) -> str:
@@ -187,7 +187,7 @@ def _unique(results: Iterable[Stored], key: Key) -> dict[tuple[object, ...], Sto
 def _shown(record: Record, changed: str) -> str:
     """The layer, the target or both, in words, whichever has changed."""
     parts = [record.layer or ""] if "layer" in changed else []
-    parts += [f"{record.index} {record.label}".strip()] if "target" in changed else []
+    parts += [f"{record.reference} {record.label}".strip()] if "target" in changed else []
     return ", ".join(parts) or "none"
 
 

@@ -71,13 +71,14 @@ def _image(image: Any) -> Any:
     return image
 
 
-def layers_of(layer: Any, module: nn.Module) -> list[str]:
+def layers_of(layer: Any, model: Model) -> list[str]:
     """The paths of layers given by path or as modules, one or several; none where the default is wanted."""
     if layer is None:
         return []
     given = [layer] if isinstance(layer, (str, nn.Module)) else _listed(layer)
     if given is None or not all(isinstance(one, (str, nn.Module)) for one in given):
         raise usage(f"layer is {_told(layer)}", "a module's path, one of the model's modules, or a list of them")
+    module = model.module
     return [layer_path(module, one) if isinstance(one, str) else layer_name(module, one) for one in given]
 
 

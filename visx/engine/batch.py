@@ -16,6 +16,7 @@ from visx.engine.jobs import Job
 from visx.errors import VisxError
 from visx.methods.contract import Attachment, Attribution, Request
 from visx.models import Model
+from visx.network.blackbox import BlackBox
 from visx.network.memory import BatchSize
 from visx.network.network import Network
 from visx.network.scorer import Scorer
@@ -45,7 +46,7 @@ class Answer:
 
 def explain_batch(
     model: Model,
-    network: Network,
+    network: BlackBox,
     job: Job,
     x: Tensor,
     specs: Sequence[Target],
@@ -81,7 +82,7 @@ def explain_batch(
 
 def _explain(
     model: Model,
-    network: Network,
+    network: BlackBox,
     job: Job,
     x: Tensor,
     targets: Targets,
@@ -92,8 +93,9 @@ def _explain(
     """One batch in the passes that the method makes."""
     scorer = Scorer(network.scores_of, copies, network.layout, network.patched)
     x = x.to(network.device, torch.float64 if network.dtype == torch.float64 else torch.float32)
+    net = network if isinstance(network, Network) else None
     request = Request(
-        x, targets, tuple(seeds), scorer, job.kind, network, job.layer, model.preprocess.mean, model.preprocess.std
+        x, targets, tuple(seeds), scorer, job.kind, net, job.layer, model.preprocess.mean, model.preprocess.std
     )
     try:
         if job.method.passes == "many":
@@ -124,7 +126,7 @@ def _answers(job: Job, request: Request) -> _Answers:
     return _Answers(job, request.targets, result, upsample(result.map, tuple(request.x.shape[-2:])))
 
 
-def targets_of(model: Model, network: Network, specs: Sequence[Target]) -> Targets:
+def targets_of(model: Model, network: BlackBox, specs: Sequence[Target]) -> Targets:
     """The targets of a batch, one an image, to be resolved on its clean pass."""
     return Targets(specs, network.outputs, model.names)
 

@@ -19,8 +19,8 @@ from visx.errors import VisxError
 from visx.images.decode import Picture
 from visx.images.geometry import Placement
 from visx.models import Model
+from visx.network.blackbox import BlackBox
 from visx.network.memory import BatchSize
-from visx.network.network import Network
 from visx.network.scorer import Scorer
 from visx.seeds import image_seed
 from visx.targets.contract import Target, Targets
@@ -60,7 +60,7 @@ class Explainer:
     def __init__(
         self,
         model: Model,
-        network: Network,
+        network: BlackBox,
         size: int | None = None,
         on_message: Callable[[str], None] = lambda text: None,
         on_passes: Callable[[int, int], None] = lambda done, count: None,
@@ -69,7 +69,7 @@ class Explainer:
         self.images = BatchSize(size or AUTO_BATCH, on_message, what="image")
         self.copies = BatchSize(size or AUTO_BATCH, on_message, on_passes)
 
-    def on(self, network: Network) -> Explainer:
+    def on(self, network: BlackBox) -> Explainer:
         """The same on another network of the model."""
         other = copy.copy(self)
         other.network = network

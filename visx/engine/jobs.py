@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from visx.errors import ExitCode, VisxError, unknown, unsupported
+from visx.errors import ExitCode, VisxError, unknown, unsupported, usage
 from visx.methods.contract import NEEDS, Method
 from visx.models import Model
-from visx.network.anatomy import reaches
+from visx.network.anatomy import ONLY_SCORES, reaches
+from visx.network.blackbox import BlackBox
 from visx.network.forms import closed, scripted
 from visx.network.outputs import ScoreKind
 from visx.network.paths import layer_path
@@ -90,8 +91,15 @@ def _jobs(model: Model, method: Method, values: Params, layers: Sequence[str], s
 
 
 def missing(model: Model, method: Method, params: Params, layers: Sequence[str] = ()) -> str:
-    """What `method` needs and `model` does not have, in words; empty where it fits."""
+    """What `method` needs and `model` does not have, in words; empty where it fits. Every need is checked."""
     needs, anatomy = method.needs_with(params), model.anatomy
+    for need in needs - NEEDS.keys():
+        raise usage(
+            f"{method.name} declares a need that visx does not know: {need!r}", f"these are: {', '.join(NEEDS)}"
+        )
+    if isinstance(model.source, BlackBox):
+        needed = [text for need, text in NEEDS.items() if need in needs]
+        return f"{ONLY_SCORES}; {method.name} needs {' and '.join(needed)}" if needed else ""
     if needs & {"layer", "gap_head", "relu"} and (reason := closed(model.module)):
         return reason
     if "relu" in needs and (inside := scripted(model.module)):

@@ -9,9 +9,9 @@ from typing import Any
 from visx.engine.explainer import Prepared
 from visx.engine.jobs import Job
 from visx.images.find import Item
-from visx.targets.classes import TargetSpec
+from visx.targets.contract import Target
 
-Todo = tuple[Job, tuple[TargetSpec, ...]]  # a job, and the targets that it has still to explain of an image
+Todo = tuple[Job, tuple[Target, ...]]  # a job, and the targets that it has still to explain of an image
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Loaded:
         assert self.prepared is not None, "the image is not decoded yet"
         return self.prepared
 
-    def targets_of(self, job: Job) -> tuple[TargetSpec, ...]:
+    def targets_of(self, job: Job) -> tuple[Target, ...]:
         """The targets that one of the jobs has still to explain."""
         return next(specs for other, specs in self.todo if other is job)
 

@@ -40,7 +40,7 @@ def _batch(model: Model, items: Sequence[Item], top: int, precision: str, size: 
     for item, image in zip(items, loaded, strict=True):
         record: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "image": str(item.path), "model": model.name}
         remarks = list(image.picture.remarks) if isinstance(image, Prepared) else []
-        remarks += model.network(precision).behaviour.warnings()
+        remarks += model.black_box(precision).behaviour.warnings()
         record |= {"outputs": model.outputs.identity, "remarks": remarks}
         error = image if isinstance(image, VisxError) else None
         if error is None:
@@ -66,7 +66,7 @@ def _columns(model: Model, images: Sequence[Prepared], precision: str, size: Bat
     """The class columns (K,) of each image, on the CPU."""
     if not images:
         return iter(())
-    network, x = model.network(precision), stacked(images)
+    network, x = model.black_box(precision), stacked(images)
     seeds = [image.seed for image in images]
 
     def work(start: int, stop: int) -> torch.Tensor:

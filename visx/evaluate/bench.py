@@ -41,9 +41,9 @@ class Sample(Stored):
     job: Job
 
     @property
-    def target(self) -> int:
-        """The explained class, or the number of a regression's value."""
-        return self.record.index or 0
+    def target(self) -> int | str:
+        """What is explained, as tables refer to it: the class, the number of a regression's value, or a text."""
+        return self.record.reference
 
 
 @dataclass

@@ -12,7 +12,7 @@ import numpy as np
 
 from visx.engine.explainer import Explainer
 from visx.engine.jobs import Job
-from visx.errors import ExitCode, VisxError
+from visx.errors import ExitCode, VisxError, unsupported
 from visx.evaluate.bench import Bench, Maps, Sample, explain_all
 from visx.evaluate.ledger import Ledger
 from visx.files import DiskFull
@@ -20,6 +20,7 @@ from visx.images.find import Item
 from visx.metrics.common.regions import Annotations
 from visx.metrics.contract import Measured, Metric, Survey, Trial
 from visx.models import Model
+from visx.network.anatomy import ONLY_SCORES
 from visx.network.network import Network
 from visx.network.randomize import cascade
 from visx.params import Params
@@ -37,7 +38,7 @@ class Value:
     job: str
     metric: str
     image: str
-    target: int
+    target: int | str
     measured: Measured
 
 
@@ -93,7 +94,7 @@ def evaluate(
     found = Evaluation(list(metrics), reused=maps.skipped)
     found.errors += [{"image": e.image, "method": e.method, "metric": None, "error": e.error} for e in maps.errors]
     names = job_names(jobs)
-    network = model.network(settings.precision, model.device)
+    network = model.black_box(settings.precision, model.device)
     ledger = Ledger(settings.out, settings.resume)
     bench = Bench(Explainer(model, network, settings.batch_size, on_message), settings.seed, boxes, ledger)
     with network.session():
@@ -163,7 +164,7 @@ def _measure_set(
     whole = len(measured) == len(samples)
     for i, one in enumerate(measured):
         sample = samples[i] if whole else None
-        target = sample.target if sample else int(one.details.get("target", -1))
+        target = sample.target if sample else one.details.get("target", -1)
         found.values.append(Value(name, metric.name, str(sample.item.path) if sample else "", target, one))
 
 
@@ -185,6 +186,8 @@ class _Trials(Sequence[Trial]):
 
 def _randomized(bench: Bench, samples: Sequence[Sample], count: int) -> Iterator[tuple[str, Iterable[np.ndarray]]]:
     before = bench.explainer.network
+    if not isinstance(before, Network):
+        raise unsupported(f"its parameters cannot be made random: {ONLY_SCORES}")
     for stage, module in cascade(before.module, count, bench.seed):
         network = Network(
             module,

@@ -125,7 +125,7 @@ def _measured(results: Sequence[Record], values: Iterable[Mapping[str, Any]]) ->
             str(value["metric"]): value["value"]
             for image in dict.fromkeys((None, record.folder, record.image))
             for value in of_map.get((record.method, image), ())
-            if value.get("target") in (None, record.index)
+            if value.get("target") in (None, record.reference)
         }
         for record in results
     ]

@@ -80,7 +80,7 @@ class Survey:
     """
 
     trials: Sequence[Trial]
-    targets: Sequence[int]
+    targets: Sequence[int | str]
     probabilities: Sequence[float]
     seed: int
     randomized: Callable[[int], Iterator[tuple[str, Iterable[np.ndarray]]]]

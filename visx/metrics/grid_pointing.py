@@ -14,6 +14,7 @@ from __future__ import annotations
 from visx.errors import unsupported, usage
 from visx.metrics.contract import Measured, Survey, metric
 from visx.params import Field, Params
+from visx.targets.contract import reference_of
 
 
 class GridPointingParams(Params):
@@ -67,7 +68,7 @@ def grid_pointing(survey: Survey, p: GridPointingParams) -> list[Measured]:
             values.append(
                 Measured(
                     inside / total if total > 0 else 0.0,
-                    details={"target": trial.objective.identity.index, "cell": cell},
+                    details={"target": reference_of(trial.objective.identity.json), "cell": cell},
                 )
             )
     return values
@@ -85,7 +86,7 @@ def _groups(survey: Survey, p: GridPointingParams) -> list[list[int]]:
     waiting = list(np.random.default_rng(survey.seed).permutation(_confident(survey, p)))
     groups: list[list[int]] = []
     while len(groups) < p.mosaics:
-        group: dict[int, int] = {}
+        group: dict[int | str, int] = {}
         for i in waiting:
             if len(group) < p.grid**2:
                 group.setdefault(survey.targets[i], int(i))

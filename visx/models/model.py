@@ -14,8 +14,9 @@ from visx.images.geometry import Preprocess
 from visx.models import fingerprint
 from visx.models.checkpoint import digest_state
 from visx.models.fingerprint import Fingerprint
-from visx.network.anatomy import Anatomy, examine
+from visx.network.anatomy import ONLY_SCORES, Anatomy, examine
 from visx.network.behaviour import PLAIN, Behaviour, known, observe
+from visx.network.blackbox import BlackBox
 from visx.network.forms import copied, half, unwrapped, whereabouts
 from visx.network.grid import Layer
 from visx.network.network import Network
@@ -23,7 +24,8 @@ from visx.network.outputs import Outputs
 from visx.network.probe import failure, try_out
 from visx.network.restoring import Kept
 from visx.network.snapshot import Snapshot
-from visx.targets.classes import TargetSpec, label_of, parse_targets
+from visx.targets.classes import label_of, parse_targets
+from visx.targets.contract import Target
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -40,7 +42,8 @@ class Weights:
 class Model:
     """What `load_model` and `wrap` return.
 
-    `module` is never changed by explaining: it is set to eval mode and its flags are restored around every use.
+    `source` is a torch module, or a black box that only scores and has no `module`. A module is never changed by
+    explaining: it is set to eval mode and its flags are restored around every use.
     Models loaded by visx (`owned`) are frozen and mostly `channels_last`; a module handed in keeps its memory layout.
     `accelerate`: whether faster ways to the same answers are taken, and `rounding_safe` whether single gradients bear their
     rounding (visx/network/fast/accelerated.py). `means` and `head` overrule what the output is found to mean.
@@ -51,7 +54,7 @@ class Model:
     """
 
     name: str
-    module: nn.Module
+    source: nn.Module | BlackBox
     preprocess: Preprocess
     weights: Weights
     labels: tuple[str, ...] | None = None
@@ -73,6 +76,17 @@ class Model:
     _recorded: dict[torch.Size, dict[str, Layer]] = field(default_factory=dict, repr=False)
 
     @property
+    def module(self) -> nn.Module:
+        """The torch module. Raises `VisxError` (exit 4) where the model is a black box."""
+        if isinstance(self.source, BlackBox):
+            raise unsupported(f"{self.name} is no torch module: {ONLY_SCORES}", "use a method that needs nothing else")
+        return self.source
+
+    @module.setter
+    def module(self, module: nn.Module) -> None:
+        self.source = module
+
+    @property
     def input_size(self) -> tuple[int, int]:
         """(height, width) of the input."""
         return self.preprocess.crop
@@ -88,6 +102,8 @@ class Model:
 
         Raises `VisxError` where the output is nothing that can be explained (exit 4) or the labels are not as many as the classes (exit 2).
         """
+        if self._anatomy is None and isinstance(self.source, BlackBox):
+            self._anatomy = self._checked(Anatomy.of_scores(self.source.outputs))
         if self._anatomy is None:
             with self.network().session() as network:  # one thread looks, the others wait and find it done
                 if self._anatomy is None:
@@ -108,6 +124,10 @@ class Model:
             raise
         except Exception as error:  # whatever a user's own forward raises
             raise failure(self.name, self.module, self.input_shape, error) from error
+        return self._checked(found)
+
+    def _checked(self, found: Anatomy) -> Anatomy:
+        """What was found, if there are as many labels as classes."""
         known = (found.classes, 1) if found.outputs.single else (found.classes,)
         if self.labels and len(self.labels) not in known and found.outputs.kind != "features":
             raise usage(
@@ -119,7 +139,7 @@ class Model:
     @property
     def fingerprint(self) -> Fingerprint | None:
         """What tells a model of one's own from another of the same name and weights; None for a library's model."""
-        if self.code is not None and self._fingerprint is None:
+        if self.code is not None and self._fingerprint is None and not isinstance(self.source, BlackBox):
             shape = (len(self.preprocess.mean), *self.input_size)
             self._fingerprint = fingerprint.take(self.network(), shape, self.code)
         return self._fingerprint
@@ -145,7 +165,7 @@ class Model:
             )
         return self.anatomy.classes
 
-    def targets(self, texts: Sequence[str], of_classes: bool = True) -> TargetSpec:
+    def targets(self, texts: Sequence[str], of_classes: bool = True) -> Target:
         """A repeated `--target` -> which of the classes (or values) are explained. Raises `VisxError`, exit 2; exit 4 where
         maps are `of_classes` and there are none."""
         classes = self.classes if of_classes else self.anatomy.classes
@@ -160,8 +180,8 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the module lives."""
-        return whereabouts(self.module)
+        """Where the model computes."""
+        return self.source.device if isinstance(self.source, BlackBox) else whereabouts(self.source)
 
     def label(self, index: int) -> str:
         """The name of a class; its number where names are not known (of a regression's value: `out:N`)."""
@@ -175,6 +195,9 @@ class Model:
         `visx.explain` begins with it. Call it yourself before you read `anatomy` or `classes` of a model you have edited.
         `precision`: what the model is going to run in; of a module that is copied for it, all values are compared.
         """
+        if isinstance(self.source, BlackBox):
+            self._anatomy = None
+            return
         copies = precision != "fp32" or any(
             network.module is not unwrapped(self.module) for network in self._networks.values()
         )
@@ -192,11 +215,22 @@ class Model:
             self._recorded = {}
             self._anatomy = self._fingerprint = None
 
+    def black_box(self, precision: str = "fp32", device: torch.device | None = None) -> BlackBox:
+        """What scores: the network at a precision and on a device, or the black box itself, which has its own.
+
+        Raises `VisxError`: exit 2 for another precision of a black box, else as `network`.
+        """
+        if not isinstance(self.source, BlackBox):
+            return self.network(precision, device)
+        if precision != "fp32":
+            raise usage(f"precision {precision}: {self.name} has its own", "leave out the precision")
+        return self.source
+
     def network(self, precision: str = "fp32", device: torch.device | None = None) -> Network:
         """The network at a precision and on a device: the module itself where it already is so, else a copy of it. fp32
         is full precision, also for a module whose weights are half; a float64 module stays as it is there.
 
-        Raises `VisxError` where the module cannot be copied or does not run at that precision.
+        Raises `VisxError` where the module cannot be copied or does not run at that precision, or where there is none.
         """
         if precision not in DTYPES:
             raise usage(f"unknown precision {precision!r}", "fp32, bf16 or fp16")

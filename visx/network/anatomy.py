@@ -14,6 +14,8 @@ from visx.network.network import Network
 from visx.network.outputs import Outputs
 from visx.network.probe import look, noise
 
+ONLY_SCORES = "it only gives scores, and nothing inside of it can be seen"
+
 
 @dataclass(frozen=True)
 class Anatomy:
@@ -29,6 +31,11 @@ class Anatomy:
     others: tuple[str, ...]
     outputs: Outputs
     no_input_gradient: str = ""
+
+    @classmethod
+    def of_scores(cls, outputs: Outputs) -> Anatomy:
+        """That of a black box, of which nothing but its output can be seen."""
+        return cls((), None, ONLY_SCORES, False, 0, (), outputs, no_input_gradient=ONLY_SCORES)
 
     @property
     def classes(self) -> int:

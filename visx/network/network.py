@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from visx.errors import unsupported
 from visx.network import gradients, probe
 from visx.network.behaviour import PLAIN, Behaviour, drawing
+from visx.network.blackbox import BlackBox
 from visx.network.fast import Accelerated
 from visx.network.forms import at, eager, input_dtype, scripted, submodule, unwrapped, whereabouts
 from visx.network.grid import SPATIAL, Layer
@@ -30,7 +31,7 @@ from visx.network.settings import default_device, seed_all
 from visx.network.trace import glance
 
 
-class Network:
+class Network(BlackBox):
     """A module seen from outside: logits, gradients and layers of batches of normalised images (B, C, H, W).
 
     `owned`: whether visx has loaded the module; `accelerate`: whether faster ways to the same answers are taken, and
@@ -118,16 +119,16 @@ class Network:
         return prepared if self._writes is False or prepared.data_ptr() != x.data_ptr() else prepared.clone()
 
     def logits(self, x: Tensor, layout: torch.memory_format | None = None) -> Tensor:
-        """(B, C, H, W) -> class columns (B, K): one forward pass, checked. Gradients flow if the caller enabled them."""
+        """(B, C, H, W) -> values (B, ...), class columns (B, K) of a classifier: one forward pass, checked. Gradients flow if the caller enabled them."""
         if len(x) > 1 and self.behaviour.one_row:
             return torch.cat([self.logits(row, layout) for row in x.split(1)])
         if x.requires_grad:
-            return self.outputs.columns(self.run(x), x.shape[0])
+            return self.outputs.values(self.run(x), x.shape[0])
         given = self.prepare(x, layout)
         output = self.run(given)
         if self._writes is None:
             self._writes = not torch.equal(given, x.detach().to(given))
-        return self.outputs.columns(output, x.shape[0])
+        return self.outputs.values(output, x.shape[0])
 
     def run(self, x: Tensor) -> Any:
         """The module's raw output for prepared pictures (B, C, H, W), in one pass."""
@@ -146,7 +147,7 @@ class Network:
 
     @torch.no_grad()
     def scores_of(self, x: Tensor, seeds: Sequence[int] = ()) -> Tensor:
-        """Class columns (B, K) in float32, without gradients, by the fastest way. `seeds`: one a row, where rows are
+        """Values (B, ...), class columns (B, K) of a classifier, in float32, without gradients, by the fastest way. `seeds`: one a row, where rows are
         pictures of their own."""
         if seeds and self.behaviour.one_row:
             rows = []

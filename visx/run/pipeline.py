@@ -27,7 +27,7 @@ from visx.store.manifest import Journal
 from visx.store.record import Failure, Record
 from visx.store.recorder import Recorder
 from visx.store.settings import Settings
-from visx.targets.classes import TargetSpec
+from visx.targets.contract import Target
 
 AHEAD = 2  # batches looked at ahead
 
@@ -89,7 +89,7 @@ class Run:
         self.model, self.jobs, self.settings, self.executor = model, list(jobs), settings, executor
         self.on_record, self.on_message = on_record, on_message
         self.progress: Progress = SILENT
-        self.recorder = Recorder(model, model.network(settings.precision), settings)
+        self.recorder = Recorder(model, model.black_box(settings.precision), settings)
         self.journal = Journal(settings.out, settings.shard)
         self.summary = Summary()
         self._writing: deque[Outcome] = deque()  # results on their way to the disk
@@ -169,13 +169,11 @@ class Run:
             self.executor.load(image, data)
         return image
 
-    def _open(
-        self, image: Loaded, job: Job, specs: Sequence[TargetSpec], digest: Callable[[], str]
-    ) -> tuple[TargetSpec, ...]:
+    def _open(self, image: Loaded, job: Job, specs: Sequence[Target], digest: Callable[[], str]) -> tuple[Target, ...]:
         """The targets whose results are not there yet; those that are go to the image's `done`. A class that is among the
         top ones and asked for by itself, too, is explained once."""
         there: Records = []
-        missing: list[TargetSpec] = []
+        missing: list[Target] = []
         for spec in specs:
             done = self.recorder.done(self.journal, image.item, job, spec, image.stat, digest)
             if spec.index is None or spec.index not in [record.target for record in there]:

@@ -19,6 +19,7 @@ import torch
 from visx.engine.jobs import Job
 from visx.engine.loaded import Loaded
 from visx.models import Model
+from visx.network.blackbox import BlackBox
 from visx.network.fast import plain
 from visx.network.network import Network
 from visx.run.progress import Progress
@@ -32,14 +33,20 @@ Lane = TypeVar("Lane")
 Result = TypeVar("Result")
 
 
-def count_lanes(network: Network, jobs: Iterable[Job], inputs: int) -> int:
+def count_lanes(network: BlackBox, jobs: Iterable[Job], inputs: int) -> int:
     """How many lanes a run over so many inputs has: it follows, as the batch size does, from what was asked for and not
     from what is left to do, because the number of threads can move the last bits of a map.
 
     One, which has all cores, where an interrupt would have to wait for long passes, where the module is somebody else's
-    (it may keep things from pass to pass), or does keep things, and off the CPU.
+    (it may keep things from pass to pass), or does keep things, of a black box, and off the CPU.
     """
-    if network.device.type != "cpu" or not network.owned or plain() or inputs < LANES_FROM:
+    if (
+        not isinstance(network, Network)
+        or network.device.type != "cpu"
+        or not network.owned
+        or plain()
+        or inputs < LANES_FROM
+    ):
         return 1
     if network.behaviour.one_row or network.behaviour.changing or any(job.method.passes == "many" for job in jobs):
         return 1
@@ -87,7 +94,11 @@ class Threads:
         network = self.worker.network
         count = count_lanes(network, self.jobs, inputs)
         with network.session():  # a twin is made inside, where the module is in evaluation mode
-            workers = [self.worker.on(twin(network)) for _ in range(count)] if count > 1 else [self.worker]
+            workers = (
+                [self.worker.on(twin(network)) for _ in range(count)]
+                if isinstance(network, Network) and count > 1
+                else [self.worker]
+            )
             self._lanes = Lanes(workers)
             with self._lanes as lanes:
                 yield from lanes.each(batches, lambda worker, batch: worker.explain(batch, size, pool))

@@ -19,11 +19,12 @@ from visx.engine.loaded import Loaded
 from visx.errors import VisxError, printable
 from visx.images.find import Item
 from visx.models import Model
+from visx.network.blackbox import BlackBox
 from visx.network.network import Network
 from visx.store.record import Record
 from visx.store.recorder import Recorder
 from visx.store.settings import Settings
-from visx.targets.classes import together
+from visx.targets.contract import together
 
 Records = list[Record]  # of one job on one image
 
@@ -60,14 +61,14 @@ class Worker:
     ) -> None:
         self.model, self.settings, self.on_message = model, settings, on_message
         _ = model.anatomy  # found here, not by a reader thread, which would wait for the end of the run's session
-        network = model.network(settings.precision, device)
+        network = model.black_box(settings.precision, device)
         self.explainer = Explainer(model, network, settings.batch_size, on_message)
         self.recorder = Recorder(model, network, settings)
         self._remarked: set[str] = set()  # remarks on pictures that were made already
 
     @property
-    def network(self) -> Network:
-        """The network that explains."""
+    def network(self) -> BlackBox:
+        """What scores: the network, or a black box."""
         return self.explainer.network
 
     def on(self, network: Network) -> Worker:

@@ -40,6 +40,7 @@ from visx.seeds import image_seed
 from visx.sensitivity.settings import Against, Setting
 from visx.store.settings import Settings
 from visx.targets.classes import TargetSpec
+from visx.targets.contract import Target
 
 MapsBySetting = dict[
     tuple[Job, int, float], list[tuple[Sample, dict[str, float]]]
@@ -51,7 +52,7 @@ class Score:
     """One metric on one image: of a pair of settings, or of the map of the `first` alone (`second` is empty)."""
 
     image: str
-    target: int
+    target: int | str
     first: str
     second: str
     metric: str
@@ -67,7 +68,7 @@ class Group:
     settings: list[Setting]
     varied: str
     scores: list[Score] = field(default_factory=list)
-    samples: dict[tuple[str, int], dict[str, Sample]] = field(default_factory=dict)
+    samples: dict[tuple[str, int | str], dict[str, Sample]] = field(default_factory=dict)
 
     def rows(self, metrics: Sequence[Metric]) -> Iterator[dict[str, Any]]:
         """The table: for every metric a row for all pairs, or settings, together, then one each."""
@@ -75,7 +76,7 @@ class Group:
             mine = [s for s in self.scores if s.metric == metric.name]
             if not mine:
                 continue
-            images: dict[tuple[str, int], list[float]] = {}
+            images: dict[tuple[str, int | str], list[float]] = {}
             for score in mine:
                 images.setdefault((score.image, score.target), []).append(score.value)
             means = [(target, float(np.mean(values))) for (_, target), values in images.items()]
@@ -86,7 +87,7 @@ class Group:
                 yield self._row(" | ".join(filter(None, both)), metric, values)
 
     def _row(
-        self, name: str, metric: Metric, values: Sequence[tuple[int, float]], between: float | None = None
+        self, name: str, metric: Metric, values: Sequence[tuple[int | str, float]], between: float | None = None
     ) -> dict[str, Any]:
         classes = np.array([target for target, _ in values]) if metric.average == "class" else None
         numbers = np.array([value for _, value in values])
@@ -162,7 +163,7 @@ def measure(
         target, items = _pinned(found, model, items, settings, on_message)
         settings = dataclasses.replace(settings, target=target)
     single = [metric for metric in found.metrics if metric.kind != "pair"]
-    network = model.network(settings.precision, model.device)
+    network = model.black_box(settings.precision, model.device)
     ledger = Ledger(settings.out, settings.resume)
     maps: MapsBySetting = {}
     for seed, noise in dict.fromkeys((s.seed, s.noise) for s in everything):
@@ -239,7 +240,7 @@ def _pinned(
     items: Sequence[Item],
     settings: Settings,
     on_message: Callable[[str], None],
-) -> tuple[TargetSpec, list[Item]]:
+) -> tuple[Target, list[Item]]:
     """The targets as each clean image has them, for noise must not change what is explained, and the images that have one;
     the others are noted."""
     if settings.target.count > 1:

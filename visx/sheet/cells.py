@@ -102,7 +102,7 @@ def compute(
     rows: list[SheetRow] = []
     for model, (jobs, reasons) in zip(models, planned, strict=True):
         image = prepare(model, picture, comparison.seed)
-        network, place = model.network(comparison.precision), image.place
+        network, place = model.black_box(comparison.precision), image.place
         explainer = Explainer(model, network, comparison.copies, on_message, progress.within)
         spec = model.targets(comparison.targets, any(job.of_a_class for job in jobs.values()))
         spec = spec.for_image(name, model.names, model.anatomy.classes)

@@ -19,6 +19,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from visx.errors import VisxError
 from visx.files import SCHEMA_VERSION, digest, to_json
 from visx.store.lines import parse_object
+from visx.targets.contract import reference_of
 
 JSON = Mapping[str, Any]
 
@@ -165,6 +166,11 @@ class Record:
     def identity(self) -> JSON:
         """What was explained (`Identity.json`): the `objective`, or the class."""
         return {"kind": "class", "index": self.target} if self.objective is None else self.objective
+
+    @property
+    def reference(self) -> int | str:
+        """How tables refer to what was explained, and what tells it from all else that was explained of an image."""
+        return reference_of(self.identity)
 
     @property
     def index(self) -> int | None:

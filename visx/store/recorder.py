@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
+from visx import targets
 from visx.draw.png import encode_png
 from visx.engine.batch import Answer
 from visx.engine.jobs import Job
@@ -15,18 +16,18 @@ from visx.files import SCHEMA_VERSION, Written, digest, make_folder, npy_bytes, 
 from visx.images.find import Item
 from visx.images.geometry import Placement
 from visx.models import Model, fingerprint
-from visx.network.network import Network
+from visx.network.blackbox import BlackBox
 from visx.store import recipe
 from visx.store.manifest import Journal
 from visx.store.record import Record
 from visx.store.settings import Settings
-from visx.targets.classes import TargetSpec
+from visx.targets.contract import Target
 
 
 class Recorder:
     """Writes results, and knows those that are written already."""
 
-    def __init__(self, model: Model, network: Network, settings: Settings) -> None:
+    def __init__(self, model: Model, network: BlackBox, settings: Settings) -> None:
         self.model, self.network, self.settings = model, network, settings
         self._fingerprint = model.fingerprint  # now, and not by two writers at once
         self._asked: dict[tuple[Job, str], str] = {}
@@ -45,7 +46,7 @@ class Recorder:
                 records.append(replace(record, targets=len(mine), rank=rank))
         return records
 
-    def _write(self, image: Loaded, job: Job, spec: TargetSpec, answer: Answer, seconds: float) -> Record:
+    def _write(self, image: Loaded, job: Job, spec: Target, answer: Answer, seconds: float) -> Record:
         s = self.settings
         picture, place = image.ready.picture, image.ready.place
         folder = s.out / image.item.name
@@ -86,7 +87,7 @@ class Recorder:
         )
 
     def done(
-        self, journal: Journal, item: Item, job: Job, spec: TargetSpec, stat: tuple[int, int], sha256: Callable[[], str]
+        self, journal: Journal, item: Item, job: Job, spec: Target, stat: tuple[int, int], sha256: Callable[[], str]
     ) -> list[Record]:
         """The records of a job on an image if its results lie in OUT, whole and drawn as asked; else nothing.
 
@@ -104,11 +105,12 @@ class Recorder:
                 return []
         return records
 
-    def _named_alike(self, record: Record, job: Job, spec: TargetSpec) -> bool:
-        """Whether a record's class is still the one that is asked for, under the name it has: labels may have been edited."""
-        if not job.of_a_class or record.index is None:
+    def _named_alike(self, record: Record, job: Job, spec: Target) -> bool:
+        """Whether what a record explains is still what is asked for, under the name it has: labels may have been edited."""
+        if not job.of_a_class or record.identity["kind"] not in targets.KINDS:
             return True
-        return spec.index in (None, record.index) and record.label == self.model.label(record.index)
+        objective = targets.again(record.identity, self.model.outputs, self.model.names)
+        return spec.index in (None, record.index) and record.label == objective.identity.label
 
     def _whole(self, record: Record) -> bool:
         """Whether every file of a record is there, as it was written for this record."""
@@ -119,7 +121,7 @@ class Recorder:
             if name is not None and (kind != "overlay" or self.settings.overlay)
         )
 
-    def _settings_of(self, job: Job, spec: TargetSpec) -> str:
+    def _settings_of(self, job: Job, spec: Target) -> str:
         """The digest of all that a result follows from, but for the image's content and name."""
         key = (job, spec.text)
         if key not in self._asked:
@@ -140,7 +142,7 @@ def record_of(
     place: Placement,
     seed: int,
     precision: str,
-    network: Network,
+    network: BlackBox,
     seconds: float,
 ) -> Record:
     """The record of an answer that has no files yet. `image` is the path of the image as it was given."""

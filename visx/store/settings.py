@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visx.targets.classes import TargetSpec
+from visx.targets.contract import Target
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Settings:
     """Everything a run's results depend on besides model and jobs, and how the run is to be carried out."""
 
     out: Path
-    target: TargetSpec
+    target: Target
     seed: int = 0
     precision: str = "fp32"
     batch_size: int | None = None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visx.errors import VisxError, unknown, usage
-from visx.targets.contract import Identity, Objective
+from visx.targets.contract import Identity, Objective, Target, together
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,39 +64,29 @@ def value_slug(index: int, label: str) -> str:
 
 
 @dataclass(frozen=True)
-class TargetSpec:
-    """A parsed `--target`: the `top` classes of each image, one fixed `index`, or one class an image by `table`; or several
-    of these, `parts`, where `--target` was repeated. `values` says that the model's outputs are values and no classes."""
+class TargetSpec(Target):
+    """A parsed `--target`: the `top` classes of each image, one fixed `index`, or one class an image by `table`. `values`
+    says that the model's outputs are values and no classes."""
 
     text: str
     top: int = 0
     index: int | None = None
     table: dict[str, str] | None = None
     values: bool = False
-    parts: tuple[TargetSpec, ...] = ()
 
     @property
-    def each(self) -> tuple[TargetSpec, ...]:
-        """The parts; itself where it is one."""
-        return self.parts or (self,)
-
-    @property
-    def count(self) -> int:
-        """How many classes it names of an image."""
-        return sum(part.top or 1 for part in self.each)
+    def key(self) -> Hashable:
+        """The class; of a table the text, too, since an image's class is not known yet."""
+        return self.index, self.text if self.table else ""
 
     def objectives(self, values: Tensor, outputs: Outputs, labels: Sequence[str] | None) -> list[Objective]:
         """The classes of an image, given its class columns (K,). A row that is not finite has some, too: the engine reports
         it."""
-        if self.parts:
-            return [objective for part in self.parts for objective in part.objectives(values, outputs, labels)]
         indices = values.topk(self.top).indices.tolist() if self.index is None else [self.index]
         return [Column.of(index, outputs, labels) for index in indices]
 
     def for_image(self, path: str, labels: Sequence[str] | None, classes: int) -> TargetSpec:
-        """This spec for one image: a table is looked up by the path as listed, else by the file name."""
-        if self.parts:
-            return together([part.for_image(path, labels, classes) for part in self.parts])
+        """This target for one image: a table is looked up by the path as listed, else by the file name."""
         if self.table is None:
             return self
         posix = path.replace("\\", "/")
@@ -107,20 +97,7 @@ class TargetSpec:
         return TargetSpec(wanted, index=find_class(wanted, labels, classes, self.values), values=self.values)
 
 
-def together(specs: Sequence[TargetSpec]) -> TargetSpec:
-    """Several specs as one: the largest topK first, the others in their order, each class once."""
-    tops = sorted((spec for spec in specs if spec.top), key=lambda spec: -spec.top)[:1]
-    others: dict[tuple[int | None, str], TargetSpec] = {}
-    for spec in specs:
-        if not spec.top:
-            others.setdefault((spec.index, spec.text if spec.table else ""), spec)
-    parts = (*tops, *others.values())
-    return parts[0] if len(parts) == 1 else TargetSpec(", ".join(part.text for part in parts), parts=parts)
-
-
-def parse_targets(
-    texts: Sequence[str], labels: Sequence[str] | None, classes: int, *, values: bool = False
-) -> TargetSpec:
+def parse_targets(texts: Sequence[str], labels: Sequence[str] | None, classes: int, *, values: bool = False) -> Target:
     """Parse a repeated `--target`."""
     return together([parse_target(text, labels, classes, values=values) for text in texts or ("top1",)])
 

@@ -10,9 +10,9 @@ Values are (B, ...), one entry an image, as `Outputs.values` returns them: class
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from visx.errors import VisxError
 
@@ -40,6 +40,15 @@ class Identity:
         return {"kind": self.kind, **({} if self.index is None else {"index": self.index}), **self.details}
 
 
+def reference_of(identity: Mapping[str, Any]) -> int | str:
+    """How tables refer to what `Identity.json` names: by the number of a class or of a value, else by all that it says."""
+    index = identity.get("index")
+    if identity.get("kind") in ("class", "out") and isinstance(index, int):
+        return index
+    values = [part for value in identity.values() for part in (value if isinstance(value, list) else [value])]
+    return "-".join(str(value) for value in values if value is not None)
+
+
 class Objective(ABC):
     """One thing to explain of one image. `column` is the class column whose score it is, None where it is none: the
     columns of a whole batch are scored by one gather."""
@@ -53,30 +62,87 @@ class Objective(ABC):
         Raises `VisxError` (exit 4) for a kind of score that the objective has not."""
 
 
-class Target(Protocol):
-    """What is asked for of an image: `text` as `--target` says it; `each` of the targets where it was repeated."""
+class Target(ABC):
+    """What is asked for of an image: `text` as `--target` says it.
 
-    @property
-    def text(self) -> str: ...
+    `top` is K of `topK`, the K strongest of their kind (0: it is none); `index` the one class (or value) that it is, where
+    that is known before the image is seen.
+    """
 
-    @property
-    def each(self) -> Sequence[Target]: ...
+    text: str
+    top: int = 0
+    index: int | None = None
 
+    @abstractmethod
     def objectives(self, values: Tensor, outputs: Outputs, labels: Sequence[str] | None) -> list[Objective]:
         """The objectives of an image, given its values (...) from a clean pass, on the CPU. Raises `VisxError` where the
         image has none."""
 
+    @property
+    def each(self) -> tuple[Target, ...]:
+        """The targets that it is made of: itself, where `--target` was given once."""
+        return (self,)
 
-class Fixed:
-    """A target that is known beforehand: the same objectives whatever the image."""
+    @property
+    def key(self) -> Hashable:
+        """Targets of an image with equal keys are the same."""
+        return self.text
+
+    @property
+    def count(self) -> int:
+        """How many objectives it is likely to name: images with like counts share their batches."""
+        return self.top or 1
+
+    def for_image(self, path: str, labels: Sequence[str] | None, classes: int) -> Target:
+        """This target for the image at a path as it was listed. Raises `VisxError` where it names none for it."""
+        return self
+
+
+class Several(Target):
+    """Targets of an image, one after the other."""
+
+    def __init__(self, *targets: Target) -> None:
+        self._targets, self.text = targets, ", ".join(target.text for target in targets)
+
+    @property
+    def each(self) -> tuple[Target, ...]:
+        """These targets."""
+        return self._targets
+
+    @property
+    def count(self) -> int:
+        """The sum of theirs."""
+        return sum(target.count for target in self._targets)
+
+    def for_image(self, path: str, labels: Sequence[str] | None, classes: int) -> Target:
+        """Each of them for the image, those that are now the same once."""
+        return together([target.for_image(path, labels, classes) for target in self._targets])
+
+    def objectives(self, values: Tensor, outputs: Outputs, labels: Sequence[str] | None) -> list[Objective]:
+        """Theirs, in their order."""
+        return [objective for target in self._targets for objective in target.objectives(values, outputs, labels)]
+
+
+class Fixed(Target):
+    """Objectives that are known beforehand, whatever the image."""
 
     def __init__(self, *objectives: Objective) -> None:
-        self._objectives = objectives
-        self.text, self.each = ",".join(objective.identity.slug for objective in objectives), (self,)
+        self._objectives, self.text = objectives, ", ".join(objective.identity.slug for objective in objectives)
 
     def objectives(self, values: Tensor, outputs: Outputs, labels: Sequence[str] | None) -> list[Objective]:
         """These."""
         return list(self._objectives)
+
+
+def together(targets: Sequence[Target]) -> Target:
+    """Several targets as one: the largest topK first, the others in their order, each once."""
+    tops = sorted((target for target in targets if target.top), key=lambda target: -target.top)[:1]
+    others: dict[Hashable, Target] = {}
+    for target in targets:
+        if not target.top:
+            others.setdefault(target.key, target)
+    parts = (*tops, *others.values())
+    return parts[0] if len(parts) == 1 else Several(*parts)
 
 
 class Objectives:

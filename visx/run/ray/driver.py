@@ -109,7 +109,7 @@ class RayWorkers:
 
     def _reports(self, rows: list[list[Assignment]], inputs: int) -> Generator[Report, None, None]:
         """The batches through Ray Data, in the order in which they are done."""
-        network = self.model.network(self.settings.precision)
+        network = self.model.black_box(self.settings.precision)
         threads = threads_of(count_lanes(network, self.jobs, inputs))
         count, share = _share(self.device, threads)
         attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()

@@ -22,12 +22,12 @@ from visx.models import Model
 from visx.models.model import Weights
 from visx.run.worker import Outcome, Records, Worker, batch_size
 from visx.store.settings import Settings
-from visx.targets.classes import TargetSpec
+from visx.targets.contract import Target
 
 ATTEMPTS = 3  # at a batch whose workers die; Ray itself would try for ever
 
 # An image, and the jobs to do on it: their numbers in the run and their targets.
-Assignment = tuple[Item, list[tuple[int, tuple[TargetSpec, ...]]]]
+Assignment = tuple[Item, list[tuple[int, tuple[Target, ...]]]]
 # What became of a job on an image; None instead of the job's number where the image is broken.
 Reported = tuple[Item, int | None, Records | VisxError]
 
@@ -135,7 +135,7 @@ class RayWorker:
             except VisxError as error:
                 yield outcome.item, number, error
 
-    def _load(self, item: Item, todo: list[tuple[int, tuple[TargetSpec, ...]]]) -> Loaded:
+    def _load(self, item: Item, todo: list[tuple[int, tuple[Target, ...]]]) -> Loaded:
         image = Loaded(item, [(self.task.jobs[number], specs) for number, specs in todo], stat=item.stat())
         self.worker.decode(image)
         return image

@@ -1,0 +1,65 @@
+"""The black box: all that a method which only scores may know of a model.
+
+A `Network` is one. So is whatever else takes a batch of pictures and returns values: a Python function, a file of another
+framework, a served model. What is optional has a default here; gradients, layers and rules are a `Network`'s alone, and a
+method asks for them by its `needs`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from visx.network.behaviour import PLAIN, Behaviour
+from visx.network.outputs import Outputs
+from visx.network.scorer import Box, Patched
+
+
+class BlackBox(ABC):
+    """Values of batches of normalised pictures (B, C, H, W).
+
+    `device`, `dtype` and `layout` are those that pictures are best made in; any others must be taken, too.
+    """
+
+    device: torch.device = torch.device("cpu")
+    dtype: torch.dtype = torch.float32
+
+    @property
+    @abstractmethod
+    def outputs(self) -> Outputs:
+        """What the values mean."""
+
+    @abstractmethod
+    def scores_of(self, x: Tensor, seeds: Sequence[int] = ()) -> Tensor:
+        """The values (B, ...) of pictures (B, C, H, W), float32 or better, without gradients; class columns (B, K) of a
+        classifier. `seeds`: one a row, where rows are pictures of their own. Raises `VisxError` (exit 4) where an output is
+        not what `outputs` says."""
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """The memory format of a batch."""
+        return torch.contiguous_format
+
+    @property
+    def behaviour(self) -> Behaviour:
+        """What the values of a picture depend on besides the picture: nothing, unless a black box knows better."""
+        return PLAIN
+
+    @contextmanager
+    def session(self) -> Iterator[Any]:
+        """Everything that computes happens inside one; sessions may nest."""
+        yield self
+
+    @contextmanager
+    def of_picture(self, seed: int) -> Iterator[None]:
+        """Inside, passes are over one picture and its copies, with this seed."""
+        yield
+
+    def patched(self, image: Tensor, boxes: Sequence[Box]) -> Patched | None:
+        """A faster way to the values of copies of an image (C, H, W) with one of `boxes` filled; None where there is none."""
+        return None
