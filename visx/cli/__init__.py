@@ -14,8 +14,8 @@ from typing import NoReturn
 from visx.errors import ExitCode, VisxError, said_by
 
 SPIN_COUNT = "1000"  # turns of a loop, some microseconds
-# New objects between two collections of garbage, until there is something to compute (`prepare.pick_device`). Importing torch makes
-# a million objects and no garbage: with Python's usual 700 a sixth of the import is spent on collections.
+# New objects between two collections of garbage, until there is something to compute (`prepare.pick_device`). Importing
+# torch makes a million objects and no garbage: with Python's usual 700 a sixth of the import is spent on collections.
 GC_THRESHOLD = 200_000
 _OPENMP_WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
 _INTERRUPTED = "interrupted; what was finished is kept"

@@ -15,12 +15,12 @@ from typing import ParamSpec, TextIO, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_own: TextIO | None = None  # standard output while a command runs
-_others: TextIO | None = None  # what the others print to meanwhile
+_own: TextIO | None = None  # standard output of the process, while a command runs
+_others: TextIO | None = None  # where models and libraries print meanwhile
 
 
 def owning_output(command: Callable[P, R]) -> Callable[P, R]:
-    """The command with standard output to itself."""
+    """The command, run so that only `put` reaches standard output."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -31,19 +31,19 @@ def owning_output(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def put(text: str = "", *, flush: bool = False) -> None:
-    """A line of results on standard output. Where a progress bar is drawn on the same terminal, above the bar."""
+    """Print a line of results on standard output; above the progress bar, where one is drawn on the same terminal."""
     around_a_bar = is_terminal() and _others is not None and sys.stdout is not _others
     print(text, file=sys.stdout if around_a_bar else _stream(), flush=flush)
 
 
 def put_table(lines: Sequence[Sequence[str]]) -> None:
-    """Lines of cells, the first one the titles, in columns that line up; the same on a terminal and in a pipe."""
+    """Print lines of cells, the first one the titles, in aligned columns; the same on a terminal and in a pipe."""
     for line in columns_of(lines):
         put(line)
 
 
 def columns_of(lines: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of cells as text, each column as wide as its widest cell."""
+    """Lines of cells as text in aligned columns, each as wide as its widest cell and two spaces apart."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
@@ -54,8 +54,8 @@ def is_terminal() -> bool:
 
 
 def columns() -> int | None:
-    """How many characters a line of the terminal that results go to may have, so that it is not full; None where that is not
-    known."""
+    """The width of the terminal that results go to, in characters, less one so that no line is full; None where it is not
+    known, or `COLUMNS` is set."""
     if "COLUMNS" not in os.environ:
         with suppress(OSError, ValueError):
             return max(os.get_terminal_size(_stream().fileno()).columns - 1, 0) or None
@@ -89,7 +89,7 @@ def _owned() -> Iterator[None]:
         finally:
             if private is not None:
                 os.dup2(private, 1)
-                with suppress(OSError):  # told by the flush before
+                with suppress(OSError):  # flush() has raised it already
                     own.close()
 
 
