@@ -7,16 +7,22 @@ import torch
 
 from visx.methods import NAMES, get_method
 from visx.methods.contract import Method
+from visx.network.fast import plain
 
 torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `cuda` are skipped, with the reason, where there is no such device."""
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("cuda"):
-                item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
+    """Tests marked `cuda` are skipped, with the reason, where there is no such device; those marked `accelerated` where
+    `VISX_PLAIN` turns the faster ways off."""
+    lacking = {
+        "cuda": "" if torch.cuda.is_available() else "no CUDA device on this machine",
+        "accelerated": "VISX_PLAIN is set" if plain() else "",
+    }
+    for item in items:
+        for marker, reason in lacking.items():
+            if reason and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(params=NAMES)

@@ -13,7 +13,8 @@ from visx.cli.output import owning_output
 app = typer.Typer(
     name="visx",
     help="See why a vision model said what it said: overlays to look at, raw maps to compute with.",
-    epilog="visx explain --method gradcam --model resnet50 --layer layer4 img.jpg",
+    epilog="visx explain --method gradcam --model resnet50 --layer layer4 img.jpg\n\n"
+    "Environment: VISX_PLAIN=1 turns off all that exists for speed alone, VISX_DEBUG=1 shows tracebacks.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

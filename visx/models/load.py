@@ -18,6 +18,7 @@ from visx.models.model import Model, Weights
 from visx.models.preprocessing import Size, adapted, override, sides, taking_nhwc
 from visx.models.seeded import seeded
 from visx.network.behaviour import take_as_plain
+from visx.network.fast import plain
 from visx.network.meaning import check_means
 from visx.network.probe import complete
 
@@ -100,6 +101,7 @@ def wrap(
     name: str | None = None,
     means: str | None = None,
     head: str | int | None = None,
+    accelerate: bool = True,
 ) -> Model:
     """A `Model` around your own module, which is used in place and left exactly as it was.
 
@@ -109,7 +111,9 @@ def wrap(
     as many as it takes. `layout` is NHWC where it takes (N, H, W, C); `range` is (black, white) of numeric pictures. `means`
     says what the output means ("logits", "probabilities", "sigmoid" or "regression") and `head` which member of it is
     explained (a key, an index, or a path such as "out.cls"), where running the module could not tell. `labels` are the classes'
-    names: a list or array of them, {index: name}, or a file.
+    names: a list or array of them, {index: name}, or a file. `accelerate`: perturbed copies are scored by faster ways on a
+    CPU (normalisations folded, another memory layout) if their scores are the module's own, but for rounding; False, or
+    `VISX_PLAIN=1` in the environment, runs the module as it is.
     """
     if not isinstance(module, nn.Module):
         kind = "the class" if isinstance(module, type) else "the name" if isinstance(module, str) else "a"
@@ -139,6 +143,7 @@ def wrap(
         None if labels is None else labels_of(labels),
         means=check_means(means),
         head=head,
+        accelerate=accelerate,
         code=str,  # its sources are not known; its outputs are
     )
 
@@ -207,11 +212,12 @@ def _settle(model: Model, device: torch.device) -> None:
         model.module.to(device)
     except (RuntimeError, AssertionError) as error:
         raise VisxError(f"cannot use device {device}: {str(error).splitlines()[0]}") from None
+    model.channels_last = model.channels_last and not plain()
     if model.channels_last:
         model.module._apply(_channels_last)
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
     """Weights of 2-d convolutions (there may be 3-d ones beside them) in the layout of channels-last networks."""
-    plain = tensor.dim() != 4 or tensor.layout is not torch.strided
-    return tensor if plain else tensor.contiguous(memory_format=torch.channels_last)
+    other = tensor.dim() != 4 or tensor.layout is not torch.strided
+    return tensor if other else tensor.contiguous(memory_format=torch.channels_last)

@@ -28,6 +28,8 @@ from visx.network.network import Network
 from visx.network.scorer import Scorer
 from visx.targets.classes import TargetSpec
 
+pytestmark = pytest.mark.accelerated
+
 
 def head(channels: int) -> list[nn.Module]:
     return [nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(9 * channels, 4)]

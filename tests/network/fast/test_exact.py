@@ -17,6 +17,8 @@ from normed import Blocks, Mixed, Oddities, Plain, Rectified, pictures, settled
 from oracles import column_scores, pearson
 from visx.network.network import Network
 
+pytestmark = pytest.mark.accelerated
+
 
 @pytest.mark.parametrize("rule", [None, "guided", "deconv"])
 @pytest.mark.parametrize("build", [Plain, Blocks, Rectified, Mixed, Oddities])

@@ -14,6 +14,8 @@ from visx.network.fast.fold import fold
 from visx.network.network import Network
 from visx.network.rules import relu_call
 
+pytestmark = pytest.mark.accelerated
+
 
 class Count(torch.overrides.TorchFunctionMode):
     def __init__(self) -> None:

@@ -77,20 +77,11 @@ class Accelerated:
 
     def scores(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> class columns (B, K) of one pass without gradients."""
-        network = self._network
         folded = self._agreeing(x)
         if folded:
-            try:
-                with folded:
-                    result = network.logits(x, self._layout)
-                    folded.check()
-                return result
-            except Astray:
-                pass
-            except Exception as error:  # of a module handed in, which may bear no other layout on another way
-                if self._network.owned or out_of_memory(error):
-                    raise
-        return network.logits(x)
+            with suppress(Astray):
+                return self._run(folded, lambda: self._network.logits(x, self._layout))
+        return self._network.logits(x)
 
     def gradients(self, shape: torch.Size, run: Callable[[], R], *, summed: bool = False) -> R:
         """What `run` returns, a pass over images of this shape (C, H, W) that is differentiated. It is called again where
@@ -104,10 +95,8 @@ class Accelerated:
             return self._as_written(shape, run)
         folded = self._learnt(shape)
         if folded:
-            with suppress(Astray), folded:
-                result = run()
-                folded.check()
-                return result
+            with suppress(Astray):
+                return self._run(folded, run)
         return run()
 
     def until(self, layer: str, shape: torch.Size, run: Callable[[Callable[[], None]], R]) -> R:
@@ -131,9 +120,7 @@ class Accelerated:
             try:
                 if not folded:
                     return run(_nothing)
-                with folded:
-                    result = run(arrived)
-                    folded.check()
+                result = self._run(folded, lambda: run(arrived))
                 if not folded.passed or self._network.rounding_safe:
                     return result
             except _Inside:
@@ -153,23 +140,43 @@ class Accelerated:
         if key not in self._plans:
             while len(self._plans) >= PLANS:
                 del self._plans[next(iter(self._plans))]
-            self._plans[key] = None if observed(network.module) else learn(network, image.shape, boxes)
-            plan = self._plans[key]
-            if plan is not None and not self._network.owned and not same_scores(network, plan, image, boxes):
-                self._plans[key] = None
+            self._plans[key] = self._planned(image, boxes)
         plan = self._plans[key]
         return None if plan is None else Local(network, plan, image)
+
+    def _planned(self, image: Tensor, boxes: Sequence[Box]) -> Plan | None:
+        """A plan for copies of this image, of a module handed in one that was tried on them."""
+        network = self._network
+        if observed(network.module):
+            return None
+        if network.owned:
+            return learn(network, image.shape, boxes)
+        with suppress(Exception):  # it may bear neither to be copied nor to be given another size
+            plan = learn(network, image.shape, boxes)
+            return plan if plan is not None and same_scores(network, plan, image, boxes) else None
+        return None
 
     def folded(self, shape: torch.Size, run: Callable[[Folded | None, torch.memory_format], R]) -> R:
         """What `run` returns, a pass without gradients over images of this shape (C, H, W). It is told what is folded (None:
         nothing), and the memory format that is best for that."""
         folded = self._learnt(shape) if self._folds else _NOTHING
         if folded:
-            with suppress(Astray), folded:
-                result = run(folded, self._layout)
+            with suppress(Astray):
+                return self._run(folded, lambda: run(folded, self._layout))
+        return run(None, self._network.layout)
+
+    def _run(self, folded: Folded, run: Callable[[], R]) -> R:
+        """What `run` returns, a pass, folded. Raises `Astray` where it goes another way than the one that was learnt from, or
+        fails: the forward of a module handed in may bear the other layout on one way only."""
+        try:
+            with folded:
+                result = run()
                 folded.check()
                 return result
-        return run(None, self._network.layout)
+        except Exception as error:
+            if self._network.owned or out_of_memory(error):
+                raise
+            raise Astray from error
 
     @property
     def _differentiates(self) -> bool:
@@ -226,19 +233,11 @@ class Accelerated:
         return folded
 
     def _agrees(self, folded: Folded, picture: Tensor) -> bool:
-        network = self._network
-        wanted = network.logits(picture)
-        try:
-            with folded:
-                result = network.logits(picture, self._layout)
-                folded.check()
-        except Astray:
-            return False
-        except Exception as error:
-            if out_of_memory(error):
-                raise
-            return False
-        return agree(wanted, result, wanted.dtype)
+        wanted = self._network.logits(picture)
+        with suppress(Astray):
+            result = self._run(folded, lambda: self._network.logits(picture, self._layout))
+            return agree(wanted, result, wanted.dtype)
+        return False
 
 
 def _nothing() -> None:

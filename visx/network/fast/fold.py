@@ -216,4 +216,5 @@ def fold(module: nn.Module, x: Tensor, recorded: Callable[[], Record] | None = N
 
 def agree(plain: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
     """Whether logits computed in this precision in another way are what they were, but for rounding."""
-    return bool((other - plain).abs().max() <= _TOLERANCE[dtype] * (plain.max() - plain.min()))
+    scale = plain.max() - plain.min() if plain.numel() > 1 else plain.abs().max()
+    return bool((other - plain).abs().max() <= _TOLERANCE[dtype] * scale)
