@@ -17,7 +17,7 @@ a frame of fill half a patch wide, so that a patch can be centred on every pixel
 interpolated linearly where the stride is above 1. In that program the sign is the opposite (occluded minus clean), and every
 row begins one stride late.
 
-Copies of a convolutional network that visx loads compute its early layers only around the patch, which is exact but for
+Copies of a convolutional network compute its early layers only around the patch, which is exact but for
 rounding (visx/network/fast/crops.py). The clean image is the first copy of the same stream, so that its score has the same
 rounding as the others. A copy whose score is not finite is left out of the mean, with a warning; its place in the grid is 0.
 """

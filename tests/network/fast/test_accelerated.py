@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import visx
 from normed import settled
-from oracles import CHEAP
+from oracles import CHEAP, column_scores
 from visx.methods import get_method
 from visx.methods.contract import Method
 from visx.network.behaviour import Behaviour
@@ -120,22 +120,15 @@ def test_a_module_that_is_handed_in_runs_folded_in_the_layout_that_it_bears(kind
 
 @pytest.mark.accelerated
 def test_single_gradients_of_a_module_that_is_handed_in_are_its_own():
-    net, x = build(), pictures()
-    maps = []
+    net, x, maps = build(), pictures(), []
+    scores = column_scores(torch.zeros(len(x), 1, dtype=torch.int64))
     for accelerate in (True, False):
         network = Network(net, accelerate=accelerate)
-        targets = accelerated_targets(len(x))
         with network.session():
             network.scores_of(x)
-            maps.append(network.input_gradients(x, targets, "logit").grads)
-            maps.append(network.layer_gradients(x, "bn2", targets, "logit").grads)
+            maps.append(network.input_gradients(x, scores).grads)
+            maps.append(network.layer_gradients(x, "bn2", scores).grads)
     assert maps[0].any() and torch.equal(maps[0], maps[2]) and torch.equal(maps[1], maps[3])
-
-
-def accelerated_targets(count: int) -> Any:
-    from visx.targets.classes import Targets
-
-    return Targets.fixed(torch.zeros(count, 1, dtype=torch.int64))
 
 
 REFUSED: dict[str, Callable[[Net], Network]] = {
