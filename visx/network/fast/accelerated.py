@@ -134,7 +134,7 @@ class Accelerated:
         """A faster way to the scores of copies of an image (C, H, W) with one of `boxes` filled; None where there is none
         that is worth its while."""
         network = self._network
-        if not self._allowed or not network.steady or (not self._network.owned and not self._agreeing(image[None])):
+        if not self._allowed or not network.steady or (not network.owned and not self._agreeing(image[None])):
             return None
         key = image.shape, tuple(boxes)
         if key not in self._plans:
@@ -211,7 +211,7 @@ class Accelerated:
         def recorded() -> Record:
             return network.record(shape, operations=False)
 
-        if self._network.owned:
+        if network.owned:
             return fold(network.module, network.prepare(picture), recorded)
         if observed(network.module):
             return _NOTHING
