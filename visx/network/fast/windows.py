@@ -6,6 +6,7 @@ value may depend on the whole picture.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from visx.network.fast.fold import Folded
 from visx.network.fast.onednn import CONVOLUTIONS
 from visx.network.fast.pending import ASKING
 from visx.network.record import Call, ModuleRun, Record, Value, values
+from visx.network.rules import RELUS
 
 ELEMENT = 32  # what writing an element costs, in multiplications
 
@@ -92,7 +94,7 @@ class Windows:
         self._calls = 0  # that read something which depends on the image
         self._left: int | None = None  # when Python first read a value that depends on the image
         self._ends: list[tuple[ModuleRun, int, int]] = []  # runs of modules, calls and work by then
-        self._inside = _inside(record, folded) if folded else set()
+        self._inside = _inside(record, folded) if folded else {}
         if record.picture is not None:
             self._make(record.picture, (Side(), Side()))
         runs = iter(record.runs)  # in the order of their ends
@@ -114,7 +116,7 @@ class Windows:
                 continue
             output = run.outputs[0]
             sides = self._sides.get(output)
-            if sides is None or output in self._inside or self._passed_by(output, calls):
+            if sides is None or run.ended <= self._inside.get(output, -1) or self._passed_by(output, calls):
                 continue
             if self._left is None or self._left > calls:
                 result.append(Map(run.module, output.shape, sides, work))
@@ -207,21 +209,23 @@ def _widest(sides: Sequence[Side]) -> Side:
     return Side(sides[0].jump, min(side.low for side in sides), max(side.high for side in sides))
 
 
-def _inside(record: Record, folded: Folded) -> set[Value]:
-    """The tensors inside of folded chains, which are not what they seem: outputs of the convolutions, and of normalisations
-    whose ReLU the convolution applies."""
+def _inside(record: Record, folded: Folded) -> dict[Value, float]:
+    """The tensors inside of folded chains, which are not what they seem, and by how many calls they are: outputs of the
+    convolutions, and of normalisations whose ReLU the convolution applies (until that ReLU, where it works in place)."""
     chains = {id(chain.weight): chain for chain in folded.chains}
     ends: dict[Value, bool] = {}  # outputs of convolutions, and whether their ReLU is applied
-    inside = set()
-    for call in record.calls:
+    inside: dict[Value, float] = {}
+    for number, call in enumerate(record.calls, 1):
         if not isinstance(call.output, Value) or not call.args:
             continue
         chain = chains.get(id(call.args[1].tensor)) if call.func in CONVOLUTIONS and len(call.args) > 1 else None
         if chain is not None:
             ends[call.output] = folded.fusing and chain.ceiling is not None
-            inside.add(call.output)
+            inside[call.output] = math.inf
         elif call.func is F.batch_norm and ends.get(call.args[0]):
-            inside.add(call.output)
+            inside[call.output] = math.inf
+        elif call.func in RELUS and call.output is call.args[0] and inside.get(call.output) == math.inf:
+            inside[call.output] = number - 1
     return inside
 
 
