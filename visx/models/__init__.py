@@ -1,4 +1,4 @@
-"""Models: from a SPEC (`efficientnet_lite0`, `resnet50`, `timm/NAME`, `FILE.py:FACTORY`) to a `Model` ready to explain."""
+"""Models: from a SPEC (`efficientnet_lite0`, `resnet50`, `timm/NAME`, `FILE.py:FACTORY`) to a `Model` that can be explained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a model SPEC and `--weights` to a `Model`."""
+"""From a SPEC and `--weights` to a `Model`, and from a user's module to a `Model`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from visx.network.probe import complete
 DEFAULT_MODEL = "efficientnet_lite0"
 
 
-@torch.inference_mode(False)  # parameters made in inference mode could never be differentiated through
+@torch.inference_mode(False)  # parameters created in inference mode have no gradients
 def load_model(
     spec: str = DEFAULT_MODEL,
     weights: str = "default",
@@ -59,7 +59,7 @@ def load_model(
             f"load_model() takes the name of a model and of its weights, not {spec!r:.60} and {weights!r:.60}",
             "for instance load_model('resnet50', 'default'); visx.wrap() takes a module",
         )
-    given = None if labels is None else labels_of(labels)  # what is wrong is told before anything is loaded
+    given = None if labels is None else labels_of(labels)  # before anything is loaded, so that an error comes at once
     place = _device(device)
     source = sources.find(spec)
     pictures = {
@@ -68,7 +68,7 @@ def load_model(
     }  # fmt: skip
     if any(value is not None for value in pictures.values()):
         override(source, pictures)
-    with _plain_defaults():  # a factory has been called already, under whatever its owner has set
+    with _plain_defaults():  # a factory has been called before, under the user's own defaults
         if weights == "random":
             model = _random(source, spec)
         elif weights == "default":
@@ -77,7 +77,9 @@ def load_model(
             model = _from_checkpoint(source, spec, Path(weights))
     model.labels = model.labels if given is None else given
     made = getattr(source, "made", None)
-    wrapped = made if isinstance(made, Model) else model  # a factory may say itself what its outputs mean
+    wrapped = (
+        made if isinstance(made, Model) else model
+    )  # a factory may return a Model that states what its outputs mean
     model.means = means or wrapped.means
     model.head = wrapped.head if head is None else head
     _settle(model, place)
@@ -117,9 +119,9 @@ def wrap(
     """
     if not isinstance(module, nn.Module):
         kind = "the class" if isinstance(module, type) else "the name" if isinstance(module, str) else "a"
-        said = f"{module!r:.60}" if isinstance(module, str) else getattr(module, "__name__", type(module).__name__)
+        shown = f"{module!r:.60}" if isinstance(module, str) else getattr(module, "__name__", type(module).__name__)
         raise usage(
-            f"wrap() takes a torch.nn.Module, not {kind} {said}",
+            f"wrap() takes a torch.nn.Module, not {kind} {shown}",
             "an instance: visx.wrap(Net()); of a model by its name: visx.load_model('resnet50')",
         )
     if name is not None and not isinstance(name, str):
@@ -144,11 +146,12 @@ def wrap(
         means=check_means(means),
         head=head,
         accelerate=accelerate,
-        code=str,  # its sources are not known; its outputs are
+        code=str,  # an empty digest: its sources are not known
     )
 
 
 def _device(device: Any) -> torch.device:
+    """The device of that name. Raises `VisxError` (usage, exit 2) where there is no such kind."""
     try:
         return torch.device(device)
     except (RuntimeError, TypeError):
@@ -156,12 +159,14 @@ def _device(device: Any) -> torch.device:
 
 
 def _random(source: sources.Source, spec: str) -> Model:
+    """The source's model with random weights, the same in every run."""
     module, preprocess = seeded(source.build), source.preprocess()
     complete(spec, module, (len(preprocess.mean), *preprocess.crop))
     return _model(source, spec, module, Weights("random", checkpoint.digest_state(module)), source.labels(module))
 
 
 def _from_checkpoint(source: sources.Source, spec: str, path: Path) -> Model:
+    """The source's model with the weights of a checkpoint file. Raises `VisxError` where they cannot be read or do not fit."""
     remarks: list[str] = []
     state = checkpoint.read(path, remarks.append)
     digest = checkpoint.digest_file(path)
@@ -187,7 +192,7 @@ def _model(
 
 @contextmanager
 def _plain_defaults() -> Iterator[None]:
-    """float32 on the CPU, whatever the caller has made torch's default: a library's model is the same everywhere."""
+    """The context in which torch's defaults are float32 and the CPU, so that a library's model is the same everywhere."""
     dtype = torch.get_default_dtype()
     try:
         if dtype != torch.float32:
@@ -200,7 +205,10 @@ def _plain_defaults() -> Iterator[None]:
 
 
 def _settle(model: Model, device: torch.device) -> None:
-    """Freeze a model that visx loaded, in its fastest layout, on its device."""
+    """Freeze a model that visx has loaded and move it to its device, in its fastest memory layout.
+
+    Raises `VisxError` where the device cannot be used.
+    """
     if not isinstance(model.module, nn.Module):
         raise unsupported(f"{model.name} is not a torch.nn.Module")
     complete(model.name, model.module, (len(model.preprocess.mean), *model.input_size))
@@ -218,6 +226,6 @@ def _settle(model: Model, device: torch.device) -> None:
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
-    """Weights of 2-d convolutions (there may be 3-d ones beside them) in the layout of channels-last networks."""
+    """The tensor in the channels-last layout where it has four dimensions, as weights of 2-d convolutions have."""
     other = tensor.dim() != 4 or tensor.layout is not torch.strided
     return tensor if other else tensor.contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""A `Model`: a frozen network, how pictures become its input, what its outputs are called, and where its weights come from."""
+"""A `Model`: a network, how pictures become its input, the names of its outputs, and the origin of its weights."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Weights:
-    """Where the weights come from: a name for people, and the sha256 of the file (or of the values, where there is none)."""
+    """The origin of weights: a name, and the sha256 of their file (of their values, where there is no file)."""
 
     name: str
     sha256: str
@@ -42,15 +42,16 @@ class Weights:
 class Model:
     """What `load_model` and `wrap` return.
 
-    `source` is a torch module, or a black box that only scores and has no `module`. A module is never changed by
-    explaining: it is set to eval mode and its flags are restored around every use.
+    `source` is a torch module, or a black box that only scores and has no `module`. Explaining never changes a module: its
+    modes and flags are set for each use and restored afterwards.
     Models loaded by visx (`owned`) are frozen and mostly `channels_last`; a module handed in keeps its memory layout.
-    `accelerate`: whether faster ways to the same answers are taken, and `rounding_safe` whether single gradients bear their
-    rounding (visx/network/fast/accelerated.py). `means` and `head` overrule what the output is found to mean.
+    `accelerate`: whether faster ways to the same results are used. `rounding_safe`: whether single gradients change little
+    with the rounding of those (visx/network/fast/accelerated.py). `means` and `head` overrule what running the module shows
+    of its outputs.
 
-    `code` returns a digest of the sources of a model of one's own (empty where they are not known); None stands for a
-    library's model. `as_default` is set on the model that needs no naming: the preprocessing that it comes with.
-    `remarks` are of loading, one line each: tensors of a checkpoint that are not the network's.
+    `code` returns a digest of the sources of a user's own model, empty where they are unknown; None means a library's model.
+    `as_default` is the preprocessing of the built-in model with its own weights, None for all others. `remarks` are about
+    loading, one line each, such as tensors of a checkpoint that are not the network's.
     """
 
     name: str
@@ -100,12 +101,13 @@ class Model:
     def anatomy(self) -> Anatomy:
         """Layers, default layer, classification head and activations, found by running the module once.
 
-        Raises `VisxError` where the output is nothing that can be explained (exit 4) or the labels are not as many as the classes (exit 2).
+        Raises `VisxError` where the output cannot be explained (exit 4) or the number of labels is not that of the classes
+        (exit 2).
         """
         if self._anatomy is None and isinstance(self.source, BlackBox):
             self._anatomy = self._checked(Anatomy.of_scores(self.source.outputs))
         if self._anatomy is None:
-            with self.network().session() as network:  # one thread looks, the others wait and find it done
+            with self.network().session() as network:  # one thread examines it, the others wait
                 if self._anatomy is None:
                     behaviour = known(network.module, self.input_shape)
                     kept = Kept(network.module) if behaviour is None or behaviour.changing else None
@@ -118,27 +120,28 @@ class Model:
         return self._anatomy
 
     def _examine(self) -> Anatomy:
+        """The anatomy by one pass of the module; every error of the user's forward becomes a `VisxError`."""
         try:
-            found = examine(self.network(), self.input_shape, self.means, self.head, len(self.labels or ()))
+            anatomy = examine(self.network(), self.input_shape, self.means, self.head, len(self.labels or ()))
         except VisxError:
             raise
         except Exception as error:  # whatever a user's own forward raises
             raise failure(self.name, self.module, self.input_shape, error) from error
-        return self._checked(found)
+        return self._checked(anatomy)
 
-    def _checked(self, found: Anatomy) -> Anatomy:
-        """What was found, if there are as many labels as classes."""
-        known = (found.classes, 1) if found.outputs.single else (found.classes,)
-        if self.labels and len(self.labels) not in known and found.outputs.kind != "features":
+    def _checked(self, anatomy: Anatomy) -> Anatomy:
+        """The anatomy. Raises `VisxError` (usage, exit 2) where the number of labels is not that of the classes."""
+        fitting = (anatomy.classes, 1) if anatomy.outputs.single else (anatomy.classes,)
+        if self.labels and len(self.labels) not in fitting and anatomy.outputs.kind != "features":
             raise usage(
-                f"{len(self.labels)} labels for a model of {found.classes} classes",
+                f"{len(self.labels)} labels for a model of {anatomy.classes} classes",
                 "one name a class: --labels FILE, visx.wrap(module, labels=...), or model.labels = (...) of one that is wrapped",
             )
-        return found
+        return anatomy
 
     @property
     def fingerprint(self) -> Fingerprint | None:
-        """What tells a model of one's own from another of the same name and weights; None for a library's model."""
+        """The fingerprint of a user's own model; None for a library's model, which its name and weights identify."""
         if self.code is not None and self._fingerprint is None and not isinstance(self.source, BlackBox):
             shape = (len(self.preprocess.mean), *self.input_size)
             self._fingerprint = fingerprint.take(self.network(), shape, self.code)
@@ -151,7 +154,7 @@ class Model:
 
     @property
     def outputs(self) -> Outputs:
-        """What the raw output means."""
+        """What the module's output means."""
         return self.anatomy.outputs
 
     @property
@@ -180,7 +183,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """The device that the model computes on."""
         return self.source.device if isinstance(self.source, BlackBox) else whereabouts(self.source)
 
     def label(self, index: int) -> str:
@@ -204,7 +207,7 @@ class Model:
         labels = tuple(self.labels or ())
         ways = (self.channels_last, self.owned, self.accelerate, self.rounding_safe)
         rest = (self.module, labels, self.preprocess, ways, self.means, self.head)
-        with self._around(self.module).session():  # no other thread's hooks are on the module while it is looked at
+        with self._around(self.module).session():  # no other thread's hooks are on the module meanwhile
             if rest == self._rest and self._snapshot is not None and self._snapshot.holds(matrices=copies):
                 return
             if self._snapshot is not None and not self._snapshot.values_hold():
@@ -240,7 +243,7 @@ class Model:
         if key not in self._networks and as_it_is:
             self._networks.setdefault(key, self._around(self.module))
         elif key not in self._networks:
-            with self._around(self.module).session():  # nobody's hooks are on the module while it is copied
+            with self._around(self.module).session():  # no thread's hooks are on the module while it is copied
                 if key not in self._networks:
                     network = self._around(copied(self.name, self.module, device, DTYPES[precision]))
                     if precision != "fp32":  # at full precision the first look does the same

@@ -1,4 +1,4 @@
-"""Where models come from, one source a file; each knows how to build, preprocess, label and fetch default weights."""
+"""Sources of models, one a file. A source builds a network, and knows its preprocessing, labels and default weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["BuiltIn", "Factory", "Source", "Timm", "Torchvision", "find"]
 
 
 def find(spec: str) -> Source:
-    """The source of a SPEC; unknown names are answered with near matches."""
+    """The source of a SPEC. Raises `VisxError` (usage, exit 2) with near matches for an unknown name."""
     if spec == BuiltIn.name:
         return BuiltIn()
     if spec.startswith("timm/"):

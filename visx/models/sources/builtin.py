@@ -1,4 +1,4 @@
-"""The built-in model."""
+"""The built-in model, and the class names of ImageNet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from visx.models.model import Model, Weights
 
 
 def imagenet_labels() -> tuple[str, ...]:
-    """The 1000 class names of ImageNet, as torchvision has them."""
+    """The 1000 class names of ImageNet, spelled as in torchvision."""
     return tuple(Path(__file__).parents[1].joinpath("imagenet.txt").read_text(encoding="utf-8").splitlines())
 
 

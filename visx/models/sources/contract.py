@@ -1,4 +1,4 @@
-"""What `load_model` asks of a source of models."""
+"""The source contract: what `load_model` needs of a source of models."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from visx.models.model import Model
 
 
 class Source(Protocol):
-    """What `load_model` asks of a source."""
+    """A source for one SPEC.
+
+    `build` returns the network without trained weights, `build_for` the network that a checkpoint `state` fits: with `classes`
+    outputs where that is not None; `digest` is the sha256 of the checkpoint's file. `labels` returns the class names of a
+    network, or None. `default` returns the model with its default weights, and raises `VisxError` where it cannot get them.
+    """
 
     channels_last: bool
-    owned: bool  # whether its modules are visx's own: built by a library that visx knows
-    rounding_safe: bool  # whether single gradients of its networks bear rounding
-    resizable: bool
+    owned: bool  # whether visx builds its modules, by a library that it knows
+    rounding_safe: bool  # whether single gradients of its networks change little with rounding
+    resizable: bool  # whether `build_for` can build another number of classes
     plain: bool  # whether its networks are known to give each picture its own output, the same in every pass
 
     @property

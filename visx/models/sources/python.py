@@ -1,4 +1,4 @@
-"""`FILE.py:FACTORY`: a model of the user's own."""
+"""`FILE.py:FACTORY`: the user's own model."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ _EXAMPLE = "def make(): return Net()"
 
 
 class Factory:
-    """`FILE.py:FACTORY`: a module of the user's own, from a callable without arguments (or a module) in a Python file.
+    """The user's module from a Python file: a callable without arguments that returns it, or the module itself.
 
-    What the file imports from beside it is its own (see `neighbours`), whatever other files are loaded. The factory may return a plain `nn.Module` (input 224, ImageNet's mean and deviation) or the result of `visx.wrap`.
+    The callable may return an `nn.Module` (with an input of 224 pixels and ImageNet's mean and standard deviation) or the
+    result of `visx.wrap`. The file is loaded apart from the rest of the process (see `neighbours`). Raises `VisxError`
+    where the file or the callable fails or returns something else.
     """
 
-    channels_last = False  # a forward of one's own may call .view, which another memory layout breaks
+    channels_last = False  # the user's forward may call .view, which fails in another memory layout
     owned = False
     rounding_safe = False
     resizable = False
@@ -45,6 +47,7 @@ class Factory:
         self.made = self._call(path, attribute)
 
     def _call(self, path: Path, attribute: str) -> nn.Module | Model:
+        """The result of the factory `attribute` in the file `path`, loaded with its neighbours."""
         neighbours = Neighbours(path)
         self.code = neighbours.digest
         try:
@@ -52,17 +55,17 @@ class Factory:
                 made = self._made_by(neighbours.load(), path, attribute)
         except VisxError:
             raise
-        except (Exception, SystemExit) as error:  # whatever a user's own code raises
-            said = (
+        except (Exception, SystemExit) as error:  # whatever the user's code raises
+            message = (
                 said_by(error).replace(f"{neighbours.root}.", "").replace(neighbours.root, path.resolve().parent.name)
             )
-            raise VisxError(f"{self.name} failed: {said}", hint="VISX_DEBUG=1 shows the traceback") from error
+            raise VisxError(f"{self.name} failed: {message}", hint="VISX_DEBUG=1 shows the traceback") from error
         module = made.module if isinstance(made, Model) else made
         weakref.finalize(module, neighbours.forget)
         return made
 
     def _made_by(self, module: ModuleType, path: Path, attribute: str) -> nn.Module | Model:
-        """What the factory returns: a module or a `Model`; a usage error says what else it is."""
+        """The result of the factory. Raises `VisxError` (usage, exit 2) where it is neither a module nor a `Model`."""
         if not hasattr(module, attribute):
             names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
             raise unknown(f"factory in {path}", attribute, names)
@@ -114,10 +117,10 @@ class Factory:
 
 
 def _needed(factory: Callable[..., Any]) -> list[str]:
-    """The arguments without which a factory cannot be called."""
+    """The names of a factory's arguments that have no default."""
     try:
         parameters = inspect.signature(factory).parameters.values()
-    except (TypeError, ValueError):  # written in C: calling it tells
+    except (TypeError, ValueError):  # written in C: the call will show
         return []
     free = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return [p.name for p in parameters if p.default is p.empty and p.kind not in free]

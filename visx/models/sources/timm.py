@@ -1,4 +1,4 @@
-"""timm's models (the extra `visx[timm]`)."""
+"""timm's models (extra `visx[timm]`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from visx.models.sources.builtin import imagenet_labels
 
 
 class Timm:
-    """Any timm model, with its own data configuration (the extra `visx[timm]`)."""
+    """A timm model, with timm's data configuration as its preprocessing."""
 
     channels_last = True
     owned = True
@@ -26,7 +26,7 @@ class Timm:
     code = None
 
     def __init__(self, name: str) -> None:
-        # Read by huggingface_hub when it is imported: a dead network must answer within seconds, a log stays legible.
+        # huggingface_hub reads these when it is imported: downloads fail within seconds, logs have no progress bars
         os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(int(downloads.NETWORK_TIMEOUT)))
         os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(int(downloads.NETWORK_TIMEOUT)))
         if not sys.stderr.isatty():
@@ -86,8 +86,7 @@ class Timm:
             file = downloads.cached_by_timm(self.name)
             if file is None and config is not None and config.hf_hub_id:
                 downloads.reach_hub()
-            # A file that is here is loaded as it is: asking the hub whether it is still the newest costs a minute
-            # of retries without a network.
+            # A cached file is loaded without asking the hub for a newer one, which takes a minute without a network
             overlay = {"file": file} if file else None
             module = timm.create_model(self.name, pretrained=True, pretrained_cfg_overlay=overlay)
         tag = getattr(module, "pretrained_cfg", {}).get("tag") or "default"

@@ -18,7 +18,10 @@ from visx.models.sources.builtin import BuiltIn
 
 
 class Torchvision:
-    """Any torchvision classification model, with the preprocessing and categories of its default weights."""
+    """A torchvision classification model, with the preprocessing and class names of its default weights.
+
+    Raises `VisxError` for unknown names (exit 2) and for models that do not classify (exit 4).
+    """
 
     channels_last = True
     owned = True
@@ -41,23 +44,23 @@ class Torchvision:
             raise unknown("model", name, [BuiltIn.name, *known], "`visx models` lists them")
         self.name = name
         self._enum = models.get_model_weights(name).DEFAULT
-        # VGG's large convolutions round several times more in channels-last on a CPU, enough to move max-pooling's
-        # switches and single pixels of a gradient with them; the plain layout costs it 10 to 20 % of the time.
+        # In channels-last on a CPU, VGG's large convolutions round several times more, enough to change the maxima of
+        # max pooling and with them single pixels of a gradient. The plain layout takes 10 to 20 % more time.
         self.channels_last = not name.startswith("vgg")
 
     def build(self, **options: Any) -> nn.Module:
         from torchvision import models
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # notes on initialisation schemes to come
+            warnings.simplefilter("ignore")  # about future initialisation schemes
             return models.get_model(self.name, weights=None, **options)
 
     def build_for(self, state: dict[str, Tensor], classes: int | None = None, digest: str = "") -> nn.Module:
         options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
         if self.name in ("googlenet", "inception_v3"):
-            # their checkpoints come with and without the auxiliary heads of training
+            # checkpoints of these two may have the auxiliary heads of training or not
             options |= {"aux_logits": any("aux" in key.lower() for key in state), "init_weights": False}
-            # torchvision's own files of these two expect the input as TensorFlow had it, which only `weights=` sets
+            # torchvision's own files expect TensorFlow's normalisation, which torchvision sets for `weights=` only
             options["transform_input"] = digest[:8] == self._enum.url.rsplit("-", 1)[-1].split(".")[0] != ""
         return self.build(**options)
 
