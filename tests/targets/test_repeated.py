@@ -123,6 +123,7 @@ def test_passes_are_shared(work: Path) -> None:
         assert len(several) == len({r.target for r in several})
         return sum(passed)
 
+    passes("occlusion", 0, patch=8, stride=8)  # ... and learnt at the first one
     assert passes("backprop", [0, 1, "top1", 0]) == passes("backprop", 0)
     assert passes("occlusion", [0, 1], patch=8, stride=8) == passes("occlusion", 0, patch=8, stride=8)
 
