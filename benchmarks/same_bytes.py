@@ -274,13 +274,19 @@ def difference(old: Path, new: Path) -> str:
     if sorted(texts[0]) == sorted(texts[1]):
         return "another order of lines"
     only = [[line for line in texts[i] if line not in texts[1 - i]] for i in (0, 1)]
-    return "\n  - ".join(["", *[cut(line) for line in only[0][:4]]]) + "\n  + ".join(
-        ["", *[cut(line) for line in only[1][:4]]]
-    )
+    if len(only[0]) == len(only[1]) and all(line.startswith("{") for line in only[0] + only[1]):
+        pairs = [changed(json.loads(a), json.loads(b)) for a, b in zip(*only, strict=True)]
+        return "\n  " + "\n  ".join(dict.fromkeys(f"{where}: {what}" for pair in pairs for where, what in pair))
+    return "\n  - ".join(["", *only[0][:4]]) + "\n  + ".join(["", *only[1][:4]])
 
 
-def cut(line: str) -> str:
-    return line if len(line) < 900 else line[:900] + "..."
+def changed(old: Any, new: Any, where: str = "") -> list[tuple[str, str]]:
+    """Where two JSON values differ, and how."""
+    if isinstance(old, dict) and isinstance(new, dict) and list(old) == list(new):
+        return [one for key in old for one in changed(old[key], new[key], f"{where}.{key}")]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [one for a, b in zip(old, new, strict=True) for one in changed(a, b, f"{where}[]")]
+    return [(where, f"{json.dumps(old)[:300]}, now {json.dumps(new)[:300]}")] if old != new else []
 
 
 def without_times(path: Path) -> list[str]:
@@ -292,7 +298,8 @@ def without_times(path: Path) -> list[str]:
         except ValueError:
             line = re.sub(r"\b\d+(\.\d+)? ?(s|ms|min|it/s|images/s)\b", "TIME", line)
             line = re.sub(r'"(mean_)?seconds": ?[\d.e-]+', "TIME", line)
-        lines.append(line)
+        if not re.match(r"\d+/\d+ images, ", line):  # progress: how often it is told depends on the time
+            lines.append(line)
     return lines
 
 
@@ -301,7 +308,7 @@ def timeless(value: Any) -> Any:
         return {key: timeless(one) for key, one in value.items() if key not in TIMES}
     if isinstance(value, list):
         return [timeless(one) for one in value]
-    return value
+    return "TIME" if isinstance(value, int) and value > 10**17 else value  # nanoseconds
 
 
 def main() -> int:
