@@ -1,6 +1,6 @@
-"""One declaration of a method's or metric's parameters: casting, bounds, help, docs and manifest all follow from it.
+"""The parameters of methods and metrics: each is declared once, and casting, bounds, help, docs and manifest use the declaration.
 
-A parameter set is a pydantic model; `Params` is its base. Nothing here imports torch.
+A parameter set is a pydantic model that inherits from `Params`. This module imports no torch.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ P = TypeVar("P", bound="Params")
 
 
 class Params(BaseModel):
-    """Base of every parameter set: immutable, nothing unknown, no NaN or infinity."""
+    """The base class of all parameter sets: immutable; unknown names, NaN and infinity are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def extra_needs(self) -> frozenset[str]:
-        """What a method needs beyond its declaration with these values (a unit projection needs a layer)."""
+        """The needs of a method with these values, beyond those it declares (a unit projection needs a layer)."""
         return frozenset()
 
     def of_a_class(self) -> bool:
-        """Whether the map is of the target (a unit projection is of the unit, whatever the target)."""
+        """Whether the map explains the target. (A unit projection explains the unit instead.)"""
         return True
 
 
 @dataclass(frozen=True)
 class Option:
-    """One parameter as help, documentation and completion show it."""
+    """One parameter in words, for help, documentation and completion."""
 
     name: str
     type: str
@@ -44,8 +44,11 @@ class Option:
 
 
 def parse(params: type[P], values: Mapping[str, Any] | P, owner: str) -> P:
-    """The parameters of `owner` from `values` (strings from a shell, or Python values), cast and checked; parameters that
-    are parsed already come back as they are. A usage error for the first bad value."""
+    """The parameters in `values` (strings from a shell, or Python values), cast and checked.
+
+    A parameter set that is parsed already is returned as it is. `owner` is the name of the method or metric, for messages.
+    Raises `VisxError` (usage, exit 2) for the first unknown name or bad value.
+    """
     if isinstance(values, params):
         return values
     assert isinstance(values, Mapping)
@@ -65,12 +68,13 @@ def parse(params: type[P], values: Mapping[str, Any] | P, owner: str) -> P:
 
 
 def _allowed(params: type[Params], key: str) -> str:
+    """The type, bounds and default of a parameter in words, for the hint of an error."""
     option = next((o for o in describe(params) if o.name == key), None)
     return f"{key}: {option.type} {option.bounds}, default {option.default}".replace(" ,", ",") if option else ""
 
 
 def describe(params: type[Params]) -> list[Option]:
-    """The parameters of a set in order of declaration."""
+    """The parameters of a set in words, in the order of their declaration."""
     return [
         Option(
             name, _type_name(field.annotation), field.get_default(), _bounds(field.metadata), field.description or ""
@@ -80,8 +84,11 @@ def describe(params: type[Params]) -> list[Option]:
 
 
 def assign(pairs: Iterable[str], owners: Mapping[str, type[Params]]) -> dict[str, dict[str, str]]:
-    """Deal `KEY=VALUE` and `OWNER.KEY=VALUE` out to the owners that run; a key that none of them has is a usage error."""
-    dealt: dict[str, dict[str, str]] = {owner: {} for owner in owners}
+    """The values of `KEY=VALUE` and `OWNER.KEY=VALUE` pairs by owner, the methods or metrics that run.
+
+    `KEY=VALUE` is for every owner that has KEY. Raises `VisxError` (usage, exit 2) for a key that no owner has.
+    """
+    assigned: dict[str, dict[str, str]] = {owner: {} for owner in owners}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
@@ -103,14 +110,15 @@ def assign(pairs: Iterable[str], owners: Mapping[str, type[Params]]) -> dict[str
                 f"see `visx methods {asked[0]}`",
             )
         for taker in takers:
-            dealt[taker][name] = value
-    return dealt
+            assigned[taker][name] = value
+    return assigned
 
 
 def _type_name(annotation: Any) -> str:
+    """The name of a parameter's type, such as "int|none"."""
     if get_origin(annotation) is Literal:
         return "|".join(str(a) for a in get_args(annotation))
-    if get_origin(annotation) is Annotated:  # a bounded member of a union: its bounds are told in the help
+    if get_origin(annotation) is Annotated:  # a bounded member of a union; the help states its bounds
         return _type_name(get_args(annotation)[0])
     if get_args(annotation):
         return "|".join(_type_name(a) for a in get_args(annotation))
@@ -118,5 +126,6 @@ def _type_name(annotation: Any) -> str:
 
 
 def _bounds(metadata: Iterable[Any]) -> str:
+    """The bounds of a parameter, such as ">= 0, <= 1"."""
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
     return ", ".join(f"{sign} {getattr(m, key)}" for m in metadata for key, sign in signs.items() if hasattr(m, key))

@@ -1,4 +1,4 @@
-"""The sensitivity report: JSON, CSV, and the picture that SAM opens with, a row an image and a column a setting."""
+"""The files of `visx sensitivity`: JSON, CSV, and for each group a picture with one row an image and one column a setting."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ from visx.metrics.contract import Metric
 from visx.models import Model
 from visx.sensitivity.measure import Group, Sensitivity
 
-CELL, GAP, LINE = 176, 6, 15
-MOST_ROWS = 12
+CELL, GAP, LINE = 176, 6, 15  # pixels
+MOST_ROWS = 12  # images in a picture
 
 
-def write_sensitivity(out: Path, found: Sensitivity, group: Group, model: Model) -> None:
-    """Write `sensitivity.json` and `.csv` with all that is found so far, and this group's picture."""
+def write_sensitivity(out: Path, result: Sensitivity, group: Group, model: Model) -> None:
+    """Write `sensitivity.json` and `sensitivity.csv` with all groups so far, and the picture of `group`, to the folder `out`.
+
+    Raises `VisxError` where a file cannot be written.
+    """
     make_folder(out)
     record = {
         "schema_version": SCHEMA_VERSION,
-        "table": found.rows(),
+        "table": result.rows(),
         "groups": [
             {
                 "model": g.model, "method": g.method, "varied": g.varied,
@@ -36,33 +39,35 @@ def write_sensitivity(out: Path, found: Sensitivity, group: Group, model: Model)
                     for s in g.settings
                 ],
             }
-            for g in found.groups
+            for g in result.groups
         ],
-        "errors": found.errors,
+        "errors": result.errors,
     }  # fmt: skip
     write_whole(out / "sensitivity.json", to_json(record).encode() + b"\n")
     rows = [
         (g.model, g.method, g.varied, s.image, s.target, s.first, s.second, s.metric, s.value)
-        for g in found.groups
+        for g in result.groups
         for s in g.scores
     ]
     titles = ("model", "method", "varied", "image", "target", "first", "second", "metric", "value")
     write_whole(out / "sensitivity.csv", csv_bytes(titles, rows))
     if group.samples:
-        write_whole(out / f"sensitivity.{picture_name(group)}.png", png_bytes(teaser(group, model, found)))
+        write_whole(out / f"sensitivity.{picture_name(group)}.png", png_bytes(group_picture(group, model, result)))
 
 
 def picture_name(group: Group) -> str:
-    """What tells this group's picture from others, safe in any file system."""
+    """The part of the file name that identifies a group's picture, in characters that every file system takes."""
     words = f"{group.model}.{group.method}.{group.varied}"
     return "".join(c if c.isascii() and (c.isalnum() or c in "._=-") else "-" for c in words)[:120]
 
 
-def teaser(group: Group, model: Model, found: Sensitivity) -> Image.Image:
-    """One row an image (at most 12), first the picture as the network sees it, then one column a setting; beneath each map
-    its own metrics, and the mean of each metric of two maps over the pairs that it is in."""
+def group_picture(group: Group, model: Model, result: Sensitivity) -> Image.Image:
+    """The picture of a group: one row an image (at most 12), the image as the network sees it, then one column a setting.
+
+    Below each map are its own metrics, and the mean of each metric of two maps over the pairs with that map.
+    """
     rows = list(group.samples.items())[:MOST_ROWS]
-    lines = max(len(found.metrics), 2)
+    lines = max(len(result.metrics), 2)
     height = LINE * 3 + len(rows) * (CELL + LINE * lines + GAP)
     sheet = Image.new("RGB", ((1 + len(group.settings)) * (CELL + GAP) + GAP, height), "white")
     pen = ImageDraw.Draw(sheet)
@@ -73,7 +78,7 @@ def teaser(group: Group, model: Model, found: Sensitivity) -> Image.Image:
     for number, ((name, target), row) in enumerate(rows):
         top = LINE * 2 + number * (CELL + LINE * lines + GAP)
         sample = next(iter(row.values()))
-        sheet.paste(_fit(_seen(model, sample.item.path)), (GAP, top))
+        sheet.paste(_fit(_input_picture(model, sample.item.path)), (GAP, top))
         for line, text in enumerate((name, sample.record.label)):
             pen.text((GAP, top + CELL + 2 + line * LINE), _short(pen, text, 11), "black", font(11))
         for column, setting in enumerate(group.settings, 1):
@@ -82,7 +87,7 @@ def teaser(group: Group, model: Model, found: Sensitivity) -> Image.Image:
             left = GAP + column * (CELL + GAP)
             values = row[setting.name].map()
             sheet.paste(_fit(colorize(values, setting.job.signed)), (left, top))
-            for line, metric in enumerate(found.metrics):
+            for line, metric in enumerate(result.metrics):
                 mine = [
                     s.value
                     for s in group.scores
@@ -94,13 +99,13 @@ def teaser(group: Group, model: Model, found: Sensitivity) -> Image.Image:
                         (left, top + CELL + 2 + line * LINE), f"{metric.name} {np.mean(mine):.2f}", "black", font(11)
                     )
     pen.text(
-        (GAP, height - LINE // 2), _caption(found.metrics, len(group.samples) - len(rows)), "black", font(11), "lm"
+        (GAP, height - LINE // 2), _caption(result.metrics, len(group.samples) - len(rows)), "black", font(11), "lm"
     )
     return sheet
 
 
 def _caption(metrics: Sequence[Metric], left_out: int) -> str:
-    """What the numbers are, and how many images there was no room for."""
+    """The caption: what the numbers are, and how many images are left out."""
     paired = ", ".join(m.name for m in metrics if m.kind == "pair")
     own = ", ".join(m.name for m in metrics if m.kind != "pair")
     texts = [f"{paired}: mean over the map's pairs"] if paired else []
@@ -109,7 +114,7 @@ def _caption(metrics: Sequence[Metric], left_out: int) -> str:
 
 
 def _short(pen: ImageDraw.ImageDraw, text: str, size: int) -> str:
-    """A text that fits a cell's width, its end left out if it must be."""
+    """The text, cut and ended with dots where it is wider than a cell."""
     if pen.textlength(text, font(size)) <= CELL:
         return text
     while text and pen.textlength(f"{text}...", font(size)) > CELL:
@@ -117,7 +122,8 @@ def _short(pen: ImageDraw.ImageDraw, text: str, size: int) -> str:
     return f"{text}..."
 
 
-def _seen(model: Model, path: Path) -> np.ndarray:
+def _input_picture(model: Model, path: Path) -> np.ndarray:
+    """The image as the network sees it, (h, w, 3) uint8 RGB."""
     x, _ = model.preprocess(model.preprocess.decode(read(path)).pixels)
     mean, std = (np.asarray(v, dtype=np.float32)[:, None, None] for v in (model.preprocess.mean, model.preprocess.std))
     pixels = np.rint(np.clip(x * std + mean, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
@@ -125,4 +131,5 @@ def _seen(model: Model, path: Path) -> np.ndarray:
 
 
 def _fit(rgb: np.ndarray) -> Image.Image:
+    """The picture, resized to a cell."""
     return Image.fromarray(np.ascontiguousarray(rgb)).resize((CELL, CELL), Image.Resampling.BILINEAR)
