@@ -99,3 +99,20 @@ def test_a_group_is_its_options_in_its_place() -> None:
     assert [p.default for p in parameters.values()][1:] == [5, 4, 6, False]
     assert parameters["width"].annotation.__metadata__[0].param_decls == ("-W",)
     assert command(name="a", width=1, height=2, depth=3, last=True) == ("a", Box(1, 2, 3), True)
+
+
+def test_all_takes_parameters_of_methods_that_fit_alone(visx: Any) -> None:
+    Path("hard.py").write_text(
+        "import torch, visx\n"
+        "from nets import Net\n"
+        "class Hard(Net):\n"
+        "    @torch.no_grad()\n"
+        "    def forward(self, x): return super().forward(x)\n"
+        "def make(): return visx.wrap(Hard(), size=16)\n"
+    )
+    args = ("cat.png", "-M", "hard.py:make", "-m", "all", "-p", "gradcam.relu=true")
+    for command in ("explain", "evaluate", "compare"):
+        run = visx(command, *args)
+        assert run.code == 2, command
+        assert "unknown method in --param 'gradcam.relu=true' 'gradcam'" in run.err
+    assert not list(Path().glob("visx-*/*.png"))
