@@ -192,6 +192,10 @@ def test_features_are_refused_for_classes(work: Path, factory: str) -> None:
 def test_a_units_picture_asks_for_no_classes(work: Path) -> None:
     run = command("explain", "in", "-M", "f.py:backbone", "-m", "deconvnet", "-l", "0.2", "-p", "unit=max", "--json")
     assert [row["score_kind"] for row in rows(run)] == ["activation"] * 2
+    for row in rows(run):
+        unit = row["objective"]
+        assert row["target"] is None and unit["kind"] == "unit" and set(unit) == {"kind", "index", "y", "x"}
+        assert f"unit-{unit['index']}-{unit['y']}-{unit['x']}." in row["files"]["npy"]
 
 
 def test_kinds_of_a_later_day_and_of_none(work: Path) -> None:

@@ -144,6 +144,7 @@ def _data(
             {
                 "image": order[record.image],
                 "recipe": recipe,
+                "kind": record.identity.get("kind"),
                 **{key: values.get(key) for key in ("target", "label", "layer", "probability", "score", "seconds")},
                 "range": [record.min, record.max],
                 "numbers": numbers(record, metrics),

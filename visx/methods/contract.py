@@ -71,7 +71,7 @@ class Request:
         """What is explained, T objectives an image; by one clean pass if nobody has made it yet."""
         return self.targets.objectives or self.targets.resolve(self.score.forward(self.x))
 
-    def scores_of(self, b: int) -> Scores:
+    def scalars_of(self, b: int) -> Scores:
         """The explained scalars (n, T) of image `b`, given the values (n, ...) of n copies of it."""
         return partial(self.objectives.of(b).scores, kind=self.kind)
 

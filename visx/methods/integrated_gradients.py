@@ -78,7 +78,7 @@ class _Path:
     """
 
     def __init__(self, req: Request, b: int, baseline: Tensor) -> None:
-        self.req, self.of_image, self.baseline = req, req.scores_of(b), baseline
+        self.req, self.of_image, self.baseline = req, req.scalars_of(b), baseline
         self.way = req.x[b] - baseline
         self.steps = 0
         first, last = self.scores([0.0, 1.0])

@@ -221,7 +221,7 @@ def _scores(req: Request, b: int, labels: Tensor, visible: Tensor, p: LimeParams
         keep = shown[start:stop].index_select(1, flat).view(-1, 1, *labels.shape)
         return torch.lerp(hidden, x, keep)  # exact at 0 and 1, and much faster than a broadcast where()
 
-    return req.score.scores(len(visible), copies, req.scores_of(b))
+    return req.score.scores(len(visible), copies, req.scalars_of(b))
 
 
 def _hidden(req: Request, b: int, labels: Tensor, count: int, p: LimeParams) -> Tensor:

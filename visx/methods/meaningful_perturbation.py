@@ -198,7 +198,7 @@ class _Views:
         def copies(start: int, stop: int) -> Tensor:
             return torch.lerp(self.blurred[b], self.req.x[b], masks[start:stop, None])
 
-        return self.req.score.scores(len(masks), copies, self.req.scores_of(b))
+        return self.req.score.scores(len(masks), copies, self.req.scalars_of(b))
 
     def weights(self, b: int) -> tuple[Tensor, Tensor]:
         """The weights of the area (T,) and of the total variation (T,) for image `b`."""

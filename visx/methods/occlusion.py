@@ -152,7 +152,7 @@ def _scores(req: Request, b: int, image: Tensor, fill: Tensor, patch: int, tops:
     """
     boxes = [(top, left, top + patch, left + patch) for top in tops for left in lefts]
     try:
-        return req.score.patched_scores(image, fill, [(0, 0, 0, 0), *boxes], req.scores_of(b))
+        return req.score.patched_scores(image, fill, [(0, 0, 0, 0), *boxes], req.scalars_of(b))
     except (RuntimeError, AssertionError, ValueError) as error:
         if image.shape[-2:] == req.x.shape[-2:]:
             raise

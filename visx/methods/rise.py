@@ -171,7 +171,7 @@ def weigh(req: Request, b: int, count: int, masks: Masks, fill: str | float = "z
     """The sums over `count` masks of image `b`, for its T objectives; `squares` are needed for a standard error."""
     import torch
 
-    scores, targets = req.scores_of(b), req.objectives.count
+    scores, targets = req.scalars_of(b), req.objectives.count
     hidden = req.score.copies(fill_image(req, b, fill), 1)
     difference = req.score.copies(req.x[b] - hidden[0], 1)
     wide = torch.float64 if req.x.device.type != "mps" else torch.float32  # MPS has no float64

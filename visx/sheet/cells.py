@@ -179,9 +179,9 @@ def _first(row: SheetRow, picture: Picture, style: Style) -> Cell:
     answer = next((a for a in answers if a.probability is not None), answers[0])
     shown = cut(picture.rgb, row.place) if style.cut else picture.rgb
     chance = "" if answer.probability is None else f"{percent(answer.probability)} · "
-    what = "value" if row.model.outputs.kind == "regression" else "class"
     explained = answer.objective
-    return Cell(shown, explained.label, (f"{chance}{what} {explained.index}", row.model.name))
+    what = {"class": f"class {explained.index}", "out": f"value {explained.index}"}.get(explained.kind, explained.kind)
+    return Cell(shown, explained.label, (chance + what, row.model.name))
 
 
 def _cell(one: SheetMap, picture: Picture, style: Style, scale: Limits | None) -> Cell:

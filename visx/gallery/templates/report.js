@@ -230,7 +230,7 @@
     };
     const shared = recipes[result.recipe] || {};
     row("image", result.name);
-    if (!result.error) row(result.target === null ? "value" : "class", result.label, result.target === null ? "" : ` (${result.target})`);
+    if (!result.error) row({ class: "class", out: "value" }[result.kind] || result.kind, result.label, result.target === null ? "" : ` (${result.target})`);
     row("probability", percent(result.probability));
     if (typeof result.score === "number") row(shared.score_kind || "score", figure(result.score));
     row("method", result.method);
