@@ -228,7 +228,7 @@ def test_metrics_of_probabilities_are_those_of_the_logits(work: Path, method: st
 
 def test_a_network_in_another_lane_knows_the_meaning(work: Path) -> None:
     import visx
-    from visx.run.threads import twin
+    from visx.network.fast.lanes import twin
 
     model = visx.load_model("f.py:one")
     assert twin(model.network()).outputs == model.outputs != visx.load_model("f.py:logits").outputs

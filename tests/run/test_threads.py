@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ from torch import Tensor, nn
 
 import visx
 from visx.engine.jobs import plan
-from visx.errors import VisxError
 from visx.images.find import Item, find
 from visx.methods import NAMES, get_method
 from visx.models import Model
+from visx.network.fast.lanes import MOST, threads_of
 from visx.run import pipeline, threads
 from visx.store.record import Failure, Record
 from visx.store.settings import Settings
@@ -181,49 +180,16 @@ def test_interrupted_lanes_keep_what_is_finished(
     assert sorted(map(str, lines(out))) == sorted(map(str, lines(tmp_path / "one")))
 
 
-def test_what_finished_lanes_hand_back() -> None:
-    """Batches that were through when another one raised are not lost, and those that were not begun are not waited for."""
-
-    def explain(lane: str, batch: list[Any]) -> Iterator[int]:
-        if batch[0] == 1:
-            done.wait(timeout=60)
-            raise VisxError("no")
-        if batch[0] == 2:
-            done.set()
-            time.sleep(0.1)
-        yield batch[0]
-
-    done = threading.Event()
-    lanes: threads.Lanes[str, int] = threads.Lanes(["a", "b"])
-    taken: list[int] = []
-    with pytest.raises(VisxError, match="no"), lanes:
-        for results in lanes.each([[n] for n in range(9)], explain):  # type: ignore[list-item]
-            taken += results
-    assert taken == [0]
-    assert lanes.unseen()[0] == 2, "it was waited for"
-    assert len(lanes.unseen()) <= 2
-
-
-def test_a_lane_shares_the_parameters_and_nothing_else(model: Model) -> None:
-    mine = model.network()
-    other = threads.twin(mine)
-    assert [id(v) for v in other.module.state_dict(keep_vars=True).values()] == [
-        id(v) for v in mine.module.state_dict(keep_vars=True).values()
-    ]
-    assert not set(map(id, mine.module.modules())) & set(map(id, other.module.modules()))
-    assert (other.owned, other.channels_last) == (True, mine.channels_last)
-
-
 def test_how_many_lanes(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     def count(methods: str = "gradcam", inputs: int = COUNT) -> int:
         return threads.count_lanes(network, plan(model, map(get_method, methods.split(",")), ["last"]), inputs)
 
     network = model.network()
-    assert (count(), threads.threads_of(2)) == (2, 1)
+    assert (count(), threads_of(2)) == (2, 1)
     assert count(inputs=threads.LANES_FROM - 1) == 1
     assert count("gradcam,occlusion") == 1
     monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
-    assert (count(), threads.threads_of(threads.MOST)) == (threads.MOST, 16 // threads.MOST)
+    assert (count(), threads_of(MOST)) == (MOST, 16 // MOST)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert count() == 1
     network.owned = False

@@ -91,7 +91,7 @@ def _explain(
     copies: BatchSize,
 ) -> list[list[Answer] | VisxError]:
     """One batch in the passes that the method makes."""
-    scorer = Scorer(network.scores_of, copies, network.layout, network.patched)
+    scorer = Scorer(network.scores_of_many, copies, network.layout, network.patched)
     x = x.to(network.device, torch.float64 if network.dtype == torch.float64 else torch.float32)
     net = network if isinstance(network, Network) else None
     request = Request(

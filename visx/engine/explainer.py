@@ -119,7 +119,7 @@ class Explainer:
         """What scores copies of one picture, whose seed this is, for the metrics."""
         net = self.network
         return Scorer(
-            lambda copies: net.scores_of(copies, [seed] * len(copies)),
+            lambda copies: net.scores_of_many(copies, [seed] * len(copies)),
             self.copies,
             layout=net.layout,
         )

@@ -40,6 +40,10 @@ class BlackBox(ABC):
         classifier. `seeds`: one a row, where rows are pictures of their own. Raises `VisxError` (exit 4) where an output is
         not what `outputs` says."""
 
+    def scores_of_many(self, x: Tensor, seeds: Sequence[int] = ()) -> Tensor:
+        """As `scores_of`, of one batch among many, for instance of perturbed copies of a picture."""
+        return self.scores_of(x, seeds)
+
     @property
     def layout(self) -> torch.memory_format:
         """The memory format of a batch."""

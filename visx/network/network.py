@@ -147,16 +147,24 @@ class Network(BlackBox):
 
     @torch.no_grad()
     def scores_of(self, x: Tensor, seeds: Sequence[int] = ()) -> Tensor:
-        """Values (B, ...), class columns (B, K) of a classifier, in float32, without gradients, by the fastest way. `seeds`: one a row, where rows are
-        pictures of their own."""
+        """Values (B, ...), class columns (B, K) of a classifier, in float32, without gradients, by the fastest way. `seeds`:
+        one a row, where rows are pictures of their own."""
         if seeds and self.behaviour.one_row:
             rows = []
             for row, seed in zip(x.split(1), seeds, strict=True):
                 with self.of_picture(seed):
                     rows.append(self.scores_of(row))
             return torch.cat(rows)
-        logits = self.fast.scores(x)
-        return logits.float() if self.dtype != torch.float64 else logits
+        return self._full(self.fast.scores(x))
+
+    @torch.no_grad()
+    def scores_of_many(self, x: Tensor, seeds: Sequence[int] = ()) -> Tensor:
+        """As `scores_of`, of one batch among many: parts of it may be scored side by side."""
+        return self.scores_of(x, seeds) if self.behaviour.one_row else self._full(self.fast.scores_of_many(x))
+
+    def _full(self, values: Tensor) -> Tensor:
+        """Values in float32, or in the float64 that they have."""
+        return values.float() if self.dtype != torch.float64 else values
 
     @torch.no_grad()
     def patched(self, image: Tensor, boxes: Sequence[Box]) -> Patched | None:

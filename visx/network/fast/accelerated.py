@@ -6,6 +6,7 @@
   many gradients are summed.
 - `until`: folded before a layer, as written behind it.
 - `patched`: copies that differ in a patch run their first layers as crops (visx/network/fast/crops.py).
+- Passes of many copies go through twins of the network side by side (visx/network/fast/lanes.py).
 
 Each is exact but for rounding. What is learnt of a network refers to its values by reference and version, so that it is
 learnt anew when they have changed. `VISX_PLAIN=1` turns all of it off.
@@ -20,9 +21,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from visx.network.fast.crops import Local, Plan, learn, same_scores
+from visx.network.fast.crops import Local, LocalLanes, Plan, learn, same_scores
 from visx.network.fast.exact import AsWritten
 from visx.network.fast.fold import Folded, agree, fold
+from visx.network.fast.lanes import MOST, side_by_side, twin
 from visx.network.fast.passes import Passes, plain
 from visx.network.fast.pending import Astray
 from visx.network.isolation import observed
@@ -32,6 +34,7 @@ from visx.network.record import Record
 from visx.network.scorer import Box, Patched
 
 PLANS = 16  # of crops, that are remembered
+LEAST_ROWS = 4  # of a lane's part of a batch: smaller passes cost more a row
 _NOTHING = Folded([])
 _LAYOUTS = (torch.channels_last, torch.contiguous_format)  # of a module handed in, the faster first
 _FULL = (torch.float32, torch.float64)
@@ -61,6 +64,7 @@ class Accelerated:
         self._exact_for: Any = None
         self._whole: set[str] = set()  # layers before whose output nothing may be folded
         self._plans: dict[Any, Plan | None] = {}  # the oldest first
+        self._twins: list[Passes] = []  # for passes side by side
 
     @property
     def _folds(self) -> bool:
@@ -82,6 +86,13 @@ class Accelerated:
             with suppress(Astray):
                 return self._run(folded, lambda: self._network.logits(x, self._layout))
         return self._network.logits(x)
+
+    def scores_of_many(self, x: Tensor) -> Tensor:
+        """As `scores`, of one batch among many: parts of it go through twins of the network, which are made for that."""
+        lanes = self._lanes(len(x))
+        if len(lanes) == 1:
+            return self.scores(x)
+        return side_by_side(lanes, len(x), lambda lane, part: lane.fast.scores(x[part]))
 
     def gradients(self, shape: torch.Size, run: Callable[[], R], *, summed: bool = False) -> R:
         """What `run` returns, a pass over images of this shape (C, H, W) that is differentiated. It is called again where
@@ -142,7 +153,11 @@ class Accelerated:
                 del self._plans[next(iter(self._plans))]
             self._plans[key] = self._planned(image, boxes)
         plan = self._plans[key]
-        return None if plan is None else Local(network, plan, image)
+        if plan is None:
+            return None
+        local = Local(network, plan, image)
+        twins = self._lanes(len(boxes))[1:]
+        return LocalLanes([local, *map(local.on, twins)]) if twins else local
 
     def _planned(self, image: Tensor, boxes: Sequence[Box]) -> Plan | None:
         """A plan for copies of this image, of a module handed in one that was tried on them."""
@@ -177,6 +192,14 @@ class Accelerated:
             if self._network.owned or out_of_memory(error):
                 raise
             raise Astray from error
+
+    def _lanes(self, rows: int) -> list[Passes]:
+        """The networks that parts of so many rows go through side by side: this one and its twins, or this one alone."""
+        network, count = self._network, min(torch.get_num_threads(), MOST, rows // LEAST_ROWS)
+        if count < 2 or not (network.owned and self._folds and network.steady) or observed(network.module):
+            return [network]
+        self._twins += [twin(network) for _ in range(count - 1 - len(self._twins))]
+        return [network, *self._twins[: count - 1]]
 
     @property
     def _differentiates(self) -> bool:

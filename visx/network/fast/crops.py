@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from visx.network.fast.fold import Folded
+from visx.network.fast.lanes import side_by_side
 from visx.network.fast.passes import Passes
 from visx.network.fast.windows import ELEMENT, Sides, Windows
 from visx.network.isolation import hooked
@@ -111,6 +112,23 @@ class Local:
 
         with hooked(plan.module, paste):
             return self._network.scores_of(plan.crops(self._image, fill, boxes))
+
+    def on(self, network: Passes) -> Local:
+        """The same with a twin of the network."""
+        names = {id(module): name for name, module in self._network.module.named_modules()}
+        module = network.module.get_submodule(names[id(self._plan.module)])
+        return Local(network, replace(self._plan, module=module), self._image)
+
+
+class LocalLanes:
+    """Scores copies of one image by crops, parts of a batch side by side."""
+
+    def __init__(self, lanes: Sequence[Local]) -> None:
+        self._lanes = lanes
+
+    def logits(self, fill: Tensor, boxes: Sequence[Box]) -> Tensor:
+        """(N, classes) of the image with each box filled, without gradients."""
+        return side_by_side(self._lanes, len(boxes), lambda lane, part: lane.logits(fill, boxes[part]))
 
 
 @torch.no_grad()

@@ -21,10 +21,14 @@ def plain() -> bool:
 
 
 R = TypeVar("R")
+Net = TypeVar("Net")
 
 
 class Folding(Protocol):
     """Passes that run folded (`visx.network.fast.accelerated.Accelerated`)."""
+
+    def scores(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> class columns (B, K) of one pass without gradients."""
 
     def folded(self, shape: torch.Size, run: Callable[[Folded | None, torch.memory_format], R]) -> R:
         """What `run` returns, a pass without gradients over images of this shape (C, H, W)."""
@@ -68,6 +72,9 @@ class Passes(Protocol):
 
     def record(self, shape: torch.Size, *, operations: bool = True) -> Record:
         """What a pass over a noise picture of this shape (C, H, W) shows of the module as it is now."""
+
+    def around(self: Net, module: nn.Module) -> Net:
+        """A network like this one, of another module: a copy of this one's."""
 
     def converted(self, dtype: torch.dtype) -> Passes:
         """The same network in another precision."""
