@@ -141,7 +141,7 @@ def test_what_no_rule_reaches_is_named(act: Activation, name: str) -> None:
     assert dict(found.other_activations) == {name: 1}
 
 
-def test_strangers_are_named_to_the_deconvnet_too() -> None:
+def test_custom_functions_are_named_to_the_deconvnet_too() -> None:
     fixed, x = column_scores(torch.zeros(2, 1, dtype=torch.int64)), images(2)
     found = Network(seeded(lambda: TwoConvs(_Own.apply, nn.ReLU()))).input_gradients(x, fixed, "deconv")
     assert dict(found.other_activations) == {"_Own": 1}
@@ -151,7 +151,7 @@ def test_a_relu_inside_an_autograd_function_counts_for_nothing() -> None:
     """Where the pass is run under the mode, that sees the call inside, which no gradient goes through."""
     with rules.Rules("guided") as seen:
         _Own.apply(images(1).requires_grad_())
-    assert seen.found.met == 0
+    assert seen.activations.relus == 0
 
 
 @pytest.mark.parametrize("passes", [False, True])

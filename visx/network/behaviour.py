@@ -50,24 +50,24 @@ class Behaviour:
 
     def warnings(self) -> list[str]:
         """What a user must know of every map."""
-        found = []
+        result = []
         if self.random:
-            found.append(
+            result.append(
                 "the model's forward draws random numbers: pictures and copies went through it one at a time, under one draw "
                 "that follows from --seed and the picture; another seed gives another map"
             )
         if self.coupled:
-            found.append(
+            result.append(
                 "the model's output for a picture depends on the others of its batch (batch statistics?): pictures and "
                 "copies went through it one at a time"
             )
         if self.stateful:
-            found.append(
+            result.append(
                 "the model's output depends on the passes before: each pass began with what the model held at first"
             )
         if self.unrepeatable:
-            found.append("two passes of the model over one picture differ, whatever is seeded: so will two maps")
-        return found
+            result.append("two passes of the model over one picture differ, whatever is seeded: so will two maps")
+        return result
 
 
 class Observed(Protocol):
@@ -224,8 +224,8 @@ class _Look:
         scores = rows(self.network.outputs.tensor(output), len(x))
         if scores is not None:
             return [scores[-1].clone()]
-        found = list(tensors(output)) or list(tensors(dict(getattr(output, "__dict__", {}))))
-        return [t[-1].clone() for t in found if t.dim() and len(t) == len(x)]
+        result = list(tensors(output)) or list(tensors(dict(getattr(output, "__dict__", {}))))
+        return [t[-1].clone() for t in result if t.dim() and len(t) == len(x)]
 
 
 def _equal(one: list[Tensor], two: list[Tensor]) -> bool:

@@ -45,8 +45,10 @@ def choose(exits: Sequence[ModuleRun], score: Tensor, node: Node | None) -> tupl
 
 
 def _none(named: Sequence[ModuleRun]) -> str:
-    found = named[-1].read() if named else ""
-    last = f"; of the last, {named[-1].name}: {found if isinstance(found, str) else 'it has one cell'}" if named else ""
+    result = named[-1].read() if named else ""
+    last = (
+        f"; of the last, {named[-1].name}: {result if isinstance(result, str) else 'it has one cell'}" if named else ""
+    )
     return f"none of its {len({e.name for e in named})} layers has a feature map of more than one cell{last}"
 
 
@@ -117,11 +119,11 @@ def _last_with_gradient(exits: Sequence[ModuleRun], score: Tensor) -> ModuleRun 
     while chunk := list(islice(waiting, size)):
         first = first or chunk[0]
         grads = torch.autograd.grad(scalar, [e.edge for e in chunk], retain_graph=True, allow_unused=True)
-        for found, grad in zip(chunk, grads, strict=True):
-            if grad is None or found.grid is None:
+        for run, grad in zip(chunk, grads, strict=True):
+            if grad is None or run.grid is None:
                 continue
-            if int(found.grid.maps(grad).ne(0).any(1).sum()) > 1:
-                return found
+            if int(run.grid.maps(grad).ne(0).any(1).sum()) > 1:
+                return run
             silent = silent is not False and not bool(grad.any())
         if silent and size > 1:  # a head of zeros, or units that this picture leaves dead
             return first

@@ -47,10 +47,10 @@ def named_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def submodule(module: nn.Module, path: str) -> tuple[str, nn.Module]:
     """The module at a path and its plain name (the first, if it has several). Raises as `at` does."""
-    found = at(module, path)
-    itself = unwrapped(found)
+    result = at(module, path)
+    itself = unwrapped(result)
     for name, child in named_modules(module):
-        if name and (child is found or child is itself):
+        if name and (child is result or child is itself):
             return name, child
     raise _no_layer(module, path)
 
@@ -58,16 +58,16 @@ def submodule(module: nn.Module, path: str) -> tuple[str, nn.Module]:
 def at(module: nn.Module, path: str) -> nn.Module:
     """The module at a path, whether or not the path names the wrappers (`module.` of parallel, `_orig_mod.` of compiled
     parts); a usage error with near matches where there is none."""
-    found = module
+    result = module
     for part in path.split("."):
         try:
-            found = found.get_submodule(part)
+            result = result.get_submodule(part)
         except AttributeError:
-            if part != COMPILED and not (part == "module" and found is module):
+            if part != COMPILED and not (part == "module" and result is module):
                 raise _no_layer(module, path) from None
-    if found is module:  # an empty path, or wrappers alone
+    if result is module:  # an empty path, or wrappers alone
         raise _no_layer(module, path)
-    return found
+    return result
 
 
 def _no_layer(module: nn.Module, path: str) -> VisxError:

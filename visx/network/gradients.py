@@ -27,7 +27,7 @@ from visx.network.grid import Layer
 from visx.network.isolation import StopForward, hooked
 from visx.network.norms import align_norms
 from visx.network.outputs import Outputs, in_full, require_graph
-from visx.network.rules import Met, Rule, Rules, complete, guide, strangers
+from visx.network.rules import Activations, Rule, Rules, complete, custom_functions, guide
 from visx.network.scorer import Scores
 
 R = TypeVar("R")
@@ -121,20 +121,20 @@ def input_gradients(
     photographs). The deconvnet's do (r is 0.9999).
     """
 
-    def run() -> tuple[Tensor, Tensor, Met]:
+    def run() -> tuple[Tensor, Tensor, Activations]:
         return _differentiable(network, x, network.logits, rule)
 
     with torch.enable_grad():
-        leaf, logits, met = network.fast.gradients(x.shape[1:], run, summed=one_of_many or rule == "guided")
-        if rule is not None and not met.met:
-            others = f" (it uses {', '.join(met.others)})" if met.others else ""
+        leaf, logits, activations = network.fast.gradients(x.shape[1:], run, summed=one_of_many or rule == "guided")
+        if rule is not None and not activations.relus:
+            others = f" (it uses {', '.join(activations.others)})" if activations.others else ""
             raise unsupported(
                 f"the model has no ReLU for the {rule} rule{others}: the result would be the plain gradient",
                 "use backprop, smoothgrad or integrated_gradients",
             )
         scored = scores(logits)
         grads = _gradients(scored, leaf)
-    return InputGradients(grads, scored.detach(), met.others)
+    return InputGradients(grads, scored.detach(), activations.others)
 
 
 @_recomputed
@@ -218,8 +218,9 @@ def project(
 
 def _differentiable(
     network: Differentiable, x: Tensor, run: Callable[[Tensor], Tensor], rule: Rule | None, what: str = "the input"
-) -> tuple[Tensor, Tensor, Met]:
-    """A leaf of `x`, what `run` makes of it, with every ReLU between them under `rule`, and what the rule met."""
+) -> tuple[Tensor, Tensor, Activations]:
+    """A leaf of `x`, what `run` makes of it, with every ReLU between them under `rule`, and the
+    activations between them."""
     if rule is not None and (inside := scripted(network.module)):
         raise unsupported(
             f"a ReLU rule cannot reach into the scripted module {inside}",
@@ -229,15 +230,15 @@ def _differentiable(
     if rule != "deconv" or network.recomputing:
         output = run(leaf.clone())  # a network may work in place on its input
         require_graph(output, what)
-        met = guide(output, rule) if rule else Met()
-        if met is not None:
-            return leaf, output, met
+        activations = guide(output, rule) if rule else Activations()
+        if activations is not None:
+            return leaf, output, activations
     with Rules(rule or "guided") as rules:
         output = run(leaf.clone())
     require_graph(output, what)
-    rules.found.met += complete(output, rules.rule)
-    rules.found.others += strangers(output)
-    return leaf, output, rules.found
+    rules.activations.relus += complete(output, rules.rule)
+    rules.activations.others += custom_functions(output)
+    return leaf, output, rules.activations
 
 
 def _gradients(scores: Tensor, wrt: Tensor) -> Tensor:

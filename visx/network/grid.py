@@ -86,18 +86,18 @@ class Layer:
     runs: int
 
     @cached_property
-    def _found(self) -> FeatureGrid | str:
+    def _grid_or_reason(self) -> FeatureGrid | str:
         return self.read()  # once somebody asks: it takes a moment, and a network has hundreds of layers
 
     @property
     def grid(self) -> FeatureGrid | None:
         """How the output is read as a feature map; None where it is none."""
-        return None if isinstance(self._found, str) else self._found
+        return None if isinstance(self._grid_or_reason, str) else self._grid_or_reason
 
     @property
     def reason(self) -> str:
         """Why there is no grid; empty where there is one."""
-        return self._found if isinstance(self._found, str) else ""
+        return self._grid_or_reason if isinstance(self._grid_or_reason, str) else ""
 
     def output(self, output: Any, batch: int) -> Tensor:
         """What the layer returned for `batch` images, if it has the form that was recorded; else exit 4."""
@@ -128,10 +128,10 @@ def read(shape: Sequence[int], places: Tensor | None, *, paired: bool) -> Featur
     cells = (~flat.isnan()).nonzero().flatten()
     if len(cells) < 2:
         return "it is one vector an image"
-    found = _rows_and_columns(flat[cells])
-    if isinstance(found, str):
-        return found
-    height, width, by_columns = found
+    result = _rows_and_columns(flat[cells])
+    if isinstance(result, str):
+        return result
+    height, width, by_columns = result
     if by_columns:
         cells = cells.view(width, height).t().flatten()
     features = tuple(shape[axis] for axis in others)

@@ -41,15 +41,15 @@ def recognise(
     if not values.is_floating_point() or values.numel() == 0:
         raise unsupported(f"the model returns {described(raw)} for one image, not {LOGITS.expected}", WAY_ON)
     end = ending(values)
-    found = replace(_meant(values, end, means) if means else _found(values, end), member=member)
-    named = labels > 0 and labels in (found.classes, int(found.single))
+    result = replace(_meant(values, end, means) if means else _by_graph_and_values(values, end), member=member)
+    named = labels > 0 and labels in (result.classes, int(result.single))
     if not means and not named and (headless or not end.classifier):
         why = "the model says num_classes=0" if headless else "no layer makes classes of them"
         return Outputs("features", member, classes=values.shape[1], seen=why)
-    return found
+    return result
 
 
-def _found(values: Tensor, end: Ending) -> Outputs:
+def _by_graph_and_values(values: Tensor, end: Ending) -> Outputs:
     """The meaning of rows (1, K), by the graph and the values."""
     count, inside = values.shape[1], _within(values)
     total = float(values.detach().double().sum())
@@ -69,7 +69,9 @@ def _found(values: Tensor, end: Ending) -> Outputs:
 def _meant(values: Tensor, end: Ending, means: str) -> Outputs:
     """The meaning that the user states, checked against the values."""
     count, inside = values.shape[1], _within(values)
-    probable = inside and (bool(end.squash) or not end.known or _found(values, end).kind == "probabilities")
+    probable = inside and (
+        bool(end.squash) or not end.known or _by_graph_and_values(values, end).kind == "probabilities"
+    )
     if means == "regression":
         return Outputs("regression", classes=count, seen="as --means says")
     if means == "logits" and count < 2:
@@ -100,26 +102,26 @@ def _pick(raw: Any, head: str | int | None) -> tuple[str | None, Tensor]:
     if isinstance(raw, Tensor):
         if head is not None:
             raise usage(f"--head {head}: the model returns one tensor", "leave out --head")
-        found = rows(raw, 1)
-        if found is None:
+        result = rows(raw, 1)
+        if result is None:
             raise unsupported(f"the model returns {described(raw)} for one image, not {LOGITS.expected}", WAY_ON)
-        return None, found
+        return None, result
     parts = members(raw)
     if head is not None:
         path = nearest(parts, str(head))
         if path is None:
             raise unknown("head", str(head), list(parts), f"it returns {described(raw)}")
-        found = rows(parts[path], 1)
-        if found is None:
+        result = rows(parts[path], 1)
+        if result is None:
             raise unsupported(f"--head {path}: it is {described(parts[path])}, not {LOGITS.expected}", _choose(parts))
-        return path, found
-    fitting = {path: found for path, part in parts.items() if (found := _fits(part)) is not None}
-    graphs = {path: found for path, found in fitting.items() if found.requires_grad} or fitting
-    heads = {path: found for path, found in graphs.items() if ending(found).classifier} or graphs
+        return path, result
+    fitting = {path: result for path, part in parts.items() if (result := _fits(part)) is not None}
+    graphs = {path: result for path, result in fitting.items() if result.requires_grad} or fitting
+    heads = {path: result for path, result in graphs.items() if ending(result).classifier} or graphs
     if len(heads) != 1:
         if not heads:
             raise unsupported(f"the model returns {described(raw)}, and nothing in it is {LOGITS.expected}", WAY_ON)
-        shown = ", ".join(f"{path} (N, {found.shape[1]})" for path, found in heads.items())
+        shown = ", ".join(f"{path} (N, {result.shape[1]})" for path, result in heads.items())
         raise unsupported(
             f"the model returns {described(raw)}: {len(heads)} of its members could be the scores: {shown}",
             f"choose one, for instance --head {next(iter(heads))}",

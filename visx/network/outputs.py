@@ -54,16 +54,16 @@ class Outputs:
     def columns(self, raw: Any, batch: int) -> Tensor:
         """A raw output for `batch` images -> class columns (B, K), in the output's own dtype. Raises `VisxError` (exit 4)
         where it is not what it was when the model was first run."""
-        found = rows(self.tensor(raw), batch)
-        if found is None or not found.is_floating_point():
+        result = rows(self.tensor(raw), batch)
+        if result is None or not result.is_floating_point():
             raise unsupported(f"the model returns {described(raw)} for {batch} images, not {self.expected}", WAY_ON)
         if self.single and self.probable:
-            return torch.cat([1 - found, found], 1)
+            return torch.cat([1 - result, result], 1)
         if self.single:
-            return found * found.new_tensor([-1.0, 1.0])
-        if found.shape[1] < 2 and self.kind in ("logits", "probabilities"):
+            return result * result.new_tensor([-1.0, 1.0])
+        if result.shape[1] < 2 and self.kind in ("logits", "probabilities"):
             raise unsupported("the model returns a single logit", "--means sigmoid or --means regression")
-        return found
+        return result
 
     def tensor(self, raw: Any) -> Any:
         """The tensor inside a raw output that is explained, as the model made it."""

@@ -21,21 +21,21 @@ def layer_path(module: nn.Module, path: str) -> str:
     if "[" not in path:
         return path
     names = dict(named_modules(module))
-    found = ""
+    result = ""
     place = 0
     while place < len(path):
         step = _STEP.match(path, place)
-        if step is None or (step[0].startswith(".") and not found):
+        if step is None or (step[0].startswith(".") and not result):
             raise usage(
                 f"layer {path!r} is no path", "for instance layer4, layer4.0.conv1, layer4[0].conv1 or layer4[-1]"
             )
         place = step.end()
-        here = unwrapped(names[found])
+        here = unwrapped(names[result])
         child = step[1] or _indexed(here, step[2].strip("\"'"))
-        found = f"{found}.{child}" if found else child
-        if found not in names:
+        result = f"{result}.{child}" if result else child
+        if result not in names:
             raise unknown("layer", path, [n for n in names if n], "`visx layers MODEL` lists them")
-    return found
+    return result
 
 
 def layer_name(module: nn.Module, layer: nn.Module) -> str:

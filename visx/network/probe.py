@@ -14,7 +14,7 @@ from visx.errors import VisxError, said_by, unsupported
 from visx.network.forms import check_values, input_dtype, lazy, quantised, whereabouts
 from visx.network.memory import out_of_memory
 from visx.network.record import Record
-from visx.network.rules import strangers
+from visx.network.rules import custom_functions
 from visx.network.tensors import tensors
 from visx.network.trace import recording
 
@@ -57,7 +57,7 @@ def _no_gradient(module: nn.Module, record: Record, output: Any) -> str:
     """Why no gradient leads from the output of a recorded pass back to its input; empty where one does."""
     results = [t for t in tensors(output) if t.is_floating_point()]
     linked = [t for t in results if t.requires_grad]
-    if any("CheckpointFunction" in strangers(t) for t in linked):
+    if any("CheckpointFunction" in custom_functions(t) for t in linked):
         return "its forward uses re-entrant checkpointing (use_reentrant=False works)"
     if linked or not results:
         return ""

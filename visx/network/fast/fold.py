@@ -6,10 +6,10 @@ oneDNN's convolution can also apply the ReLU to what it writes, which saves anot
 its own layout (the operators are those that torch's own compiler uses): a quarter less time for a single image.
 
 No part of the module is replaced. The record of one pass tells which convolution feeds which normalisation and ReLU
-(visx/network/fast/chains.py). From then on, inside its `with`, a `TorchFunctionMode` hands the folded weights to those convolutions and lets the
-normalisations and ReLUs return their input. Every pass is checked for whether a convolution's output is read by its
-normalisation and by nothing else (visx/network/fast/pending.py), because the branch that a pass takes may depend on the
-data.
+(visx/network/fast/chains.py). From then on, inside its `with`, a `TorchFunctionMode` hands the folded weights to those
+convolutions and lets the normalisations and ReLUs return their input. Every pass is checked for whether a convolution's
+output is read by its normalisation and by nothing else (visx/network/fast/pending.py), because the branch that a pass takes
+may depend on the data.
 """
 
 from __future__ import annotations

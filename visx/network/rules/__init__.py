@@ -14,21 +14,21 @@ applied.
 
 from __future__ import annotations
 
+from visx.network.rules.activations import Activations, Rule
 from visx.network.rules.arithmetic import Arithmetic
 from visx.network.rules.calls import OTHER_ACTIVATIONS, RELUS, ReluCall, Rules, relu_call
-from visx.network.rules.met import Met, Rule
-from visx.network.rules.nodes import complete, guide, strangers
+from visx.network.rules.nodes import complete, custom_functions, guide
 
 __all__ = [
     "OTHER_ACTIVATIONS",
     "RELUS",
+    "Activations",
     "Arithmetic",
-    "Met",
     "ReluCall",
     "Rule",
     "Rules",
     "complete",
+    "custom_functions",
     "guide",
     "relu_call",
-    "strangers",
 ]

@@ -104,7 +104,7 @@ class Arithmetic:
         elif _zero(_ceiling(func, args, kwargs)):
             self._parts[id(output)] = output, x, _SUB, 1.0
 
-    def _maximum(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Found:
+    def _maximum(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Verdict:
         x, other = _operands(args, kwargs)
         if not isinstance(x, Tensor) or not isinstance(other, Tensor):  # a maximum over a dimension
             return None, ""
@@ -113,19 +113,19 @@ class Arithmetic:
                 return Written(one), ""
         return None, "maximum" if x.requires_grad and other.requires_grad else ""
 
-    def _clamp(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Found:
+    def _clamp(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Verdict:
         x, low, high = (*args, None, None)[:3]
         low, high = kwargs.get("min", low), kwargs.get("max", high)
-        found = isinstance(low, Tensor) and high is None and _zero(low) and _same_shape(x, low)
-        return (Written(x, in_place=func in _IN_PLACE) if found else None), ""
+        result = isinstance(low, Tensor) and high is None and _zero(low) and _same_shape(x, low)
+        return (Written(x, in_place=func in _IN_PLACE) if result else None), ""
 
-    def _sloped(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Found:
+    def _sloped(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Verdict:
         slope: Any = kwargs.get("negative_slope", kwargs.get("alpha", kwargs.get("weight")))
         slope = args[1] if len(args) > 1 else slope
         flat = _zero(slope) if isinstance(slope, Tensor) else slope == 0
         return (Written(args[0], in_place=func in _IN_PLACE or bool(kwargs.get("inplace"))) if flat else None), ""
 
-    def _where(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Found:
+    def _where(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Verdict:
         if len(args) < 3:
             return None, ""
         mask, a, b = (
@@ -139,7 +139,7 @@ class Arithmetic:
                 return Written(x), ""
         return None, "where" if self._switches(mask, a, b) else ""
 
-    def _mul(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Found:
+    def _mul(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Verdict:
         a, b = _operands(args, kwargs)
         if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a.shape != b.shape:
             return None, ""
@@ -152,7 +152,7 @@ class Arithmetic:
                 return None, "mul" if self._switches(mask, x) else ""
         return None, ""
 
-    def _fill(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Found:
+    def _fill(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Verdict:
         x, mask, value = (*args, None, None)[:3]
         mask, value = kwargs.get("mask", mask), kwargs.get("value", value)
         if not isinstance(x, Tensor) or not isinstance(mask, Tensor) or mask.dtype != torch.bool:
@@ -165,7 +165,7 @@ class Arithmetic:
         )
         return None, "masked_fill" if finite and self._switches(mask, x) else ""
 
-    def _sum(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Found:
+    def _sum(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Verdict:
         a, b = _operands(args, kwargs)
         if kwargs.get("alpha", 1) == 1:
             for x, part in ((a, b), (b, a)):
@@ -191,10 +191,10 @@ class Arithmetic:
         return known is not None and any(isinstance(v, Tensor) and v.requires_grad and known.of(v) for v in values)
 
 
-_Found = tuple[Written | None, str]  # the ReLU, or the name of a switch that is none ("": neither)
+_Verdict = tuple[Written | None, str]  # the ReLU, or the name of a switch that is none ("": neither)
 
 
-def _rules(*pairs: tuple[Iterable[Any], Callable[..., _Found]]) -> dict[Any, Callable[..., _Found]]:
+def _rules(*pairs: tuple[Iterable[Any], Callable[..., _Verdict]]) -> dict[Any, Callable[..., _Verdict]]:
     return {func: rule for funcs, rule in pairs for func in funcs}
 
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from visx.network.rules.activations import Activations, Rule
 from visx.network.rules.arithmetic import Arithmetic
-from visx.network.rules.met import Met, Rule
 
 _RELU = {F.relu, torch.relu, Tensor.relu, torch.ops.aten.relu, torch.ops.aten.relu.default}
 _RELU_ = {torch.relu_, Tensor.relu_}
@@ -74,13 +74,13 @@ def relu_call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
 
 
 class Rules(TorchFunctionMode):
-    """Every ReLU called within its `with` differentiates by `rule`; `found` says what it met."""
+    """Every ReLU called within its `with` differentiates by `rule`; `activations` counts them."""
 
     def __init__(self, rule: Rule) -> None:
         super().__init__()
         self.rule = rule
-        self.found = Met()
-        self._arithmetic = Arithmetic(self.found.others)
+        self.activations = Activations()
+        self._arithmetic = Arithmetic(self.activations.others)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -88,14 +88,14 @@ class Rules(TorchFunctionMode):
             return func(*args, **kwargs)
         call = relu_call(func, args, kwargs)
         if call is not None:
-            self.found.met += 1
+            self.activations.relus += 1
             return _Rectify.apply(*call, self.rule == "guided")
         written = self._arithmetic.relu(func, args, kwargs)
         if written is not None and written.input.requires_grad:
-            self.found.met += 1
+            self.activations.relus += 1
             return self._rectified(*written)
         if func in OTHER_ACTIVATIONS and written is None:
-            self.found.others[func.__name__] += 1
+            self.activations.others[func.__name__] += 1
         output = func(*args, **kwargs)
         self._arithmetic.remember(func, args, kwargs, output)
         return output

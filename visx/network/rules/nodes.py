@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from visx.network.graph import nodes
-from visx.network.rules.met import Met, Rule
+from visx.network.rules.activations import Activations, Rule
 
 # What autograd calls the backward passes of the same
 _OTHER_NODES = {
@@ -29,25 +29,25 @@ _SUSPECTS = {
 }  # fmt: skip
 
 
-def guide(output: Tensor, rule: Rule = "guided") -> Met | None:
+def guide(output: Tensor, rule: Rule = "guided") -> Activations | None:
     """Let every ReLU in the graph behind `output` differentiate by a rule, which ends with the graph.
 
     None where the graph does not tell: work in place on slices may hide a ReLU, and arithmetic may be one.
     """
-    found = Met()
+    activations = Activations()
     for node in nodes(output):
         name = node.name()
         if _is_relu(node, name):
             if name.startswith("Clamp") and _clamp_passes_its_bounds():
                 return None
-            found.met += 1
+            activations.relus += 1
             node.register_hook(_HOOKS[rule])
         elif name in _OTHER_NODES:
-            found.others[_OTHER_NODES[name]] += 1
+            activations.others[_OTHER_NODES[name]] += 1
         elif name in _SUSPECTS or name.endswith("CopySlices") or _masks(node, name) or _cuts_at_zero(node, name):
             return None
-    found.others += strangers(output)
-    return found
+    activations.others += custom_functions(output)
+    return activations
 
 
 def complete(output: Tensor, rule: Rule) -> int:
@@ -60,14 +60,14 @@ def complete(output: Tensor, rule: Rule) -> int:
     return count
 
 
-def strangers(output: Tensor) -> Counter[str]:
+def custom_functions(output: Tensor) -> Counter[str]:
     """The autograd functions of somebody's own in the graph behind `output`: each may be a ReLU, and nobody can tell."""
-    found: Counter[str] = Counter()
+    result: Counter[str] = Counter()
     for node in nodes(output):
         function: Any = getattr(node, "_forward_cls", None)
         if function is not None and function.__module__.split(".")[0] != "visx":
-            found[function.__name__] += 1
-    return found
+            result[function.__name__] += 1
+    return result
 
 
 # Where the nodes that may be a ReLU keep their floor
