@@ -192,7 +192,7 @@ class Model:
 
     @torch.no_grad()
     def refresh(self, precision: str = "fp32") -> None:
-        """Forget what was learnt of the module (anatomy, copies in other precisions, folded weights, crops) if its owner has
+        """Forget what was learnt of the module (anatomy, copies in other precisions, faster ways) if its owner has
         changed it since the last call, or the labels or preprocessing.
 
         `visx.explain` begins with it. Call it yourself before you read `anatomy` or `classes` of a model you have edited.
