@@ -20,8 +20,7 @@ from torch.utils.checkpoint import CheckpointError
 
 from visx.errors import unsupported
 from visx.network.behaviour import Behaviour
-from visx.network.fast import Accelerated
-from visx.network.fast import Passes
+from visx.network.fast import Accelerated, Passes
 from visx.network.forms import scripted
 from visx.network.grid import Layer
 from visx.network.isolation import StopForward, hooked
