@@ -83,17 +83,16 @@ class Journal:
         """The records of one job (by the digest of its settings) on one image, all of its targets; empty unless all are
         there, and whole. Whether the image is still the same is for the caller to see."""
         records: list[Record] = []
+        count = len(self._journals)
         while not records or len(records) < records[0].targets:
             key = (name, settings, len(records))
-            places = [*self._others.get(hash(key), ()), *([self._index[hash(key)]] if hash(key) in self._index else ())]
-            read = (
-                _record_at(self._journals[place % len(self._journals)], place // len(self._journals))
-                for place in places
-            )
-            same = [record for record in read if record is not None and record.is_whole and record.key == key]
+            number = hash(key)
+            places = [*self._others.get(number, ()), *([self._index[number]] if number in self._index else ())]
+            read = [_record_at(self._journals[place % count], place // count) for place in places]
+            same = [record for record in read if record is not None and record.key == key and record.is_whole]
             if not same:
                 return []
-            records.append(max(reversed(same), key=lambda record: record.map_time))
+            records.append(same[0] if len(same) == 1 else max(reversed(same), key=lambda record: record.map_time))
         return records
 
     def claimant(self, npy: str) -> Record | None:

@@ -80,28 +80,29 @@ class Record:
     @classmethod
     def of_values(cls, values: JSON) -> Record:
         """The record of the JSON object of a line."""
-        known: dict[str, Any] = {}
-        others: dict[str, Any] = {}
-        flaws: list[str] = []
-        for key, value in values.items():
-            types_of_key = _TYPES.get(key)
-            if types_of_key is None:
-                others[key] = value
-            elif isinstance(value, types_of_key):
-                known[key] = value
-            else:
-                flaws.append(key)
-        # What the line lacks must stay lacking, which __init__ would fill in (and take ten times as long).
+        # __init__ would fill in what the line lacks, and take ten times as long.
         record = object.__new__(cls)
-        record.__dict__.update(known, others=others, flaws=flaws)
+        try:
+            is_sound = all(map(isinstance, values.values(), map(_TYPES.__getitem__, values)))
+        except KeyError:  # a key that visx does not know
+            is_sound = False
+        if is_sound:
+            record.__dict__.update(values)
+        else:
+            known = {key: value for key, value in values.items() if key in _TYPES and isinstance(value, _TYPES[key])}
+            others = {key: value for key, value in values.items() if key not in _TYPES}
+            flaws = [key for key in values if key not in known and key not in others]
+            record.__dict__.update(known, others=others, flaws=flaws)
         return record
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON: keys in their order, last those that visx does not know."""
-        values = {key: value for key, value in vars(self).items() if key in _TYPES}
-        if self.objective is None:
+        values = dict(vars(self))
+        values.pop("flaws", None)
+        others = values.pop("others", None) or {}
+        if values.get("objective") is None:
             values.pop("objective", None)
-        return {**values, **(self.others or {})}
+        return values | others
 
     def without_files(self) -> dict[str, Any]:
         """As JSON, of a result that is not stored."""
@@ -120,12 +121,12 @@ class Record:
         return (
             self.schema_version == SCHEMA_VERSION
             and not self.flaws
-            and all(key in values for key in _RESUMED)
+            and _RESUMED <= values.keys()
             and "overlay" in files
             and isinstance(files.get("npy"), str)
-            and all(name is None or isinstance(name, str) for name in files.values())
+            and set(map(type, files.values())) <= {str, types.NoneType}
             and len(self.input_size) == 2
-            and all(isinstance(n, int) for n in self.input_size)
+            and set(map(type, self.input_size)) == {int}
         )
 
     @property
@@ -288,7 +289,7 @@ def _types_of(hint: Any) -> tuple[type, ...]:
 
 _TYPES = {key: _types_of(hint) for key, hint in get_type_hints(Record).items() if key not in ("others", "flaws")}
 _OF_ANSWER = tuple(_TYPES)[: tuple(_TYPES).index("remarks")]  # what a result has before it is stored
-_RESUMED = (
+_RESUMED = {
     "image", "method", "layer", "label", "probability", "name", "settings", "rank", "targets", "files", "input_size",
     "warnings", "image_stat", "image_sha256", "rendering", "raw_channels",
-)  # fmt: skip
+}  # fmt: skip
