@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 
 from visx.errors import VisxError
 from visx.files import to_json
-from visx.store.manifest import Journal, records
+from visx.store.lock import GATE, SHARD, WHOLE
+from visx.store.manifest import Journal, holds_results, records
 from visx.store.record import Record
 
 
@@ -141,3 +144,56 @@ def test_an_error_is_no_result_wherever_it_stands(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         journal.read()
         assert journal.find("a", "s") == []
+
+
+def test_locks_that_killed_runs_left_hold_nobody_up_and_go(tmp_path: Path) -> None:
+    for name in (GATE, WHOLE, f"{SHARD}1-of-2", f"{SHARD}7-of-9"):
+        (tmp_path / name).touch()
+    with Journal(tmp_path, (1, 2)) as shard:
+        shard.append([record("a")])
+        with pytest.raises(VisxError, match="another run"), Journal(tmp_path):
+            pass
+        assert shard.path.is_file(), "the shard that is at work keeps its lock"
+        with pytest.raises(VisxError, match="another run"), Journal(tmp_path, (1, 2)):
+            pass
+    with Journal(tmp_path):
+        pass
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["manifest.1-of-2.jsonl", "manifest.jsonl"]
+
+
+@pytest.mark.parametrize("error", [NotImplementedError(), OSError(errno.ENOLCK, ""), OSError(errno.EOPNOTSUPP, "")])
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with Journal(tmp_path) as journal:
+        journal.append([record("a")])
+    assert len(list(records(tmp_path))) == 1
+
+
+def test_a_lock_that_may_not_be_written_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with pytest.raises(VisxError, match=r"cannot write .*Permission denied"), Journal(tmp_path):
+        pass
+
+
+def test_which_folders_hold_results(tmp_path: Path) -> None:
+    failed = to_json(values("a", error={"code": 1})) + "\n"
+    path, names = tmp_path / "manifest.1-of-2.jsonl", ["manifest.1-of-2.jsonl", "a.png"]
+    shuffled = to_json(dict(reversed(values("a").items()))) + "\n"
+    for text, expected in (
+        (failed + to_json(values("a")) + "\n", True),
+        (shuffled, True),
+        (failed, False),
+        ('{"files": {"npy": "a"}}\n', False),
+        ('{"schema_version": 1, "files": {"npy": ', False),
+        ("", False),
+    ):
+        path.write_text(text)
+        assert holds_results(tmp_path, names) is expected
+    path.write_text(shuffled)
+    assert not holds_results(tmp_path, ["a.png", "manifest.json"])

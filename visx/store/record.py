@@ -121,7 +121,7 @@ class Record:
         return (
             self.schema_version == SCHEMA_VERSION
             and not self.flaws
-            and _RESUMED <= values.keys()
+            and values.keys() >= _RESUMED
             and "overlay" in files
             and isinstance(files.get("npy"), str)
             and set(map(type, files.values())) <= {str, types.NoneType}
@@ -137,7 +137,7 @@ class Record:
     @property
     def has_key(self) -> bool:
         """Whether the line says what the result is found by."""
-        return {"image", "name", "settings", "rank"} <= vars(self).keys()
+        return "image" in vars(self) and vars(self).keys() >= _KEY
 
     @property
     def npy(self) -> str:
@@ -246,7 +246,7 @@ def parse_result(line: bytes) -> Record | None:
 
 def key_of(line: bytes) -> tuple[str, str, int] | None:
     """What the result on a line is found by (`Record.key`); None where the line does not say. Nothing else is looked at."""
-    values = _end_of(line, b', "name": ')
+    values = _end_of(line, b', "name": ', _KEY)
     name, settings, rank = values.get("name"), values.get("settings"), values.get("rank")
     if isinstance(name, str) and isinstance(settings, str) and isinstance(rank, int):
         return name, settings, rank
@@ -255,7 +255,7 @@ def key_of(line: bytes) -> tuple[str, str, int] | None:
 
 def map_of(line: bytes) -> str:
     """The file of the map that the line speaks of (`Record.npy`). Nothing else is looked at."""
-    files = _end_of(line, b', "files": ').get("files")
+    files = _end_of(line, b', "files": ', {"files"}).get("files")
     name = files.get("npy") if isinstance(files, dict) else None
     return name if isinstance(name, str) else ""
 
@@ -273,10 +273,11 @@ def stays_inside(name: object) -> bool:
     return not path.is_absolute() and ".." not in path.parts
 
 
-def _end_of(line: bytes, key: bytes) -> dict[str, Any]:
-    """A line from its last `key` on as an object, else the whole of it: visx writes what is asked for behind that key."""
-    start = line.rfind(key)
-    return (parse_object(b"{" + line[start + 2 :]) if start > 0 else None) or parse_object(line) or {}
+def _end_of(line: bytes, first: bytes, keys: set[str]) -> dict[str, Any]:
+    """The end of a line, from the key `first` on, as an object; the whole line where that end does not have all `keys`."""
+    start = line.rfind(first)
+    values = parse_object(b"{" + line[start + 2 :]) if start > 0 else None
+    return values if values is not None and keys <= values.keys() else parse_object(line) or {}
 
 
 def _types_of(hint: Any) -> tuple[type, ...]:
@@ -289,6 +290,7 @@ def _types_of(hint: Any) -> tuple[type, ...]:
 
 _TYPES = {key: _types_of(hint) for key, hint in get_type_hints(Record).items() if key not in ("others", "flaws")}
 _OF_ANSWER = tuple(_TYPES)[: tuple(_TYPES).index("remarks")]  # what a result has before it is stored
+_KEY = {"name", "settings", "rank"}
 _RESUMED = {
     "image", "method", "layer", "label", "probability", "name", "settings", "rank", "targets", "files", "input_size",
     "warnings", "image_stat", "image_sha256", "rendering", "raw_channels",
