@@ -3,7 +3,8 @@
     python benchmarks/loaded.py [--models efficientnet_lite0,resnet50] [--batches 1,16] [--rounds 7]
 
 Each contender is a process of its own, since OpenMP reads its settings once; they take turns. "the command" has what
-`visx` sets for itself, "torch" sets nothing, "one lane a core" scores parts of the batch side by side, each on one thread.
+`visx` sets for itself and scores as for many copies, "one pass" the same in one pass on all cores, "torch" sets nothing,
+"one lane a core" scores parts of the batch side by side, each on one thread, in a plain pool.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from visx.cli import SPIN_COUNT
 
 SETTINGS = {
     "the command": {"GOMP_SPINCOUNT": SPIN_COUNT},
+    "one pass": {"GOMP_SPINCOUNT": SPIN_COUNT},
     "torch": {},
     "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
     "OMP_NUM_THREADS=1": {"OMP_NUM_THREADS": "1"},
     "one lane a core": {},
 }
+MANY = 0  # instead of a number of lanes: as the command scores copies
 SECONDS = 0.7  # a turn
 
 
@@ -38,13 +41,15 @@ def work(name: str, batch: int, lanes: int) -> None:
     torch.manual_seed(0)
     model = visx.load_model(name, "random")
     _, network = model.outputs, model.network()  # what an output means is found before the lanes run
-    parts = torch.randn(batch, 3, *model.input_size).chunk(lanes)
+    parts = torch.randn(batch, 3, *model.input_size).chunk(max(1, lanes))
     shared = {id(t): t for t in (*network.module.parameters(), *network.module.buffers())}
     networks = [network] + [network.around(copy.deepcopy(network.module, shared)) for _ in parts[1:]]
     pool = ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) if lanes > 1 else None
 
     def run() -> None:
-        if pool is None:
+        if lanes == MANY:
+            network.scores_of_many(parts[0])
+        elif pool is None:
             network.scores_of(parts[0])
         else:
             list(pool.map(lambda pair: pair[0].scores_of(pair[1]), zip(networks, parts, strict=True)))
@@ -76,8 +81,9 @@ def turn(process: subprocess.Popen[str]) -> float:
 
 
 def compare(name: str, batch: int, rounds: int) -> None:
+    lanes = {"the command": MANY, "one lane a core": os.cpu_count() or 1}
     processes = {
-        setting: start(name, batch, values, (os.cpu_count() or 1) if setting == "one lane a core" else 1)
+        setting: start(name, batch, values, lanes.get(setting, 1))
         for setting, values in SETTINGS.items()
         if batch > 1 or setting != "one lane a core"
     }

@@ -22,7 +22,7 @@ from visx.images.decode import read
 from visx.images.find import find
 from visx.methods import get_method
 from visx.network.memory import BatchSize
-from visx.sheet.cells import Ask, compute
+from visx.sheet.cells import Comparison, compute
 
 LIMITED = """
 import os
@@ -99,9 +99,9 @@ def test_a_sheet(limit: Limit) -> None:
         model = visx.load_model("toy.py:limited")
         method = get_method("smoothgrad")
         picture = model.preprocess.decode(read(Path("photos/a.png")))
-        ask = Ask([method], (), {"smoothgrad": {"samples": 6}}, ["top2"])
+        ask = Comparison([method], (), {"smoothgrad": {"samples": 6}}, ["top2"])
         rows = compute([model], picture, "photos/a.png", ask, messages.append)
-        return {(n, key): cell.answer.map for n, row in enumerate(rows) for key, cell in row.found.items()}
+        return {(n, key): cell.answer.map for n, row in enumerate(rows) for key, cell in row.maps.items()}
 
     messages: list[str] = []
     whole = cells(messages)

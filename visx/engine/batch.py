@@ -133,33 +133,33 @@ def targets_of(model: Model, network: BlackBox, specs: Sequence[Target]) -> Targ
 
 def each_once(answers: Sequence[Answer]) -> list[Answer]:
     """Answers in their order, those of an objective that two targets name once."""
-    found: dict[str, Answer] = {}
+    by_slug: dict[str, Answer] = {}
     for answer in answers:
-        found.setdefault(answer.objective.slug, answer)
-    return list(found.values())
+        by_slug.setdefault(answer.objective.slug, answer)
+    return list(by_slug.values())
 
 
 class _Answers:
     """A checked attribution, cut into answers."""
 
-    def __init__(self, job: Job, targets: Targets, found: Attribution, maps: Tensor) -> None:
+    def __init__(self, job: Job, targets: Targets, result: Attribution, maps: Tensor) -> None:
         objectives, values = targets.objectives, targets.values
         assert objectives is not None and values is not None
-        self.job, self.found, self.targets, self.objectives = job, found, targets, objectives
+        self.job, self.result, self.targets, self.objectives = job, result, targets, objectives
         self.values_finite = values.flatten(1).isfinite().all(1).tolist()
         self.scores = objectives.scores(values, job.kind).tolist()
         self.probabilities = objectives.scores(values, "prob").tolist() if targets.outputs.has_probabilities else None
         columns = objectives.columns(values)
         self.columns = None if columns is None else values.gather(1, columns).tolist()
         self.maps = maps.float().cpu().numpy()
-        flat = found.map.flatten(2)
+        flat = result.map.flatten(2)
         low, high = flat.amin(2), flat.amax(2)  # NaN and infinity show in these, and upsampling adds none
         self.finite = (low.isfinite() & high.isfinite()).tolist()
         self.empty = ((low == 0) & (high == 0)).tolist()
         self.flat = (high - low <= FLAT * torch.maximum(high.abs(), low.abs())).tolist()
-        native = found.native if found.native is not None else found.map if found.map.shape != maps.shape else None
+        native = result.native if result.native is not None else result.map if result.map.shape != maps.shape else None
         self.native = native.float().cpu().numpy() if native is not None else None
-        self.channels = found.channels.float().cpu().numpy() if found.channels is not None else None
+        self.channels = result.channels.float().cpu().numpy() if result.channels is not None else None
 
     def image(self, b: int) -> list[Answer] | VisxError:
         if not self.values_finite[b]:
@@ -167,17 +167,17 @@ class _Answers:
             return VisxError("the model's logits for this image are not finite (NaN or infinity)", hint=hint)
         if b in self.targets.errors:
             return self.targets.errors[b]
-        own = range(self.maps.shape[1] if self.found.subjects else len(self.targets.asked[b]))
+        own = range(self.maps.shape[1] if self.result.subjects else len(self.targets.asked[b]))
         if not all(self.finite[b][t] for t in own):
             return VisxError(
                 f"the {self.job.method.name} map of this image is not finite (NaN or infinity)",
-                hint="; ".join(dict.fromkeys(w for t in own for w in self.found.warned(b, t)))
+                hint="; ".join(dict.fromkeys(w for t in own for w in self.result.warned(b, t)))
                 or "try --precision fp32",
             )
         return [self.answer(b, t) for t in own]
 
     def answer(self, b: int, t: int) -> Answer:
-        subject = self.found.subjects[b][t] if self.found.subjects else None
+        subject = self.result.subjects[b][t] if self.result.subjects else None
         return Answer(
             map=self.maps[b, t],
             native=self.native[b, t] if self.native is not None else None,
@@ -186,16 +186,16 @@ class _Answers:
             score=subject.score if subject else self.scores[b][t],
             score_kind=subject.score_kind if subject else self.job.kind,
             probability=None if subject or self.probabilities is None else self.probabilities[b][t],
-            extras=self.found.extra(b, t),
+            extras=self.result.extra(b, t),
             warnings=self._warnings(b, t),
-            attachments=self.found.attachments[b][t] if self.found.attachments else {},
+            attachments=self.result.attachments[b][t] if self.result.attachments else {},
             asked=0 if subject else self.targets.asked[b][t],
         )
 
     def _warnings(self, b: int, t: int) -> list[str]:
         """What the method says of a map, what is said of its score, and that it shows nothing where it does not."""
-        warnings = self.found.warned(b, t)
-        if self.columns is not None and not self.found.subjects:
+        warnings = self.result.warned(b, t)
+        if self.columns is not None and not self.result.subjects:
             cut = self.targets.outputs.cut_off(self.columns[b][t], self.job.kind)
             warnings += [cut] if cut else []
         if self.empty[b][t] and not warnings:

@@ -86,8 +86,8 @@ def _jobs(model: Model, method: Method, values: Params, layers: Sequence[str], s
     if "layer" not in method.needs_with(values):
         return [Job(method, values, None, kind)]
     names = layers or [str(model.anatomy.default_layer)]
-    found = [model.network().feature_layer(name, model.input_shape).name for name in names]
-    return [Job(method, values, name, kind) for name in found]
+    paths = [model.network().feature_layer(name, model.input_shape).name for name in names]
+    return [Job(method, values, path, kind) for path in paths]
 
 
 def missing(model: Model, method: Method, params: Params, layers: Sequence[str] = ()) -> str:

@@ -91,22 +91,22 @@ def evaluate(
     """Explain what is not explained yet, measure every map with every metric, and sum up. `progress` is told of every
     image explained and every map measured."""
     maps = explain_all(model, jobs, items, settings, progress, on_message)
-    found = Evaluation(list(metrics), reused=maps.skipped)
-    found.errors += [{"image": e.image, "method": e.method, "metric": None, "error": e.error} for e in maps.errors]
+    evaluation = Evaluation(list(metrics), reused=maps.skipped)
+    evaluation.errors += [{"image": e.image, "method": e.method, "metric": None, "error": e.error} for e in maps.errors]
     names = job_names(jobs)
     network = model.black_box(settings.precision, model.device)
     ledger = Ledger(settings.out, settings.resume)
     bench = Bench(Explainer(model, network, settings.batch_size, on_message), settings.seed, boxes, ledger)
     with network.session():
-        _measure_maps(found, maps, bench, names, metrics, params, progress)
+        _measure_maps(evaluation, maps, bench, names, metrics, params, progress)
         for metric in metrics:
             if metric.kind == "set":
                 for job in jobs:
                     _measure_set(
-                        found, [s for s in maps.samples if s.job is job], bench, names[id(job)], metric, params
+                        evaluation, [s for s in maps.samples if s.job is job], bench, names[id(job)], metric, params
                     )
-    found.rows = summarise(found.values, list(names.values()), metrics, settings.seed)
-    return found
+    evaluation.rows = summarise(evaluation.values, list(names.values()), metrics, settings.seed)
+    return evaluation
 
 
 def job_names(jobs: Sequence[Job]) -> dict[int, str]:
@@ -120,7 +120,7 @@ def job_names(jobs: Sequence[Job]) -> dict[int, str]:
 
 
 def _measure_maps(
-    found: Evaluation,
+    evaluation: Evaluation,
     maps: Maps,
     bench: Bench,
     names: Mapping[int, str],
@@ -137,15 +137,15 @@ def _measure_maps(
             except DiskFull:
                 raise
             except VisxError as error:
-                found.errors.append(measuring_error(str(sample.item.path), sample.job.method.name, metric, error))
+                evaluation.errors.append(measuring_error(str(sample.item.path), sample.job.method.name, metric, error))
                 continue
             name = names[id(sample.job)]
-            found.values.append(Value(name, metric.name, str(sample.item.path), sample.target, measured))
+            evaluation.values.append(Value(name, metric.name, str(sample.item.path), sample.target, measured))
         progress.advance()
 
 
 def _measure_set(
-    found: Evaluation, samples: list[Sample], bench: Bench, name: str, metric: Metric, params: Mapping[str, Params]
+    evaluation: Evaluation, samples: list[Sample], bench: Bench, name: str, metric: Metric, params: Mapping[str, Params]
 ) -> None:
     if not samples:
         return
@@ -159,13 +159,13 @@ def _measure_set(
     try:
         measured = metric.run(survey, params[metric.name])
     except VisxError as error:
-        found.errors.append(measuring_error(None, name, metric, error))
+        evaluation.errors.append(measuring_error(None, name, metric, error))
         return
     whole = len(measured) == len(samples)
     for i, one in enumerate(measured):
         sample = samples[i] if whole else None
         target = sample.target if sample else one.details.get("target", -1)
-        found.values.append(Value(name, metric.name, str(sample.item.path) if sample else "", target, one))
+        evaluation.values.append(Value(name, metric.name, str(sample.item.path) if sample else "", target, one))
 
 
 class _Trials(Sequence[Trial]):
@@ -259,13 +259,13 @@ def bootstrap(values: np.ndarray, classes: np.ndarray | None, seed: int) -> tupl
     return mean, float(interval.low), float(interval.high)
 
 
-def curves(found: Evaluation) -> dict[str, dict[str, list[tuple[float, float]]]]:
+def curves(evaluation: Evaluation) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """Per metric that has curves, per method, the mean curve over images; all images of a metric share their x."""
     mean: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for metric in found.metrics:
-        for value in found.values:
+    for metric in evaluation.metrics:
+        for value in evaluation.values:
             if value.metric == metric.name and value.measured.curve and value.job not in mean.get(metric.name, {}):
-                mine = [v.measured.curve for v in found.values if (v.job, v.metric) == (value.job, value.metric)]
+                mine = [v.measured.curve for v in evaluation.values if (v.job, v.metric) == (value.job, value.metric)]
                 points = np.array(mine).mean(0)
                 mean.setdefault(metric.name, {})[value.job] = [(float(x), float(y)) for x, y in points]
     return mean

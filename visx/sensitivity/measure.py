@@ -144,7 +144,7 @@ class NoisyPreprocess(Preprocess):
 
 
 def measure(
-    found: Sensitivity,
+    sensitivity: Sensitivity,
     model: Model,
     groups: Sequence[Sequence[Setting]],
     varied: Sequence[str],
@@ -157,12 +157,12 @@ def measure(
     progress: Progress = SILENT,
 ) -> None:
     """Explain and measure under every setting, once where groups share one, and compare within each group; adds to
-    `found`. `progress` counts images explained, and maps measured where metrics of one map are asked for."""
+    `sensitivity`. `progress` counts images explained, and maps measured where metrics of one map are asked for."""
     everything = [setting for group in groups for setting in group]
     if any(setting.noise for setting in everything) and any(spec.top for spec in settings.target.each):
-        target, items = _pinned(found, model, items, settings, on_message)
+        target, items = _pinned(sensitivity, model, items, settings, on_message)
         settings = dataclasses.replace(settings, target=target)
-    single = [metric for metric in found.metrics if metric.kind != "pair"]
+    single = [metric for metric in sensitivity.metrics if metric.kind != "pair"]
     network = model.black_box(settings.precision, model.device)
     ledger = Ledger(settings.out, settings.resume)
     maps: MapsBySetting = {}
@@ -171,20 +171,23 @@ def measure(
         run = dataclasses.replace(settings, seed=seed)
         seen = _noisy(model, noise, seed)
         made = explain_all(seen, jobs, items, run, progress, on_message)
-        found.note(failure.as_dict() for failure in made.errors)
-        found.written, found.skipped = found.written + made.written, found.skipped + made.skipped
+        sensitivity.note(failure.as_dict() for failure in made.errors)
+        sensitivity.written, sensitivity.skipped = (
+            sensitivity.written + made.written,
+            sensitivity.skipped + made.skipped,
+        )
         bench = Bench(Explainer(seen, network, settings.batch_size, on_message), settings.seed, boxes, ledger)
         with network.session():
             for sample in made.samples:
-                values = _measured(found, bench, sample, single, params)
+                values = _measured(sensitivity, bench, sample, single, params)
                 maps.setdefault((sample.job, seed, noise), []).append((sample, values))
                 progress.advance(len(single) > 0)
     for group, text in zip(groups, varied, strict=True):
-        found.groups.append(_compare(model, group, text, maps, found.metrics, params, against))
+        sensitivity.groups.append(_compare(model, group, text, maps, sensitivity.metrics, params, against))
 
 
 def _measured(
-    found: Sensitivity, bench: Bench, sample: Sample, metrics: Sequence[Metric], params: Mapping[str, Params]
+    sensitivity: Sensitivity, bench: Bench, sample: Sample, metrics: Sequence[Metric], params: Mapping[str, Params]
 ) -> dict[str, float]:
     """The values of one map by metric; what fails is noted."""
     values: dict[str, float] = {}
@@ -194,7 +197,7 @@ def _measured(
         except DiskFull:
             raise
         except VisxError as error:
-            found.note([measuring_error(str(sample.item.path), sample.job.method.name, metric, error)])
+            sensitivity.note([measuring_error(str(sample.item.path), sample.job.method.name, metric, error)])
     return values
 
 
@@ -235,7 +238,7 @@ def _noisy(model: Model, variance: float, seed: int) -> Model:
 
 
 def _pinned(
-    found: Sensitivity,
+    sensitivity: Sensitivity,
     model: Model,
     items: Sequence[Item],
     settings: Settings,
@@ -251,6 +254,6 @@ def _pinned(
         if "predictions" in row:
             table[row["image"].replace("\\", "/")] = str(row["predictions"][0]["target"])
         else:
-            found.note([{"image": row["image"], "method": None, "error": row["error"]}])
+            sensitivity.note([{"image": row["image"], "method": None, "error": row["error"]}])
     whole = [item for item, row in zip(items, rows, strict=True) if "predictions" in row]
     return TargetSpec("top1", table=table), whole

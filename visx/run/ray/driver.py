@@ -183,7 +183,7 @@ def _connected(address: str | None) -> Iterator[None]:
     try:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what matters is said in the run's own words
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # the run reports errors in its own words
         yield
     finally:
         ray.shutdown()
