@@ -123,12 +123,14 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[visx.Model]:
     return wrapped
 
 
-def explain(model: visx.Model, name: str, x: Tensor, specs: Sequence[Target], layer: str | None = None) -> list[Any]:
+def explain(
+    model: visx.Model, name: str, x: Tensor, specs: Sequence[Target], layer: str | None = None, seed: int = 0
+) -> list[Any]:
     params = {name: CHEAP.get(name, {})}
     (job,) = plan(model, [get_method(name)], [layer] if layer else [], params, "logit")
     network = model.network()
     with network.session():
-        return explain_batch(model, network, job, x, specs, range(len(x)))
+        return explain_batch(model, network, job, x, specs, range(seed, seed + len(x)))
 
 
 FITTING = [method for method in all_methods() if "gap_head" not in method.needs]
@@ -138,12 +140,13 @@ FITTING = [method for method in all_methods() if "gap_head" not in method.needs]
 def test_is_explained_as_the_classifier_that_has_it_for_a_logit(model: visx.Model, method: Method) -> None:
     x = images(2, SIZE)
     layer = "first" if "layer" in method.needs else None
-    found = explain(model, method.name, x, [Fixed(ONE, TWO)] * 2, layer)
+    found = explain(model, method.name, x, [Fixed(ONE, TWO), Fixed(TWO, ONE)], layer)
     classifier = visx.wrap(AsClasses(model.module), size=SIZE, means="logits", mean=(0.5,) * 3, std=(0.5,) * 3)
-    two = together([TargetSpec("0", index=0), TargetSpec("1", index=1)])
-    wanted = explain(classifier, method.name, x, [two] * 2, layer and "maps.first")
-    for mine, theirs in zip(found, wanted, strict=True):
-        assert [a.objective for a in mine] == [ONE.identity, TWO.identity]
+    classes = [TargetSpec("0", index=0), TargetSpec("1", index=1)]
+    for b, mine in enumerate(found):
+        spec, name = together(classes[:: 1 - 2 * b]), layer and "maps.first"
+        (theirs,) = explain(classifier, method.name, x[b : b + 1], [spec], name, seed=b)  # alone
+        assert [a.objective for a in mine] == [[ONE.identity, TWO.identity], [TWO.identity, ONE.identity]][b]
         assert [a.probability for a in mine] == [None, None]
         for a, b in zip(mine, theirs, strict=True):
             assert np.ptp(b.map) > 0 and same(a.map, b.map, 1e-6) and a.score == pytest.approx(b.score, rel=1e-6)
