@@ -116,3 +116,14 @@ def test_all_takes_parameters_of_methods_that_fit_alone(visx: Any) -> None:
         assert run.code == 2, command
         assert "unknown method in --param 'gradcam.relu=true' 'gradcam'" in run.err
     assert not list(Path().glob("visx-*/*.png"))
+
+
+def test_a_name_given_twice_counts_once(visx: Any) -> None:
+    run = visx(
+        "explain", "cat.png", "-M", "nets.py:good", "-l", "conv,conv", "-l", "conv", "-m", "gradcam,gradcam", "--json"
+    )
+    assert [row["layer"] for row in run.rows] == ["conv"]
+    args = ("cat.png", "-M", "nets.py:good", "--json")
+    assert len(visx("compare", *args, "-M", "nets.py:good").rows) == 1
+    measured = visx("evaluate", *args, "--metrics", "deletion,deletion", "-p", "deletion.steps=2").rows
+    assert [row["metric"] for row in measured] == ["deletion"]

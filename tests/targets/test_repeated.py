@@ -81,6 +81,14 @@ def test_each_is_found_again(work: Path) -> None:
     assert len(Path("visx-out", "manifest.jsonl").read_text().splitlines()) == count + 3
 
 
+def test_a_class_that_is_the_top_one_too_is_found_once(work: Path) -> None:
+    asked = "-t", "top1", "-t", str(tops()["a.png"][0])
+    first, size = explain(*asked), Path("visx-out", "manifest.jsonl").stat().st_size
+    assert len(set(told(first))) == len(told(first)) < 6, "of a.png one map"
+    assert sorted(told(explain(*asked))) == sorted(told(first))
+    assert Path("visx-out", "manifest.jsonl").stat().st_size == size, "nothing is computed again"
+
+
 def test_alone_and_together_write_the_same_bytes(work: Path) -> None:
     explain("-t", "1", "-t", "2", "-t", "top1", "-o", "together")
     for text in ("1", "2", "top1"):
