@@ -1,4 +1,4 @@
-"""What LIME and meaningful perturbation cost beyond their bare passes through the network, as ratios in one run.
+"""The time of LIME and meaningful perturbation over that of their bare passes through the network, in one run.
 
     python benchmarks/lime_mp_overhead.py [--model efficientnet_lite0] [--samples 200] [--iterations 20] [--repeats 5]
 

@@ -1,4 +1,4 @@
-"""Where maps put their weight: 2x2 mosaics and insertion, for any methods and parameters, on one's own photographs.
+"""How well maps localise: 2x2 mosaics and insertion, for any methods and parameters, on your own photographs.
 
     python benchmarks/localisation.py PHOTOS LABELS.csv gradcam lime lime:alpha=10,hide=grey meaningful_perturbation
 

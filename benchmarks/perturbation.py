@@ -1,4 +1,4 @@
-"""Perturbation methods against bare passes: what composing, scoring and adding up cost beside the network itself.
+"""The time of perturbation methods over that of their bare passes: the cost of making copies and summing scores.
 
     python benchmarks/perturbation.py [--models efficientnet_lite0,resnet50] [--precisions fp32,bf16]
                                       [--batches 8,16,32] [--copies 64] [--repeats 5]

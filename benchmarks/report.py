@@ -1,4 +1,4 @@
-"""How fast the page of a large run is: writing it, opening it to the first picture, scrolling, filtering, sorting.
+"""The speed of the page of a large run: writing, opening to the first picture, scrolling, filtering, sorting.
 
 The run is synthetic (no network computes it): every result has its own smooth map, every image its own picture. Needs
 chromium, chromedriver and `pip install 'visx[browser]'`.

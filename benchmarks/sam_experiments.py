@@ -1,4 +1,4 @@
-"""The experiments of SAM (arXiv:2003.08754) on one ordinary network: how much maps move, preset by preset.
+"""The experiments of SAM (arXiv:2003.08754) on one ordinary network: how much maps change, for each preset.
 
     python benchmarks/sam_experiments.py IMAGES --count 8 --out sam-out --table benchmarks/sam_experiments.md
 

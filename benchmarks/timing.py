@@ -1,4 +1,4 @@
-"""Timing that a shared machine cannot easily fool: contenders take turns, and medians are compared."""
+"""Timing on a shared machine: the programs take turns, and the medians of their times are compared."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ positive where hiding lowers the score. Each pixel of the map is the mean over t
 
 Deviations from the paper:
 - The paper draws S itself, not the fall of S.
-- Where the stride does not divide the way, the last row or column of patches is moved back to the border. So all patches
-  have one size and their scores compare; a patch that is cut at the border, as in captum, hides less.
+- Where the last patch of a row or column would reach beyond the image, it is moved back to the border. So all patches have one
+  size and their scores compare; a patch that is cut at the border, as in captum, hides less.
 - The defaults depend on the input's size: a patch of 2/7 of the shorter side and a stride of a quarter of the patch. For 224
   pixels these are 64 and 16, which makes 11 x 11 = 121 passes and up to 16 patches over a pixel. The fill is the image's own
   mean colour. On mosaics of photographs these put more of the map on the right photograph than smaller patches and the fill

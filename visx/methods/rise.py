@@ -3,7 +3,7 @@
 map(pixel) = 1/(N p) sum_i S(x * m_i) m_i(pixel) (Petsiuk et al. 2018, arXiv:1806.07421, equation 6). A mask begins as a grid
 of `cells` x `cells`, each cell kept with probability p. It is upsampled bilinearly to cells + 1 cells of ceil(size / cells)
 pixels and cropped at a random shift of less than one cell (section 3.2). The paper does not say how to interpolate outside
-the outer cells' centres; here their values continue. Mask i of an image depends on the seed and i only, not on the batch.
+the outer cells' centres; here the value of the outer cell is held constant. Mask i of an image depends on the seed and i only, not on the batch.
 
 Masked pixels become 0 after normalisation, which is the training set's mean colour, as in the paper.
 
