@@ -16,8 +16,11 @@ Todo = tuple[Job, tuple[Target, ...]]  # a job, and the targets that it has stil
 
 @dataclass
 class Loaded:
-    """One image of a run with the jobs that are still to do; `prepared` once it is decoded, which it is only if there are
-    any. `stat` is its file's size and time of modification, `done` the records (of the store) of results that are there already."""
+    """One image of a run with the jobs that are still to do.
+
+    `stat` is its file's size and time of modification. `prepared` is None until the image is decoded; an image without jobs
+    to do is never decoded. `done` holds the records (of the store) of results that are there already.
+    """
 
     item: Item
     todo: list[Todo]

@@ -16,8 +16,9 @@ from visx.network.trace import recording
 def features_and_weight(network: Network, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     """One forward pass without gradients over pictures (B, C, H, W).
 
-    Returns the class columns (B, K), and the features (B, C', h, w) whose average over space the classifier multiplies with
-    its weight (K, C'), both without a cast; None instead of these two where there is no such classifier.
+    Returns the class columns (B, K), and a pair: the features (B, C', h, w) whose average over space the classifier
+    multiplies with its weight, and that weight (K, C'), each in the dtype that the model computed it in. None instead of the
+    pair where the model has no such classifier, or where the features' axis of positions is no grid that is known.
     """
     raw: list[Any] = []
     hook = hooked(network.module, lambda m, args, output: raw.append(output))
@@ -27,8 +28,8 @@ def features_and_weight(network: Network, x: Tensor) -> tuple[Tensor, tuple[Tens
     if head is None:
         return logits, None
     features, weight = head.features.tensor, head.weight.tensor
-    assert features is not None and weight is not None, "the record is open"
-    if head.last_axis:
+    assert features is not None and weight is not None, "a record keeps its tensors until it is closed"
+    if head.last_axis:  # features (B, positions, C') or (B, h, w, C'): the grid says how positions lie in the picture
         known = network.record(x.shape[1:])
         recorded = cam_head(known, known.score)
         grid = recorded.grid() if recorded is not None else None

@@ -1,8 +1,9 @@
 """Where an operation moves the places of the picture: the places of its results, from those of its inputs.
 
 Views, concatenations, rolls and padding move places as they move values. A convolution or pooling that changes the size
-of a map lays new places evenly. Sums over an axis average the places. NaN is no place: parameters, class tokens, and
-whatever stands for the whole picture. How places are kept: visx/network/places.py.
+of a map lays new places evenly. Sums over an axis average the places. The place NaN (`NOWHERE`) says that a value stands for
+no place of the picture, as parameters, class tokens and whatever stands for the whole picture do. How places are kept:
+visx/network/places.py.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Placed(Protocol):
 
 
 class Result(NamedTuple):
-    """The places of one result of an operation (None: not known). `paired` None: its values are paired as the inputs' are."""
+    """The places of one result of an operation (None: not known), and whether its values belong to pairs of places (None:
+    they do if those of an input do)."""
 
     places: Tensor | None
     paired: bool | None = None
@@ -79,17 +81,18 @@ class Placement:
         return self._rasters.make(torch.Size(shape))
 
     def behind(self, operation: Operation) -> list[Result]:
-        """The places of an operation's results; empty, or fewer than the results, where they are not known."""
+        """The places of an operation's results, in order. The list may be shorter than the results: of the rest, as of a
+        `Result(None)`, no places are known."""
         inputs = list(operation.known.values())
         where = [known.places for known in inputs if known.places is not None]
         name = operation.name if operation.name.startswith("_") else operation.name.rstrip("_")
         if not where or name in _SCRAMBLING:
-            return []
+            return [Result(None)]
         first, shape, args = where[0], operation.results[0].shape, operation.args
         if name in _COPIES:
             return [Result(first)]
         if name in _RESHAPES:
-            return [Result(first.reshape(shape))]  # where views of values may be copies of places
+            return [Result(first.reshape(shape))]  # a copy where the expanded places have no such view
         if operation.func.is_view or name in _MOVES:
             return self._rearranged(name, operation)
         if name in MATMULS:
@@ -105,13 +108,14 @@ class Placement:
         if name in _REDUCTIONS:
             return [Result(_reduced(operation, shape))]
         fitting = [known for known in inputs if known.places is not None and expands(known.places.shape, shape)]
-        if fitting:  # beside a map of the same size, pairs of places are what is added to it
+        if fitting:
+            # Beside an unpaired input of the result's shape a paired one, such as a bias of attention, does not count.
             single = [known for known in fitting if not known.paired and known.shape == tuple(shape)]
             every = [known.places.expand(shape) for known in single or fitting if known.places is not None]
             return [Result(self._rasters.merged(every), False if single else None)]
         if len(shape) == 4 and first.dim() == 4 and first.shape[:2] == shape[:2]:  # pooling, interpolation
             return [Result(self._rasters.resized(average(first, (1,)), shape))]
-        return []
+        return [Result(None)]
 
     def _rearranged(self, name: str, operation: Operation) -> list[Result]:
         """Places behind a view or another operation that only moves values."""

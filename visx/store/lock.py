@@ -1,4 +1,4 @@
-"""One run at a time writes to an output folder: a whole run excludes all others, a shard only another of the same number.
+"""Who may write to an output folder at one time: one whole run, or any number of shards, each shard in one run only.
 
 Each run locks a file of its own in the folder. While it looks at the others' locks and takes its own, it holds the gate, a
 lock for milliseconds, so that no two runs look at once. The files are removed when their runs end; a file whose run was
@@ -34,14 +34,12 @@ class FolderLock:
     def acquire(self) -> None:
         """Take the lock. `VisxError`: another run has the folder. OSError: no file can be written there."""
         with self._gate():
-            self._hold(WHOLE)
+            self._hold(WHOLE)  # fails while a whole run is writing
             if self._own == WHOLE:
-                for path in sorted(
-                    self.out.glob(f"{SHARD}*")
-                ):  # each is running, or was killed: then its file goes, too
-                    self._hold(path.name)
+                for path in sorted(self.out.glob(f"{SHARD}*")):
+                    self._hold(path.name)  # fails while that shard is writing; release removes the file of a killed one
             else:
-                self._drop()
+                self._drop()  # no whole run is writing: a shard that kept WHOLE would exclude the other shards
                 self._hold(self._own)
 
     def release(self) -> None:

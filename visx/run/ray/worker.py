@@ -57,13 +57,13 @@ class Report:
 
 
 class Attempts:
-    """Counts how often each batch was begun and not ended, which a worker that died over one cannot."""
+    """Counts how often each batch was begun without an end. An actor of its own: it outlives a worker that dies."""
 
     def __init__(self) -> None:
         self.begun: Counter[int] = Counter()
 
     def begin(self, number: int) -> int:
-        """How often the batch was begun in vain, and this time."""
+        """Count this attempt at a batch; returns how many there were with it: 1 the first time."""
         self.begun[number] += 1
         return self.begun[number]
 
@@ -87,7 +87,9 @@ class RayWorker:
             if model.weights != task.weights:
                 raise VisxError(f"a Ray worker found other weights for {model.name} than the machine of the command")
             self.worker = Worker(model, task.settings, model.device, self.remarks.append)
-        except Exception as error:  # reported with the first batch: Ray would try a constructor that raises again
+        except (
+            Exception
+        ) as error:  # told with the first batch: where a constructor raises, Ray starts the worker again and again
             self.failure = _explained(error)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, bytes]:
@@ -142,7 +144,7 @@ class RayWorker:
 
 
 def _explained(error: Exception) -> VisxError:
-    """What the driver can say of an error that it has no modules or files for."""
+    """An error as a `VisxError`, which the driver can unpickle without the modules that the error's own class is from."""
     if isinstance(error, VisxError):
         return error
     return VisxError(f"a Ray worker failed: {said_by(error)}", hint="--engine local with VISX_DEBUG=1 may show where")
