@@ -20,7 +20,7 @@ from visx.engine.jobs import plan
 from visx.images.find import Item, find
 from visx.methods import NAMES, get_method
 from visx.models import Model
-from visx.network.fast.lanes import MOST, threads_of
+from visx.network.fast.lanes import MOST_LANES, threads_of
 from visx.run import pipeline, threads
 from visx.store.record import Failure, Record
 from visx.store.settings import Settings
@@ -189,7 +189,7 @@ def test_how_many_lanes(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     assert count(inputs=threads.LANES_FROM - 1) == 1
     assert count("gradcam,occlusion") == 1
     monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
-    assert (count(), threads_of(MOST)) == (MOST, 16 // MOST)
+    assert (count(), threads_of(MOST_LANES)) == (MOST_LANES, 16 // MOST_LANES)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert count() == 1
     network.owned = False

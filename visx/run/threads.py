@@ -15,8 +15,7 @@ from visx.engine.jobs import Job
 from visx.engine.loaded import Loaded
 from visx.models import Model
 from visx.network.blackbox import BlackBox
-from visx.network.fast import plain
-from visx.network.fast.lanes import MOST, Lanes, twin
+from visx.network.fast import MOST_LANES, Lanes, plain, twin
 from visx.network.network import Network
 from visx.run.progress import Progress
 from visx.run.worker import Outcome, Worker
@@ -42,7 +41,7 @@ def count_lanes(network: BlackBox, jobs: Iterable[Job], inputs: int) -> int:
         return 1
     if network.behaviour.one_row or network.behaviour.changing or any(job.method.passes == "many" for job in jobs):
         return 1
-    return min(torch.get_num_threads(), MOST)
+    return min(torch.get_num_threads(), MOST_LANES)
 
 
 class Threads:

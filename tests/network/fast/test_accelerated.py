@@ -237,11 +237,9 @@ def test_nothing_of_a_picture_and_no_module_outlives_its_network():
 def test_nobody_outside_imports_what_lies_behind_the_face():
     house = Path(visx.__file__).parent
     outside = [f for f in house.rglob("*.py") if (house / "network" / "fast") not in f.parents]
-    taken = {
-        name for file in outside for name in re.findall(r"visx\.network\.fast\S* import (.+)", file.read_text("utf-8"))
-    }
-    assert {name for names in taken for name in names.split(", ")} == {"Accelerated", "Passes", "plain"}
-    assert not [file for file in outside if re.search(r"import.* visx\.network\.fast\.", file.read_text("utf-8"))]
+    assert not [
+        file for file in outside if re.search(r"^ *(from|import) visx\.network\.fast\.", file.read_text("utf-8"), re.M)
+    ]
 
 
 def asked_for(model: visx.Model, method: str) -> np.ndarray:

@@ -24,7 +24,7 @@ from torch import Tensor
 from visx.network.fast.crops import Local, LocalLanes, Plan, learn, same_scores
 from visx.network.fast.exact import AsWritten
 from visx.network.fast.fold import Folded, agree, fold
-from visx.network.fast.lanes import MOST, side_by_side, twin
+from visx.network.fast.lanes import MOST_LANES, side_by_side, twin
 from visx.network.fast.passes import Passes, plain
 from visx.network.fast.pending import Astray
 from visx.network.isolation import observed
@@ -195,7 +195,7 @@ class Accelerated:
 
     def _lanes(self, rows: int) -> list[Passes]:
         """The networks that parts of so many rows go through side by side: this one and its twins, or this one alone."""
-        network, count = self._network, min(torch.get_num_threads(), MOST, rows // LEAST_ROWS)
+        network, count = self._network, min(torch.get_num_threads(), MOST_LANES, rows // LEAST_ROWS)
         if count < 2 or not (network.owned and self._folds and network.steady) or observed(network.module):
             return [network]
         self._twins += [twin(network) for _ in range(count - 1 - len(self._twins))]

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from visx.network.fast.passes import Passes
 
-MOST = 4  # each lane holds the activations of its batch, and folded weights
+MOST_LANES = 4  # each lane holds the activations of its batch, and folded weights
 
 Lane = TypeVar("Lane")
 Batch = TypeVar("Batch")

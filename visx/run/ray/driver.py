@@ -28,7 +28,7 @@ from visx.engine.loaded import Loaded
 from visx.errors import VisxError, said_by, usage
 from visx.files import DiskFull
 from visx.models import Model
-from visx.network.fast.lanes import threads_of
+from visx.network.fast import threads_of
 from visx.run.threads import count_lanes
 from visx.run.worker import Outcome, Records
 from visx.store.settings import Settings
