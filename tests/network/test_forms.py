@@ -581,6 +581,7 @@ def test_parametrisations_and_shared_weights(precision: str) -> None:
     assert_unchanged(before, fingerprint(module))
 
 
+@pytest.mark.accelerated
 def test_three_dimensional_weights_beside_a_channels_last_network() -> None:
     model = visx.load_model("timm/lambda_resnet26t", "random")
     assert any(p.dim() == 5 for p in model.module.parameters())

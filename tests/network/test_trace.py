@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -61,6 +62,7 @@ def test_a_record_is_current_until_a_value_changes() -> None:
     assert not record.current()
 
 
+@pytest.mark.accelerated
 def test_one_pass_is_recorded_for_all_readers() -> None:
     net, shape = Net().double().eval(), torch.Size((3, 8, 8))
     network = Network(net, owned=True, accelerate=True)

@@ -102,6 +102,7 @@ def alone(
         run_of(model, out, methods)(items)
 
 
+@pytest.mark.accelerated
 def test_two_lanes_write_what_one_writes(
     model: Model, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +181,7 @@ def test_interrupted_lanes_keep_what_is_finished(
     assert sorted(map(str, lines(out))) == sorted(map(str, lines(tmp_path / "one")))
 
 
+@pytest.mark.accelerated
 def test_how_many_lanes(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     def count(methods: str = "gradcam", inputs: int = COUNT) -> int:
         return threads.count_lanes(network, plan(model, map(get_method, methods.split(",")), ["last"]), inputs)

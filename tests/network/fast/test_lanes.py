@@ -76,6 +76,7 @@ def lanes_of(net: Net) -> set[str]:
     return {name.split("_")[0] for name, _, _ in net.passes}
 
 
+@pytest.mark.accelerated
 def test_scores_of_many_are_those_of_the_parts_on_one_thread_each(net: Net) -> None:
     network, x = network_of(net), torch.randn(ROWS + 1, 3, 32, 32)
     torch.set_num_threads(1)
@@ -123,6 +124,7 @@ def test_where_there_are_no_lanes(net: Net, why: str, monkeypatch: pytest.Monkey
     assert lanes_of(net) == {"MainThread"}
 
 
+@pytest.mark.accelerated
 def test_copies_of_which_a_box_is_hidden(net: Net) -> None:
     """A lane's crops go through its own twin; the cut is the network's."""
     network = network_of(net)
@@ -148,6 +150,7 @@ def test_copies_of_which_a_box_is_hidden(net: Net) -> None:
     torch.testing.assert_close(result, wanted, rtol=0, atol=1e-5 * float(wanted.max() - wanted.min()))
 
 
+@pytest.mark.accelerated
 def test_memory_that_runs_out_in_a_lane_halves_the_batch(net: Net) -> None:
     network, messages = network_of(net), list[str]()
     x = torch.randn(4 * ROWS, 3, 32, 32)
