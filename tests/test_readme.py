@@ -6,8 +6,45 @@ import re
 from pathlib import Path
 
 from visx.methods import all_methods
+from visx.metrics import all_metrics
+from visx.metrics.contract import Metric
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+OF = {
+    "pair": "two maps",
+    "box": "a map and annotated boxes (`--boxes`)",
+    "alone": "a map",
+    "map": "a map and the model",
+    "set": "a method over images",
+}
+
+
+def link(source: str) -> str:
+    """A source as a link, where it is an arXiv id or a DOI."""
+    source = re.sub(r"arXiv:([\d.]+)", r"[\1](https://arxiv.org/abs/\1)", source)
+    return re.sub(r"doi:(\S+)", r"[\1](https://doi.org/\1)", source)
+
+
+def span(metric: Metric) -> str:
+    """The range of a metric's values."""
+    if metric.low is None or metric.high is None:
+        return "any" if metric.low is None else f"from {metric.low:g}"
+    return f"{metric.low:g}..{metric.high:g}"
+
+
+def table_of_metrics() -> str:
+    """The table of metrics, from the registry."""
+    rows = ["| metric | what it is | of | better | range | source |", "| --- | --- | --- | --- | --- | --- |"]
+    for m in all_metrics():
+        rows.append(f"| `{m.name}` | {m.title} | {OF[m.kind]} | {m.better} | {span(m)} | {link(m.source)} |")
+    return "\n".join(rows)
+
+
+def test_the_table_of_metrics_is_the_registrys() -> None:
+    shown = README.split("<!-- metrics -->")[1].split("<!-- /metrics -->")[0].strip()
+    assert shown == table_of_metrics()
 
 
 def table() -> str:
@@ -15,8 +52,9 @@ def table() -> str:
     rows = ["| method | what it is | needs | explains | source |", "| --- | --- | --- | --- | --- |"]
     for m in all_methods():
         needs = ", ".join(sorted(m.needs)) or "scores alone"
-        link = re.sub(r"arXiv:([\d.]+)", r"[\1](https://arxiv.org/abs/\1)", m.source)
-        rows.append(f"| `{m.name}` | {m.title}{', signed' if m.signed else ''} | {needs} | {m.score} | {link} |")
+        rows.append(
+            f"| `{m.name}` | {m.title}{', signed' if m.signed else ''} | {needs} | {m.score} | {link(m.source)} |"
+        )
     return "\n".join(rows)
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from in_process import make_work, visx
+from visx.metrics import contract
+from visx.metrics.names import METRICS, Listed
 
 
 @pytest.fixture
@@ -28,25 +31,60 @@ def run(photos: Path, *args: object) -> SimpleNamespace:
 
 
 def test_every_metric_runs_and_all_is_written(photos: Path) -> None:
-    names = "insertion,deletion,road,average_drop,increase,completeness,infidelity,max_sensitivity,randomization"
-    done = run(photos, "-m", "backprop,input_x_gradient", "--metrics", names, "-p", "insertion.steps=9")
+    """Every metric of the list that `evaluate` takes: four images of four classes, each with a box."""
+    Image.open(photos / "a.png").rotate(90).save(photos / "d.png")
+    targets, boxes = photos.parent / "targets.csv", photos.parent / "boxes.csv"
+    targets.write_text("a.png,0\nb.png,1\nc.png,2\nd.png,3\n")
+    boxes.write_text("image,left,top,right,bottom\n" + "".join(f"{name}.png,2,2,30,30\n" for name in "abcd"))
+    names = [name for name, metric in METRICS.items() if metric.kind != "pair"]
+    asked = ("-p", "insertion.steps=9", "-p", "deletion.steps=9", "-p", "grid_pointing.confidence=0", "-t", targets)
+    methods = ("backprop", "input_x_gradient")
+    done = run(photos, "-m", ",".join(methods), "--metrics", ",".join(names), *asked, "--boxes", boxes)
     assert done.code == 0, done.err
-    assert [(row["metric"], row["method"]) for row in done.rows] == [
-        (metric, method) for metric in names.split(",") for method in ("backprop", "input_x_gradient")
-    ]
-    assert all(row["count"] == 3 for row in done.rows)
+    assert [(row["metric"], row["method"]) for row in done.rows] == [(m, method) for m in names for method in methods]
+    assert all(row["count"] == 4 for row in done.rows)
     assert all(row["low"] <= row["mean"] <= row["high"] for row in done.rows)
     out = photos.parent / "out"
     record = json.loads((out / "evaluation.json").read_text())
-    assert record["table"] == done.rows and len(record["values"]) == 54 and record["errors"] == []
+    assert record["table"] == done.rows and len(record["values"]) == 8 * len(names) and record["errors"] == []
     with (out / "evaluation.csv").open() as file:
         lines = list(csv.DictReader(file))
     mine = [float(r["value"]) for r in lines if (r["method"], r["metric"]) == ("backprop", "insertion")]
-    assert len(lines) == 54
-    assert done.rows[0]["mean"] == pytest.approx(np.mean(mine))
+    assert len(lines) == 8 * len(names)
+    first = next(r for r in done.rows if (r["method"], r["metric"]) == ("backprop", "insertion"))
+    assert first["mean"] == pytest.approx(np.mean(mine))
     picture = np.asarray(Image.open(out / "evaluation.png"))
     colours = {tuple(c) for c in picture.reshape(-1, 3)}
     assert (0x00, 0x72, 0xB2) in colours and (0xD5, 0x5E, 0x00) in colours  # both methods' curves
+
+
+@pytest.fixture
+def largest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A metric `largest` that looks at a map alone, registered as a file of its own would be."""
+    monkeypatch.setattr(contract, "REGISTRY", dict(contract.REGISTRY))
+    monkeypatch.setitem(METRICS, "largest", Listed("alone"))
+    monkeypatch.setitem(sys.modules, "visx.metrics.largest", ModuleType("visx.metrics.largest"))
+
+    @contract.metric("largest", kind="alone", title="Maximum", source="none", low=None, high=None, better="higher")
+    def run(values: np.ndarray, params: object) -> contract.Measured:
+        assert values.dtype == np.float64 and values.shape == (48, 48)
+        return contract.Measured(float(values.max()))
+
+
+@pytest.mark.usefixtures("largest")
+def test_a_metric_of_the_map_alone(photos: Path) -> None:
+    """It measures maps that explain no class, which metrics that ask the model refuse, and its values are not kept."""
+    out = photos.parent / "out"
+    done = run(photos, "-m", "deconvnet", "-p", "unit=max", "-l", "0", "--metrics", "largest,deletion")
+    assert [row["metric"] for row in done.rows] == ["largest"] and done.rows[0]["count"] == 3
+    assert done.code == 3 and "not a class" in done.err
+    maps = [float(np.load(path).max()) for path in out.rglob("*.npy") if "native" not in path.name]
+    assert done.rows[0]["mean"] == pytest.approx(np.mean(maps))
+    model = f"{photos.parent / 'toy.py'}:make"
+    varied = ("-m", "backprop", "--vary", "reduce=max_abs,l2", "--metrics", "ssim,largest")
+    assert visx("sensitivity", photos, "-M", model, "-o", out, *varied, "-q").code == 0
+    ledger = out / "measured.jsonl"
+    assert not ledger.exists() or not ledger.read_text()
 
 
 def test_maps_of_explain_are_used_when_their_recipe_fits(photos: Path) -> None:

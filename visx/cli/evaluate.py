@@ -26,11 +26,13 @@ from visx.cli.pictures import PictureOptions
 from visx.cli.prepare import prepare, split
 from visx.cli.talk import Talk, failure
 from visx.errors import ExitCode, usage
+from visx.metrics.names import listed
 
 if TYPE_CHECKING:
     from visx.evaluate.evaluate import Evaluation, Row
 
 DEFAULT_METRICS = ("insertion", "deletion")
+_METRICS_HELP = f"{listed('alone', 'map', 'set')}; with --boxes: {listed('box')}."
 
 
 @grouped
@@ -43,8 +45,7 @@ def evaluate(
         typer.Option(
             "--metrics",
             metavar="NAME[,NAME]",
-            help="insertion, deletion, road, average_drop, increase, completeness, infidelity, max_sensitivity, "
-            "grid_pointing, randomization; with --boxes: localisation, pointing_game, energy.",
+            help=_METRICS_HELP,
             show_default="insertion,deletion",
         ),
     ] = None,
@@ -80,7 +81,9 @@ def evaluate(
 
     [dim]visx evaluate photos/ -m gradcam,integrated_gradients --metrics insertion,deletion[/dim]
     """
-    measuring = choose_metrics("evaluate", metrics, DEFAULT_METRICS, ("map", "box", "set"), options.param or (), boxes)
+    measuring = choose_metrics(
+        "evaluate", metrics, DEFAULT_METRICS, ("alone", "map", "box", "set"), options.param or (), boxes
+    )
     lower, upper = thresholds("--min", least), thresholds("--max", most)
     names = [metric.name for metric in measuring.metrics]
     for name in (*lower, *upper):

@@ -25,6 +25,7 @@ from visx.cli.pictures import PictureOptions
 from visx.cli.prepare import Prepared, pick_methods, prepare, split
 from visx.cli.talk import Talk, failure
 from visx.errors import usage
+from visx.metrics.names import listed
 from visx.sensitivity.presets import Experiment, Preset, get_preset
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from visx.sensitivity.settings import Against, Setting
 
 DEFAULT_METRICS = ("ssim", "spearman", "hog")
+_METRICS_HELP = (
+    f"Of two settings' maps: {listed('pair')}. Of each setting's own: {listed('alone', 'map')}; "
+    f"with --boxes: {listed('box')}."
+)
 
 
 @grouped
@@ -69,9 +74,7 @@ def sensitivity(
         typer.Option(
             "--metrics",
             metavar="NAME[,NAME]",
-            help="Of two settings' maps: ssim, spearman, pearson, hog, top_k, iou. Of each setting's own: insertion, "
-            "deletion, road, average_drop, increase, completeness, infidelity, max_sensitivity; with --boxes: "
-            "localisation, pointing_game, energy.",
+            help=_METRICS_HELP,
             show_default="ssim,spearman,hog",
         ),
     ] = None,
@@ -107,7 +110,13 @@ def sensitivity(
             f"--layer: maps of one layer are compared, not of {len(layers)}", f"--vary layer={','.join(layers)}"
         )
     measuring = choose_metrics(
-        "sensitivity", metrics, DEFAULT_METRICS, ("pair", "box", "map"), options.param or (), boxes, preset_pairs
+        "sensitivity",
+        metrics,
+        DEFAULT_METRICS,
+        ("pair", "box", "alone", "map"),
+        options.param or (),
+        boxes,
+        preset_pairs,
     )
     talk, names = Talk(quiet), [experiment.method for experiment in experiments]
     ready = prepare(

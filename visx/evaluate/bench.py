@@ -103,8 +103,11 @@ class Bench:
         self._last: tuple[Path, Prepared] | None = None
 
     def measure(self, sample: Sample, metric: Metric, params: Params) -> Measured:
-        """One map's value of a metric of kind `box` or `map`. Call inside `network.session()`."""
+        """One map's value of a metric of kind `box`, `alone` or `map`. Call inside `network.session()`."""
         measured: Measured
+        if metric.kind == "alone":
+            measured = metric.run(sample.map(), params)
+            return measured
         if metric.kind == "box":
             assert self.boxes is not None
             image = self.load(sample.item)

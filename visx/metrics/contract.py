@@ -1,13 +1,20 @@
 """The metric contract: what a metric gets, what it returns, and how it is declared.
 
-A metric is one function in one file, `visx/metrics/NAME.py`, declared by `@metric` and listed in `visx.metrics.NAMES`.
+A metric is one function in one file, `visx/metrics/NAME.py`, declared by `@metric` and listed in `visx.metrics.names`.
 A metric's module imports torch and scikit-image inside its function only, so that listing metrics stays fast.
 
-There are four kinds, by what the function takes:
+There are five kinds, by what the function takes:
 - `pair`: `run(a, b, params) -> float` compares two maps.
 - `box`: `run(values, boxes, seed, params) -> Measured` compares one map with annotated boxes.
+- `alone`: `run(values, params) -> Measured` looks at one map and at nothing else.
 - `map`: `run(trial, params) -> Measured` asks the model about one map.
 - `set`: `run(survey, params) -> list[Measured]` asks the model about one method's maps of many images.
+
+Every map is (H, W) float64, raw, of the model's input size: a coarse map is upsampled. A map may be zero everywhere, and
+negative where its method is signed. A metric's docstring says what its value is then; `VisxError` where it has none.
+Maps that explain a unit of a layer are refused before a metric of kind `map` or `set` runs, because a trial's objective is a
+class; the other kinds take them. Values of kind `map` are kept in `measured.jsonl`; the other kinds are quick or draw on many
+maps, and are measured again in every run.
 """
 
 from __future__ import annotations
@@ -18,6 +25,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from visx.errors import unsupported
+from visx.metrics.names import Kind, of_values
 from visx.params import Params
 
 if TYPE_CHECKING:
@@ -28,7 +36,6 @@ if TYPE_CHECKING:
     from visx.network.scorer import Scorer
     from visx.targets.contract import Objective, Objectives
 
-Kind = Literal["pair", "box", "map", "set"]
 Box = tuple[float, float, float, float]  # (left, top, right, bottom) of the region's edges, in pixels of the map
 
 
@@ -64,7 +71,7 @@ class Trial:
         if not self.objectives.outputs.has_probabilities:
             raise unsupported(
                 f"it measures a probability, and {self.objectives.outputs} have none",
-                "completeness, infidelity, max_sensitivity and randomization measure values",
+                f"{of_values()} measure values",
             )
         return self.scores(count, copies, "prob")
 
