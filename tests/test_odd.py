@@ -18,26 +18,21 @@ import odd_networks
 import visx
 from in_process import visx as command
 from visx.errors import ExitCode, VisxError
+from visx.methods import NAMES, all_methods
 from visx.models.seeded import seeded
 
 FILE = Path(odd_networks.__file__)
-METHODS: dict[str, dict[str, Any]] = {
-    "backprop": {},
-    "input_x_gradient": {},
-    "guided_backprop": {},
-    "deconvnet": {},
+CHEAP: dict[str, dict[str, Any]] = {
     "integrated_gradients": {"steps": 4},
     "smoothgrad": {"samples": 2},
     "meaningful_perturbation": {"iterations": 2},
-    "gradcam": {},
-    "guided_gradcam": {},
-    "cam": {},
     "occlusion": {"patch": 32, "stride": 32},
     "lime": {"samples": 64},
     "rise": {"masks": 16},
 }
-SCORES = {"occlusion", "lime", "rise"}
-INPUT_GRADIENT = {"backprop", "input_x_gradient", "integrated_gradients", "smoothgrad", "meaningful_perturbation"}
+METHODS = {name: CHEAP.get(name, {}) for name in NAMES}
+SCORES = {m.name for m in all_methods() if not m.needs}
+INPUT_GRADIENT = {m.name for m in all_methods() if m.needs == {"grad"}}
 ALL = set(METHODS)
 NO_HEAD = "no global average pooling"
 

@@ -124,7 +124,9 @@ def test_maps_grow_with_the_logits(method: Method, model: Model) -> None:
     assert same(twice, (4 if method.name == "guided_gradcam" else 2) * once, 1e-5)  # a product of two gradients
 
 
-@pytest.mark.parametrize("name", ["backprop", "deconvnet", "guided_backprop", "input_x_gradient", "gradcam"])
+@pytest.mark.parametrize(
+    "name", [m.name for m in all_methods() if m.single_pass and m.score == "logit" and m.name != "cam"]
+)
 def test_probability_and_log_probability_are_explained(name: str, model: Model) -> None:
     """dp = p d(log p), through any rule; and the logit's gradient is neither."""
     x = images(1, SIZE)

@@ -81,15 +81,7 @@ def test_after_a_forward_that_raises(method: Method, at: str, error: BaseExcepti
     calls = {"first": 1, "second": 2, "last look": last, "first pass": last + 1, "third pass": last + 3}[at]
     module = lived_in(Countdown(calls, error))
     before = fingerprint(module)
-    single_pass = at == "third pass" and method.name in (
-        "backprop",
-        "deconvnet",
-        "guided_backprop",
-        "input_x_gradient",
-        "cam",
-        "gradcam",
-    )
-    if single_pass:
+    if at == "third pass" and method.single_pass:
         run(model_of(module, SIZE), method)  # it needs no second pass an image
         with pytest.raises(type(error)):
             module(images(1, SIZE))

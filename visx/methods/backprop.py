@@ -24,6 +24,7 @@ class BackpropParams(Params):
     source="arXiv:1312.6034",
     needs={"grad"},
     picture="gradient",
+    single_pass=True,
     params=BackpropParams,
 )
 def backprop(req: Request, p: BackpropParams) -> Attribution:

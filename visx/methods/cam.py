@@ -21,6 +21,7 @@ from visx.params import Params
     source="arXiv:1512.04150",
     needs={"grad", "gap_head"},
     signed=True,
+    single_pass=True,
 )
 def cam(req: Request, p: Params) -> Attribution:
     import torch

@@ -2,7 +2,12 @@
 
 A method is one function in one file, `visx/methods/NAME.py`, declared by `@method` and listed in
 `visx.methods.NAMES`. Declarations import no torch, so that listing methods stays instant: a method's module imports
-torch inside its function, if it needs the name at all.
+torch inside its function, if it needs the name at all. What methods share is in `visx/methods/common/`: a method that
+declares `needs={"layer"}` gives `layers.layer_warnings(layer)` with each of its maps. `visx methods NAME` prints the
+module's docstring: the formula and its source, then "Deviations" from the paper, and "Extension" for what goes beyond it.
+
+Images, gradients and maps are float32, or float64 where the network's parameters are float64; a method keeps the dtype
+of what it is given.
 """
 
 from __future__ import annotations
@@ -40,7 +45,7 @@ NEEDS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Request:
-    """One batch of images to explain, all in float32 on one device.
+    """One batch of images to explain, all on one device, in float32 (float64 where the network's parameters are).
 
     `x` is (B, C, H, W), normalised; `targets` resolves to T objectives an image on the first clean pass, whoever makes it;
     `seeds` holds one integer an image; `score` scores perturbed copies (all that a black box offers); `kind` says which
@@ -115,7 +120,8 @@ Attachment = Callable[["np.ndarray", "Placement"], bytes]
 class Attribution:
     """A method's answer, raw.
 
-    `map` is (B, T, h, w) float32: at input size, or coarse (it is upsampled then, and kept as the native map).
+    `map` is (B, T, h, w), float32 or float64 as the request: at input size, or coarse (it is upsampled then, and kept as
+    the native map).
     `channels` is (B, T, C, H, W), the signed input gradient where there is one. `native` is (B, T, h, w), where the
     method's own grid is not simply a coarser map. `extras`, `warnings`, `subjects` and `attachments` hold one entry an
     image and target; an attachment is a further file, by suffix ("superpixels.png"), made from the picture (H, W, 3)
@@ -154,13 +160,18 @@ class Method:
     passes: Passes
     params: type[Params]
     run: Callable[[Request, Any], Attribution] = field(repr=False)
+    single_pass: bool = False
 
     def needs_with(self, params: Params) -> frozenset[str]:
         """All needs, those that only these parameter values bring included."""
         return self.needs | params.extra_needs()
 
     def signed_with(self, params: Mapping[str, Any]) -> bool:
-        """Whether negative values mean something: as declared, or because `relu=false`/`reduce` says so."""
+        """Whether negative values mean something, with these parameter values.
+
+        Two names of parameters have a meaning here, whatever the method: `relu=false` makes a map signed, and `reduce`
+        decides alone where there is such a parameter (`sum` and `mean` are signed). Without them it is as declared.
+        """
         if params.get("relu") is False:
             return True
         if "reduce" in params:
@@ -182,15 +193,19 @@ def method(
     signed: bool = False,
     picture: Picture = "overlay",
     passes: Passes = "few",
+    single_pass: bool = False,
     params: type[Params] = Params,
 ) -> Callable[[Callable[[Request, Any], Attribution]], Callable[[Request, Any], Attribution]]:
     """Declare a method. `needs` is what it asks of a model, `score` the scalar it explains unless told otherwise,
     `signed` whether negative values mean evidence against, `picture` how it is drawn, `passes` whether a batch is
-    through after a few passes or takes many."""
+    through after a few passes or takes many, `single_pass` whether an image needs one forward pass alone. `source` is the
+    paper, "arXiv:1610.02391" (README makes it a link), or a name, of 16 characters at most: `visx methods` fits 80 columns."""
 
     def register(run: Callable[[Request, Any], Attribution]) -> Callable[[Request, Any], Attribution]:
         declared = frozenset(needs)
-        REGISTRY[name] = Method(name, family, title, source, declared, score, signed, picture, passes, params, run)
+        REGISTRY[name] = Method(
+            name, family, title, source, declared, score, signed, picture, passes, params, run, single_pass
+        )
         return run
 
     return register

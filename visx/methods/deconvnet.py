@@ -58,6 +58,7 @@ class DeconvnetParams(BackpropParams):
     source="arXiv:1311.2901",
     needs={"grad", "relu"},
     picture="gradient",
+    single_pass=True,
     params=DeconvnetParams,
 )
 def deconvnet(req: Request, p: DeconvnetParams) -> Attribution:

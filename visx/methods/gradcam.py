@@ -9,13 +9,9 @@ Extension beyond the paper: `relu=false` leaves the ReLU out and gives the signe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from visx.methods.common.layers import layer_warnings
 from visx.methods.contract import Attribution, Request, method
 from visx.params import Field, Params
-
-if TYPE_CHECKING:
-    from visx.network.grid import Layer
 
 
 class GradCAMParams(Params):
@@ -28,6 +24,7 @@ class GradCAMParams(Params):
     title="Grad-CAM",
     source="arXiv:1610.02391",
     needs={"grad", "layer"},
+    single_pass=True,
     params=GradCAMParams,
 )
 def gradcam(req: Request, p: GradCAMParams) -> Attribution:
@@ -48,17 +45,5 @@ def gradcam(req: Request, p: GradCAMParams) -> Attribution:
                     )
     for row in warnings:
         for cell in row:
-            cell += _layer_warnings(result.layer)
+            cell += layer_warnings(result.layer)
     return Attribution(signed.relu() if p.relu else signed, warnings=warnings)
-
-
-def _layer_warnings(layer: Layer) -> list[str]:
-    """Warnings about a layer that runs several times in one pass or whose map has a single cell."""
-    assert layer.grid is not None
-    warnings = []
-    if layer.calls > 1:
-        which = "its last output" if layer.call == layer.runs - 1 else f"its output of run {layer.call + 1}"
-        warnings.append(f"layer {layer.name} runs {layer.calls} times in one pass: {which} is explained")
-    if layer.grid.single:
-        warnings.append(f"layer {layer.name} has one cell, so its map is the same everywhere")
-    return warnings

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     source="arXiv:1412.6806",
     needs={"grad", "relu"},
     picture="gradient",
+    single_pass=True,
     params=BackpropParams,
 )
 def guided_backprop(req: Request, p: BackpropParams) -> Attribution:

@@ -24,6 +24,7 @@ class InputXGradientParams(Params):
     source="arXiv:1605.01713",
     needs={"grad"},
     signed=True,
+    single_pass=True,
     params=InputXGradientParams,
 )
 def input_x_gradient(req: Request, p: InputXGradientParams) -> Attribution:

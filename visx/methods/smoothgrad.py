@@ -4,8 +4,8 @@ M = 1/n sum_i G(x + e_i), e_i ~ N(0, sigma^2), sigma = spread * (max(x) - min(x)
 al. 2017, arXiv:1706.03825, section 3). Signed gradients are averaged first, then the channels are reduced to one map. The
 noise of copy i depends on the image's seed and i only, not on the batch.
 
-Deviations from the paper: none. Extension: `base` can be any gradient or CAM method, with its default parameters. If the
-base method gives no gradient by channel, its maps are averaged.
+Deviations from the paper: none. Extension: `base` can be another of the methods that its list names, with that method's default
+parameters. If the base method gives no gradient by channel, its maps are averaged.
 """
 
 from __future__ import annotations
