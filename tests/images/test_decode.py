@@ -18,7 +18,9 @@ from torchvision import models
 from visx.errors import VisxError
 from visx.images.decode import as_picture, decode, read
 from visx.images.geometry import Preprocess
-from visx.models import sources
+from visx.models.sources.builtin import BuiltIn
+from visx.models.sources.timm import Timm
+from visx.models.sources.torchvision import Torchvision
 
 SIZES = [(300, 451), (451, 300), (17, 23), (1, 1), (333, 333), (255, 257), (229, 640), (500, 3)]
 
@@ -36,7 +38,7 @@ def smooth(height: int = 40, width: int = 60) -> np.ndarray:
 @pytest.mark.parametrize("name", ["resnet50", "vgg11", "inception_v3", "efficientnet_b0", "swin_v2_s", "maxvit_t"])
 def test_preprocess_is_torchvisions(name: str) -> None:
     transform = models.get_model_weights(name).DEFAULT.transforms()
-    preprocess = sources.Torchvision(name).preprocess()
+    preprocess = Torchvision(name).preprocess()
     for size in SIZES:
         picture = noise(*size)
         found, _ = preprocess(np.asarray(picture))
@@ -53,7 +55,7 @@ def test_preprocess_is_timms(name: str) -> None:
         pytest.skip(f"this timm has no {name}")
     config = resolve_data_config({}, pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
     transform = create_transform(**config, is_training=False)
-    preprocess = sources.Timm(name).preprocess()
+    preprocess = Timm(f"timm/{name}").preprocess()
     for size in SIZES:
         picture = noise(*size)
         found, _ = preprocess(np.asarray(picture))
@@ -66,7 +68,7 @@ def test_crop_modes_of_inputs_that_are_not_square(mode: str, crop_pct: float, mo
     config = {"input_size": (3, 32, 48), "crop_pct": crop_pct, "crop_mode": mode, "interpolation": "bicubic",
               "mean": (0.3, 0.4, 0.5), "std": (0.2, 0.3, 0.25)}  # fmt: skip
     monkeypatch.setattr(timm.data, "resolve_data_config", lambda *a, **k: config)
-    preprocess = sources.Timm("resnet18").preprocess()
+    preprocess = Timm("timm/resnet18").preprocess()
     transform = create_transform(**config, is_training=False)
     for size in SIZES[:3] + SIZES[4:7]:
         picture = noise(*size)
@@ -75,7 +77,7 @@ def test_crop_modes_of_inputs_that_are_not_square(mode: str, crop_pct: float, mo
 
 
 def test_the_builtin_preprocesses_as_timms_lite0() -> None:
-    assert sources.BuiltIn().preprocess() == sources.Timm("tf_efficientnet_lite0").preprocess()
+    assert BuiltIn().preprocess() == Timm("timm/tf_efficientnet_lite0").preprocess()
 
 
 def test_a_strip_is_cropped_out_of_the_source_instead_of_being_resized_whole() -> None:

@@ -29,11 +29,11 @@ KILLER = """
 import json, os, random, shutil, signal, sys, time
 import torch
 import visx.api, visx.draw.overlay, visx.cli.app
-import visx.models.sources, visx.run.threads, visx.run.pipeline
+import visx.models.sources.python, visx.run.threads, visx.run.pipeline
 arguments, kills, seed, lanes = json.loads(sys.argv[1]), *map(int, sys.argv[2:])
 torch.set_num_threads(lanes)
 if lanes > 1:  # as for a model that visx loads itself, in a larger folder
-    visx.models.sources.Factory.owned, visx.run.threads.LANES_FROM = True, 8
+    visx.models.sources.python.Factory.owned, visx.run.threads.LANES_FROM = True, 8
 
 def start(out):
     pid = os.fork()

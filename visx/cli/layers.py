@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from visx.cli.options import DEFAULT_MODEL, Head, Json, Means, Quiet, grouped
+from visx.cli.options import Head, Json, Means, Quiet, grouped
 from visx.cli.output import put
 from visx.cli.pictures import PictureOptions
 from visx.cli.talk import Talk
+from visx.models.sources import DEFAULT_MODEL, SPECS, kind_of
 
 if TYPE_CHECKING:
     from visx.network.grid import Layer
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def layers(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="efficientnet_lite0, a torchvision name, timm/NAME, or FILE.py:FACTORY."),
+        typer.Argument(metavar="MODEL", help=f"{SPECS}."),
     ] = DEFAULT_MODEL,
     *,
     weights: Annotated[
@@ -51,7 +52,7 @@ def layers(
 
     from visx.models import load_model
 
-    loaded = load_model(model, weights or ("default" if ".py" in model else "random"), means=means, head=head, **given)
+    loaded = load_model(model, weights or kind_of(model).layers_weights, means=means, head=head, **given)
     anatomy, talk = loaded.anatomy, Talk(quiet)
     rows = [row for row in anatomy.layers if row.name and (row.grid is not None or not spatial)]
     width = max((len(row.name) for row in rows), default=0)

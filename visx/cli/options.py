@@ -10,8 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from visx.errors import usage
-
-DEFAULT_MODEL = "efficientnet_lite0"
+from visx.models.sources import DEFAULT_MODEL, SPECS
 
 Inputs = Annotated[
     list[str],
@@ -22,15 +21,14 @@ Inputs = Annotated[
     ),
 ]
 Nul = Annotated[bool, typer.Option("-0", "--null", help="Paths on standard input are separated by NUL.")]
-_SPECS = "efficientnet_lite0 (built in), a torchvision name, timm/NAME, or FILE.py:FACTORY"
-ModelSpec = Annotated[str, typer.Option("-M", "--model", metavar="SPEC", help=f"{_SPECS}.")]
+ModelSpec = Annotated[str, typer.Option("-M", "--model", metavar="SPEC", help=f"{SPECS}.")]
 ModelSpecs = Annotated[
     list[str] | None,
     typer.Option(
         "-M",
         "--model",
         metavar="SPEC[,SPEC]",
-        help=f"{_SPECS}; each gets its own rows. Repeatable.",
+        help=f"{SPECS}; each gets its own rows. Repeatable.",
         show_default=DEFAULT_MODEL,
     ),
 ]

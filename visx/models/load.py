@@ -17,12 +17,13 @@ from visx.models.labels import labels_of
 from visx.models.model import Model, Weights
 from visx.models.preprocessing import Size, adapted, override, sides, taking_nhwc
 from visx.models.seeded import seeded
+from visx.models.sources import DEFAULT_MODEL
+from visx.models.sources.contract import Source
 from visx.network.behaviour import take_as_plain
+from visx.network.blackbox import BlackBox
 from visx.network.fast import plain
 from visx.network.meaning import check_means
 from visx.network.probe import complete
-
-DEFAULT_MODEL = "efficientnet_lite0"
 
 
 @torch.inference_mode(False)  # parameters created in inference mode have no gradients
@@ -45,9 +46,9 @@ def load_model(
 ) -> Model:
     """Load a model.
 
-    `spec` is `efficientnet_lite0`, a torchvision name, `timm/NAME` or `FILE.py:FACTORY`; `weights` is `default`,
-    `random` (the same values every time) or a checkpoint file; `labels` a file of class names, or
-    the names themselves (a list, or a mapping from index to name); `means` what the output
+    `spec` is a name or a file, such as "resnet50" or "net.py:make"; `visx.models.sources.FORMS` has all its forms. `weights`
+    is `default`, `random` (the same values every time) or a checkpoint file; `labels` a file of class names, or the names
+    themselves (a list, or a mapping from index to name); `means` what the output
     means (logits, probabilities, sigmoid, regression) and `head` which member of it is explained, where running the model
     could not tell. From `size` on: how a picture becomes the input where the model's own source says something else or
     nothing (`visx.models.preprocessing` says what each takes; None: as the source says). Raises `VisxError` with
@@ -62,6 +63,7 @@ def load_model(
     given = None if labels is None else labels_of(labels)  # before anything is loaded, so that an error comes at once
     place = _device(device)
     source = sources.find(spec)
+    own = source.preprocess()
     pictures = {
         "size": size, "resize": resize, "squash": squash, "interpolation": interpolation, "mean": mean, "std": std,
         "layout": layout, "range": range,
@@ -72,19 +74,19 @@ def load_model(
         if weights == "random":
             model = _random(source, spec)
         elif weights == "default":
-            model = source.default()
+            module, origin = seeded(source.default)
+            if source.preprocess().layout == "NHWC" and isinstance(module, nn.Module):
+                module = taking_nhwc(module)
+            model = _model(source, spec, module, origin, source.labels(module))
+            model.as_default = own if spec == DEFAULT_MODEL else None
         else:
             model = _from_checkpoint(source, spec, Path(weights))
     model.labels = model.labels if given is None else given
-    made = getattr(source, "made", None)
-    wrapped = (
-        made if isinstance(made, Model) else model
-    )  # a factory may return a Model that states what its outputs mean
-    model.means = means or wrapped.means
-    model.head = wrapped.head if head is None else head
+    model.means = means or source.means
+    model.head = source.head if head is None else head
     _settle(model, place)
-    if source.plain:
-        take_as_plain(model.module)
+    if source.plain and not isinstance(model.source, BlackBox):
+        take_as_plain(model.source)
     return model
 
 
@@ -158,14 +160,14 @@ def _device(device: Any) -> torch.device:
         raise usage(f"unknown device {device!r:.60}", "cpu, cuda, cuda:N or mps, or a torch.device") from None
 
 
-def _random(source: sources.Source, spec: str) -> Model:
+def _random(source: Source, spec: str) -> Model:
     """The source's model with random weights, the same in every run."""
     module, preprocess = seeded(source.build), source.preprocess()
     complete(spec, module, (len(preprocess.mean), *preprocess.crop))
     return _model(source, spec, module, Weights("random", checkpoint.digest_state(module)), source.labels(module))
 
 
-def _from_checkpoint(source: sources.Source, spec: str, path: Path) -> Model:
+def _from_checkpoint(source: Source, spec: str, path: Path) -> Model:
     """The source's model with the weights of a checkpoint file. Raises `VisxError` where they cannot be read or do not fit."""
     remarks: list[str] = []
     state = checkpoint.read(path, remarks.append)
@@ -182,12 +184,21 @@ def _from_checkpoint(source: sources.Source, spec: str, path: Path) -> Model:
 
 
 def _model(
-    source: sources.Source, spec: str, module: nn.Module, weights: Weights, labels: tuple[str, ...] | None
+    source: Source, spec: str, module: nn.Module | BlackBox, weights: Weights, labels: tuple[str, ...] | None
 ) -> Model:
+    """The `Model` of a network that a source has built, whatever its weights."""
     return Model(
-        spec, module, source.preprocess(), weights, labels, source.channels_last, source.owned, source.owned,
-        source.rounding_safe, code=source.code,
-    )  # fmt: skip
+        spec,
+        module,
+        source.preprocess(),
+        weights,
+        labels,
+        channels_last=source.channels_last,
+        owned=source.owned,
+        accelerate=source.owned,
+        rounding_safe=source.rounding_safe,
+        code=source.code,
+    )
 
 
 @contextmanager
@@ -207,8 +218,10 @@ def _plain_defaults() -> Iterator[None]:
 def _settle(model: Model, device: torch.device) -> None:
     """Freeze a model that visx has loaded and move it to its device, in its fastest memory layout.
 
-    Raises `VisxError` where the device cannot be used.
+    Raises `VisxError` where the device cannot be used. A black box has a device of its own, and nothing to freeze.
     """
+    if isinstance(model.source, BlackBox):
+        return
     if not isinstance(model.module, nn.Module):
         raise unsupported(f"{model.name} is not a torch.nn.Module")
     complete(model.name, model.module, (len(model.preprocess.mean), *model.input_size))

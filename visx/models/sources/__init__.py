@@ -1,28 +1,44 @@
-"""Sources of models, one a file. A source builds a network, and knows its preprocessing, labels and default weights."""
+"""The sources of models, one a file. To add a source: write `visx/models/sources/NAME.py` with a `Source` (`contract.py` says
+what that is), and add one line to `FORMS`. Importing this list is light: torch comes with the first source that is asked for.
+"""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from visx.errors import usage
-from visx.models.checkpoint.read import FOREIGN, WEIGHTS
-from visx.models.sources.builtin import BuiltIn
-from visx.models.sources.contract import Source
-from visx.models.sources.python import Factory
-from visx.models.sources.timm import Timm
-from visx.models.sources.torchvision import Torchvision
+from visx.errors import unknown, usage
 
-__all__ = ["BuiltIn", "Factory", "Source", "Timm", "Torchvision", "find"]
+if TYPE_CHECKING:
+    from visx.models.sources.contract import Source
+
+DEFAULT_MODEL = "efficientnet_lite0"
+# MODULE.CLASS -> the form of its SPECs, as help shows it. A SPEC goes to the last source that takes it, so files stand below
+# names: `timm/net.py:make` is a file in a folder of one's own.
+FORMS = {
+    "builtin.BuiltIn": f"{DEFAULT_MODEL} (built in)",
+    "torchvision.Torchvision": "a torchvision name",
+    "timm.Timm": "timm/NAME",
+    "python.Factory": "FILE.py:FACTORY",
+}
+SPECS = ", ".join([*list(FORMS.values())[:-1], f"or {list(FORMS.values())[-1]}"])
 
 
-def find(spec: str) -> Source:
-    """The source of a SPEC. Raises `VisxError` (usage, exit 2) with near matches for an unknown name."""
-    if spec == BuiltIn.name:
-        return BuiltIn()
-    if spec.startswith("timm/"):
-        return Timm(spec.removeprefix("timm/"))
-    if ".py:" in spec or spec.endswith(".py"):
-        return Factory(spec)
+def all_sources() -> list[type[Source]]:
+    """Every source, in the order of `FORMS`."""
+    pairs = (key.split(".") for key in FORMS)
+    return [getattr(importlib.import_module(f"visx.models.sources.{module}"), name) for module, name in pairs]
+
+
+def kind_of(spec: str) -> type[Source]:
+    """The source that takes a SPEC. Raises `VisxError` (usage, exit 2) with near matches where none does."""
+    from visx.models.checkpoint.read import FOREIGN, WEIGHTS
+
+    every = all_sources()
+    kind = next((source for source in reversed(every) if source.takes(spec)), None)
+    if kind is not None:
+        return kind
     suffix = Path(spec).suffix.lower()
     if suffix in FOREIGN:
         raise usage(f"--model {spec}: no network that visx reads", FOREIGN[suffix])
@@ -31,4 +47,10 @@ def find(spec: str) -> Source:
             f"--model {spec}: a file of weights",
             f"--model takes the network, --weights the file: -M resnet50 -w {spec}",
         )
-    return Torchvision(spec)
+    names = [name for source in every if not source.prefix for name, _ in source.listed()]
+    raise unknown("model", spec, names, "`visx models` lists them")
+
+
+def find(spec: str) -> Source:
+    """The source of a SPEC, ready to build its model. Raises `VisxError` as `kind_of` does, and as the source does."""
+    return kind_of(spec)(spec)

@@ -9,20 +9,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from visx.errors import VisxError, said_by, unknown, usage
 from visx.images.geometry import Preprocess
 from visx.models import checkpoint
 from visx.models.model import Model, Weights
 from visx.models.seeded import seeded
+from visx.models.sources.contract import Source
 from visx.models.sources.neighbours import Neighbours
+from visx.network.blackbox import BlackBox
 from visx.network.probe import complete
 
 _EXAMPLE = "def make(): return Net()"
 
 
-class Factory:
+class Factory(Source):
     """The user's module from a Python file: a callable without arguments that returns it, or the module itself.
 
     The callable may return an `nn.Module` (with an input of 224 pixels and ImageNet's mean and standard deviation) or the
@@ -30,11 +32,9 @@ class Factory:
     where the file or the callable fails or returns something else.
     """
 
+    example = "net.py:make"
+    layers_weights = "default"
     channels_last = False  # the user's forward may call .view, which fails in another memory layout
-    owned = False
-    rounding_safe = False
-    resizable = False
-    plain = False
 
     def __init__(self, spec: str) -> None:
         file, _, attribute = spec.rpartition(":")
@@ -45,6 +45,12 @@ class Factory:
             raise usage(f"no such file: {file}", "FILE.py:FACTORY")
         self.name = spec
         self.made = self._call(path, attribute)
+        if isinstance(self.made, Model):  # it may state what its outputs mean
+            self.means, self.head = self.made.means, self.made.head
+
+    @classmethod
+    def takes(cls, spec: str) -> bool:
+        return ".py:" in spec or spec.endswith(".py")
 
     def _call(self, path: Path, attribute: str) -> nn.Module | Model:
         """The result of the factory `attribute` in the file `path`, loaded with its neighbours."""
@@ -97,23 +103,16 @@ class Factory:
     def build(self) -> nn.Module:
         return self.made.module if isinstance(self.made, Model) else self.made
 
-    def build_for(self, state: dict[str, Tensor], classes: int | None = None, digest: str = "") -> nn.Module:
-        return self.build()
-
     def preprocess(self) -> Preprocess:
         return self.made.preprocess if isinstance(self.made, Model) else Preprocess(256, (224, 224))
 
-    def labels(self, module: nn.Module) -> tuple[str, ...] | None:
+    def labels(self, module: nn.Module | BlackBox) -> tuple[str, ...] | None:
         return self.made.labels if isinstance(self.made, Model) else None
 
-    def default(self) -> Model:
-        module, preprocess = self.build(), self.preprocess()
-        complete(self.name, module, (len(preprocess.mean), *preprocess.crop))
-        weights = Weights("factory", checkpoint.digest_state(module))
-        return Model(
-            self.name, module, preprocess, weights, self.labels(module), self.channels_last, self.owned,
-            accelerate=self.owned, code=self.code,
-        )  # fmt: skip
+    def default(self) -> tuple[nn.Module, Weights]:
+        module = self.build()
+        complete(self.name, module, (len(self.preprocess().mean), *self.preprocess().crop))
+        return module, Weights("factory", checkpoint.digest_state(module))
 
 
 def _needed(factory: Callable[..., Any]) -> list[str]:

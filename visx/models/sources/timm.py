@@ -11,21 +11,24 @@ from torch import Tensor, nn
 from visx.errors import unknown, usage
 from visx.images.geometry import Preprocess
 from visx.models import checkpoint, downloads
-from visx.models.model import Model, Weights
+from visx.models.model import Weights
 from visx.models.sources.builtin import imagenet_labels
+from visx.models.sources.contract import Source
+from visx.network.blackbox import BlackBox
 
 
-class Timm:
+class Timm(Source):
     """A timm model, with timm's data configuration as its preprocessing."""
 
+    example = "timm/resnet10t"
+    prefix = "timm/"
+    title = "timm"
     channels_last = True
     owned = True
-    rounding_safe = False
     resizable = True
-    plain = False
-    code = None
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, spec: str) -> None:
+        name = spec.removeprefix(self.prefix)
         # huggingface_hub reads these when it is imported: downloads fail within seconds, logs have no progress bars
         os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(int(downloads.NETWORK_TIMEOUT)))
         os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(int(downloads.NETWORK_TIMEOUT)))
@@ -40,6 +43,18 @@ class Timm:
             raise unknown("model", f"timm/{name}", known, "`visx models timm/PATTERN` lists them")
         self.name = name
 
+    @classmethod
+    def takes(cls, spec: str) -> bool:
+        return spec.startswith(cls.prefix)
+
+    @classmethod
+    def listed(cls) -> list[tuple[str, bool]]:
+        try:
+            import timm
+        except ImportError:
+            return []
+        return [(f"timm/{name}", downloads.cached_by_timm(name) is not None) for name in timm.list_models()]
+
     def build(self, classes: int | None = None) -> nn.Module:
         import timm
 
@@ -49,7 +64,7 @@ class Timm:
     def build_for(self, state: dict[str, Tensor], classes: int | None = None, digest: str = "") -> nn.Module:
         return self.build(classes)
 
-    def preprocess(self, module: nn.Module | None = None) -> Preprocess:
+    def preprocess(self) -> Preprocess:
         import timm
 
         pretrained = timm.get_pretrained_cfg(self.name)
@@ -68,7 +83,7 @@ class Timm:
             resize = int(height / scale)
         return Preprocess(resize, (height, width), config["interpolation"], mean, std, fit, fill)
 
-    def labels(self, module: nn.Module) -> tuple[str, ...] | None:
+    def labels(self, module: nn.Module | BlackBox) -> tuple[str, ...] | None:
         from timm.data import ImageNetInfo, infer_imagenet_subset
 
         classes = getattr(module, "num_classes", 0)
@@ -77,7 +92,7 @@ class Timm:
         subset = infer_imagenet_subset(module)
         return tuple(ImageNetInfo(subset).label_descriptions()) if subset else None
 
-    def default(self) -> Model:
+    def default(self) -> tuple[nn.Module, Weights]:
         import timm
 
         config = timm.get_pretrained_cfg(self.name)
@@ -90,13 +105,4 @@ class Timm:
             overlay = {"file": file} if file else None
             module = timm.create_model(self.name, pretrained=True, pretrained_cfg_overlay=overlay)
         tag = getattr(module, "pretrained_cfg", {}).get("tag") or "default"
-        weights = Weights(f"timm {tag}", checkpoint.digest_state(module))
-        return Model(
-            f"timm/{self.name}",
-            module,
-            self.preprocess(),
-            weights,
-            self.labels(module),
-            self.channels_last,
-            self.owned,
-        )
+        return module, Weights(f"timm {tag}", checkpoint.digest_state(module))

@@ -10,43 +10,56 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visx.errors import unknown, unsupported
+from visx.errors import unsupported
 from visx.images.geometry import Preprocess
 from visx.models import checkpoint, downloads
-from visx.models.model import Model, Weights
-from visx.models.sources.builtin import BuiltIn
+from visx.models.model import Weights
+from visx.models.sources import DEFAULT_MODEL
+from visx.models.sources.contract import Source
+from visx.network.blackbox import BlackBox
 
 
-class Torchvision:
+class Torchvision(Source):
     """A torchvision classification model, with the preprocessing and class names of its default weights.
 
-    Raises `VisxError` for unknown names (exit 2) and for models that do not classify (exit 4).
+    Raises `VisxError` (exit 4) for models that do not classify.
     """
 
-    channels_last = True
+    example = "resnet18"
+    title = "torchvision"
     owned = True
-    rounding_safe = False
     resizable = True
     plain = True
-    code = None
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, spec: str) -> None:
         from torchvision import models
 
-        known = models.list_models(module=models)
-        if name not in known and name in models.list_models():
+        if spec not in models.list_models(module=models):
             raise unsupported(
-                f"{name}: of torchvision's models visx takes those for classification by name, "
+                f"{spec}: of torchvision's models visx takes those for classification by name, "
                 "not those for detection, segmentation, video or optical flow, nor quantised ones",
                 "a module of your own that gives scores of classes: -M FILE.py:FACTORY",
             )
-        if name not in known:
-            raise unknown("model", name, [BuiltIn.name, *known], "`visx models` lists them")
-        self.name = name
-        self._enum = models.get_model_weights(name).DEFAULT
+        self.name = spec
+        self._enum = models.get_model_weights(spec).DEFAULT
         # In channels-last on a CPU, VGG's large convolutions round several times more, enough to change the maxima of
         # max pooling and with them single pixels of a gradient. The plain layout takes 10 to 20 % more time.
-        self.channels_last = not name.startswith("vgg")
+        self.channels_last = not spec.startswith("vgg")
+
+    @classmethod
+    def takes(cls, spec: str) -> bool:
+        if spec == DEFAULT_MODEL or not spec.isidentifier():  # so that torchvision is not imported to learn this
+            return False
+        from torchvision import models
+
+        return spec in models.list_models()
+
+    @classmethod
+    def listed(cls) -> list[tuple[str, bool]]:
+        from torchvision import models
+
+        names = models.list_models(module=models)
+        return [(name, _file(models.get_model_weights(name).DEFAULT.url).is_file()) for name in names]
 
     def build(self, **options: Any) -> nn.Module:
         from torchvision import models
@@ -74,15 +87,19 @@ class Torchvision:
             tuple(preset.std),
         )
 
-    def labels(self, module: nn.Module) -> tuple[str, ...] | None:
+    def labels(self, module: nn.Module | BlackBox) -> tuple[str, ...] | None:
         return tuple(self._enum.meta["categories"])
 
-    def default(self) -> Model:
+    def default(self) -> tuple[nn.Module, Weights]:
         from torchvision import models
 
         with downloads.downloading(f"torchvision's default weights of {self.name}", self._enum.url):
             module = models.get_model(self.name, weights=self._enum, progress=sys.stderr.isatty())
-        file = Path(torch.hub.get_dir(), "checkpoints", self._enum.url.rsplit("/", 1)[-1])
+        file = _file(self._enum.url)
         digest = checkpoint.digest_file(file) if file.is_file() else checkpoint.digest_state(module)
-        weights = Weights(str(self._enum), digest)
-        return Model(self.name, module, self.preprocess(), weights, self.labels(module), self.channels_last, self.owned)
+        return module, Weights(str(self._enum), digest)
+
+
+def _file(url: str) -> Path:
+    """Where torchvision keeps the weights that it has downloaded from an address."""
+    return Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
