@@ -60,7 +60,8 @@ class Differentiable(Passes, Protocol):
 
 @dataclass
 class InputGradients:
-    """`grads` (B, T, C, H, W) float32; `scores` (B, T); `other_activations`: those that a ReLU rule left alone."""
+    """`grads` (B, T, C, H, W) float32 (float64 for a float64 network); `scores` (B, T); `other_activations`: those that a
+    ReLU rule left alone."""
 
     grads: Tensor
     scores: Tensor
@@ -69,8 +70,8 @@ class InputGradients:
 
 @dataclass
 class LayerGradients:
-    """`activation` (B, K, h, w) and `grads` (B, T, K, h, w) of one and the same tensor, float32; `layer` says how they
-    were read."""
+    """`activation` (B, K, h, w) and `grads` (B, T, K, h, w) of one and the same tensor, float32 (float64 for
+    a float64 network); `layer` says how they were read."""
 
     activation: Tensor
     grads: Tensor
