@@ -134,3 +134,17 @@ def test_one_file_and_one_line_are_enough(monkeypatch: pytest.MonkeyPatch) -> No
     assert [row["name"] for row in list_models("toy/")] == ["toy/small", "toy/scores"]
     black_box = load_model("toy/scores")
     assert black_box.classes == 2 and isinstance(black_box.source, BlackBox)
+
+
+def test_the_layout_counts_with_a_sources_default_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[torch.Size] = []
+
+    class Shape(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            shapes.append(x.shape)
+            return x.mean(dim=(1, 2))
+
+    monkeypatch.setattr(Toy, "default", lambda self: (Shape(), Weights("toy", "")))
+    monkeypatch.setattr("visx.models.sources.find", Toy)
+    assert load_model("toy/small", layout="NHWC").classes == 3
+    assert {shape[1:] for shape in shapes} == {(32, 32, 3)}

@@ -75,9 +75,10 @@ def load_model(
             model = _random(source, spec)
         elif weights == "default":
             module, origin = seeded(source.default)
+            names = source.labels(module)
             if source.preprocess().layout == "NHWC" and isinstance(module, nn.Module):
                 module = taking_nhwc(module)
-            model = _model(source, spec, module, origin, source.labels(module))
+            model = _model(source, spec, module, origin, names)
             model.as_default = own if spec == DEFAULT_MODEL else None
         else:
             model = _from_checkpoint(source, spec, Path(weights))
