@@ -245,7 +245,7 @@ ELSEWHERE = {  # no settings of SAM's experiments: pictures, other segmenters, w
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_fit_their_methods_and_lean_on_no_default(name: str) -> None:
     from visx.methods import get_method
-    from visx.metrics import NAMES as METRICS
+    from visx.metrics.names import METRICS
 
     for experiment in PRESETS[name].experiments:
         method = get_method(experiment.method)
