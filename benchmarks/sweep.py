@@ -250,14 +250,15 @@ def isolated(spec: str) -> dict[str, Any]:
     return row
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[dict[str, Any]], count: int) -> str:
+    """The Markdown table of the networks that were run, of so many families."""
     have = [row for row in rows if row.get("layer")]
     exact = [row for row in have if row["r"] >= 0.9999]
     lines = [
         "# Default layers of one network a family",
         "",
-        f"{len(rows)} networks with random weights, of timm {timm.__version__} and torchvision "
-        f"{torchvision.__version__.split('+')[0]}: {len(have)} ({len(have) / max(len(rows), 1):.1%}) have a default layer, for {len(exact)} of "
+        f"{len(rows)} of {count} families were run, each with its smallest network and random weights, of timm "
+        f"{timm.__version__} and torchvision {torchvision.__version__.split('+')[0]}: {len(have)} ({len(have) / max(len(rows), 1):.1%}) have a default layer, for {len(exact)} of "
         f"these Grad-CAM before its ReLU equals a plain PyTorch program (r >= 0.9999), for "
         f"{sum(bool(row['places']) for row in have)} changes in the picture's corners are in the map's. "
         "Written by `benchmarks/sweep.py`, whose docstring says what is compared.",
@@ -317,7 +318,7 @@ def main() -> None:
     for family, spec in later:
         rows[family] = done(family, spec)
     ordered = [rows[family] for family in sorted(rows)]
-    (HERE / "sweep.md").write_text(table(ordered))
+    (HERE / "sweep.md").write_text(table(ordered, len(families())))
     bad = [row["network"] for row in ordered if row.get("error") or (row.get("layer") and not row["r"] >= 0.9999)]
     print(f"{len(ordered)} networks; without a right map: {', '.join(bad) or 'none'}", file=sys.stderr)
 
