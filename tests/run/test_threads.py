@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from visx.run import pipeline, threads
 from visx.store.record import Failure, Record
 from visx.store.settings import Settings
 from visx.targets.classes import parse_target
+
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 COUNT, SIZE = 72, 4  # images, and images a batch
 meet: Callable[[], None] | None = None  # what two passes do in their middle, to be there at the same time
@@ -63,14 +65,6 @@ def items(tmp_path: Path) -> list[Item]:
         Image.fromarray(pixels).save(tmp_path / "photos" / f"{number:02}.png")
     (tmp_path / "photos" / "07.png").write_bytes(b"not an image")
     return find([str(tmp_path / "photos")])
-
-
-@pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def run_of(model: Model, out: Path, methods: str = "gradcam,guided_backprop", **more: Any) -> pipeline.Run:

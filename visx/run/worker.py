@@ -90,8 +90,9 @@ class Worker:
         """A batch of decoded images that have the same jobs to do, through these jobs; `writers` write the files. Batches
         are padded to `size`. Call inside `network.session()`.
 
-        Every job finds the classes and scores in its own clean pass: those of another may differ in their last digits
-        (without gradients ReLUs are folded too), and a resumed run may have other jobs left to do.
+        Every job finds the classes and scores in a clean pass of its own. Scores of a pass without gradients, which runs
+        folded, may differ in their last digits from those of a pass with gradients, and a resumed run may have other jobs
+        left to do.
         """
         x = stacked([image.ready for image in batch])
         seeds = [image.ready.seed for image in batch]

@@ -20,6 +20,8 @@ from visx.network.network import Network
 from visx.network.outputs import LOGITS
 from visx.network.scorer import Scorer
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 OWNED = {"owned": True, "accelerate": True, "channels_last": True}
 ROWS = 2 * LEAST_ROWS
 
@@ -49,14 +51,6 @@ class Net(nn.Module):
             raise torch.OutOfMemoryError("out of memory")
         self.passes.append((threading.current_thread().name, torch.get_num_threads(), len(x)))
         return self.head(self.second(self.norm(self.first(x)).relu()).relu().mean((2, 3)))
-
-
-@pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -33,9 +33,7 @@ class Source(ABC):
     channels_last: bool = (
         False  # whether its networks run in that memory layout, which is the faster one on most devices
     )
-    owned: bool = (
-        False  # whether visx alone holds its modules, by a library that it knows: all faster ways may be taken
-    )
+    owned: bool = False  # whether its modules come from a library that visx knows and nobody else holds them: all may be accelerated
     rounding_safe: bool = False  # whether single gradients of its networks change little with rounding
     plain: bool = False  # whether its networks are known to give each picture its own output, the same in every pass
     resizable: bool = False  # whether `build_for` can build another number of classes

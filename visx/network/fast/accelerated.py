@@ -95,10 +95,11 @@ class Accelerated:
         return side_by_side(lanes, len(x), lambda lane, part: lane.fast.scores(x[part]))
 
     def gradients(self, shape: torch.Size, run: Callable[[], R], *, summed: bool = False) -> R:
-        """What `run` returns, a pass over images of this shape (C, H, W) that is differentiated. It is called again where
-        it goes another way than the pass that was learnt from.
+        """What `run` returns. `run` makes a pass over images of this shape (C, H, W), whose result is differentiated. A pass
+        that takes another branch than the learnt one is made a second time, without folding.
 
-        Each ReLU passes what it passes in the network's own forward pass, to the last bit; `summed`: that does not count.
+        Each ReLU lets through what it lets through in the network as written, to the last bit. `summed` gives this up for
+        speed: the caller adds up many gradients, and rounding does not show in their sum.
         """
         if not self._differentiates:
             return run()
@@ -111,12 +112,12 @@ class Accelerated:
         return run()
 
     def until(self, layer: str, shape: torch.Size, run: Callable[[Callable[[], None]], R]) -> R:
-        """What `run` returns, a pass over images of this shape (C, H, W) that is differentiated behind a layer only. It is
-        given what it must call when the layer's output is there; and it is called again where that is another output than
-        the network's own.
+        """What `run` returns. `run` makes a pass over images of this shape (C, H, W) that is differentiated only behind
+        `layer`. Its argument is a function that `run` calls as soon as it has the layer's output.
 
-        The layers before it run folded if no convolution behind it could be folded. Otherwise everything runs as written:
-        rounding in the folded layers would flip the signs of the inputs of some of the ReLUs behind the layer.
+        The layers before `layer` run folded if no convolution behind `layer` could be folded. Otherwise the whole pass runs as
+        written: rounding in the folded layers would flip the signs of inputs of ReLUs behind `layer`. A pass is made a second
+        time, as written, where folding would change the layer's own output.
         """
         if not self._differentiates:
             return run(_nothing)
@@ -142,8 +143,8 @@ class Accelerated:
         return self._as_written(shape, lambda: run(_nothing))
 
     def patched(self, image: Tensor, boxes: Sequence[Box]) -> Patched | None:
-        """A faster way to the scores of copies of an image (C, H, W) with one of `boxes` filled; None where there is none
-        that is worth its while."""
+        """A scorer of copies of an image (C, H, W), in each of which one of `boxes` is filled. It computes only what a box can
+        change. None where that saves too little, or where its scores are not the network's."""
         network = self._network
         if not self._allowed or not network.steady or (not network.owned and not self._agreeing(image[None])):
             return None
@@ -160,7 +161,8 @@ class Accelerated:
         return LocalLanes([local, *map(local.on, twins)]) if twins else local
 
     def _planned(self, image: Tensor, boxes: Sequence[Box]) -> Plan | None:
-        """A plan for copies of this image, of a module handed in one that was tried on them."""
+        """The plan by which copies of this image run as crops; None where there is none. For a module that was handed in, the
+        plan must also give the plain scores of copies of this very image."""
         network = self._network
         if observed(network.module):
             return None
@@ -172,8 +174,8 @@ class Accelerated:
         return None
 
     def folded(self, shape: torch.Size, run: Callable[[Folded | None, torch.memory_format], R]) -> R:
-        """What `run` returns, a pass without gradients over images of this shape (C, H, W). It is told what is folded (None:
-        nothing), and the memory format that is best for that."""
+        """What `run` returns. `run` makes a pass without gradients over images of this shape (C, H, W). Its arguments are what
+        is folded (None: nothing), and the memory format that its input shall have."""
         folded = self._learnt(shape) if self._folds else _NOTHING
         if folded:
             with suppress(Astray):
@@ -181,8 +183,8 @@ class Accelerated:
         return run(None, self._network.layout)
 
     def _run(self, folded: Folded, run: Callable[[], R]) -> R:
-        """What `run` returns, a pass, folded. Raises `Astray` where it goes another way than the one that was learnt from, or
-        fails: the forward of a module handed in may bear the other layout on one way only."""
+        """What `run` returns from a folded pass. Raises `Astray` where the pass takes another branch than the learnt one, or
+        where it fails in a module that was handed in: one of its branches may not take the other memory format."""
         try:
             with folded:
                 result = run()
