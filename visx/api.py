@@ -69,7 +69,7 @@ def explain(
     image: Any,
     method: str | Sequence[str] = "gradcam",
     *,
-    layer: str | nn.Module | Sequence[str | nn.Module] | None = None,
+    layer: str | nn.Module | Sequence[str | nn.Module | Sequence[str | nn.Module]] | None = None,
     target: str | int | Sequence[str | int] = "top1",
     score: ScoreKind | None = None,
     seed: int = 0,
@@ -83,8 +83,8 @@ def explain(
     `model` comes from `load_model` or `wrap`; a bare `nn.Module` is wrapped with ImageNet's preprocessing, a name is loaded.
     `image` is a path, an open file or its bytes, a Pillow image or an array (H, W) or (H, W, C): uint8, floats of 0..1, or any
     other numbers with `range`, the (black, white) of numeric pictures (a table of targets, `FILE.csv`, needs paths).
-    `method` is a name, or several; `layer` a path (`a.0.b`, `a[-1]`), a module of the model, or several; `params` are the
-    methods'. Returns a `Result`; a list of them where there are several images, methods, layers or targets (`top3`, a list): by image,
+    `method` is a name, or several; `layer` a path (`a.0.b`, `a[-1]`), a module of the model, or several, a map each; `A+B`,
+    or a list within the list, is one map of several layers. `params` are the methods'. Returns a `Result`; a list of them where there are several images, methods, layers or targets (`top3`, a list): by image,
     then method, layer and target. Raises `VisxError` for every wrong argument. The model is left as it was.
     """
     refuse_transforms()

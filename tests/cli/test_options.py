@@ -77,6 +77,19 @@ def test_layers_are_separated_by_commas_everywhere(visx: Any) -> None:
     assert "maps of one layer are compared" in run.err and "--vary layer=conv,relu" in run.err
 
 
+def test_a_fused_map_has_files_and_a_record_of_its_own_and_is_resumed(visx: Any) -> None:
+    args = ("explain", "cat.png", "-M", "nets.py:good", "-l", "conv+relu", "-o", "out", "--json")
+    (row,) = visx(*args).rows
+    assert row["layer"] == "conv+relu" and [len(shape) for shape in row["layer_shape"]] == [3, 3]
+    assert (
+        Path("out", row["files"]["npy"]).name.startswith("gradcam.conv+relu.")
+        and Path("out", row["files"]["npy"]).exists()
+    )
+    assert visx(*args).rows == [row] and len(Path("out/manifest.jsonl").read_text().splitlines()) == 1
+    run = visx(*args[:4], "-l", "conv+rleu")
+    assert run.code == 2 and "unknown layer 'rleu'" in run.err and "relu" in run.err
+
+
 @dataclass(frozen=True)
 class Size:
     width: Annotated[int, typer.Option("--width")] = 3

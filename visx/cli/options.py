@@ -81,7 +81,8 @@ Layers = Annotated[
         "-l",
         "--layer",
         metavar="NAME",
-        help="Module path, a.0.b, a[0].b or a[-1] (`visx layers MODEL` lists them); one map a layer. Repeatable.",
+        help="Module path, a.0.b, a[0].b or a[-1] (`visx layers MODEL` lists them); one map a layer. A+B: one map of "
+        "several layers, fused. Repeatable.",
         show_default="the last feature map on the way to the score",
     ),
 ]
@@ -171,7 +172,7 @@ class SensitivityOptions(MapOptions):
             "-l",
             "--layer",
             metavar="NAME",
-            help="Module path.",
+            help="Module path; A+B: one map of several layers, fused.",
             show_default="the last feature map on the way to the score",
         ),
     ] = None

@@ -17,7 +17,7 @@ from visx.methods.contract import Method
 from visx.models import Model, load_model, wrap
 from visx.models.model import DTYPES
 from visx.network.outputs import ScoreKind
-from visx.network.paths import layer_name, layer_path
+from visx.network.paths import layer_name, layer_paths
 
 
 def model_of(model: Any) -> Model:
@@ -72,14 +72,23 @@ def _image(image: Any) -> Any:
 
 
 def layers_of(layer: Any, model: Model) -> list[str]:
-    """The paths of layers given by path or as modules, one or several; none where the default is wanted."""
+    """The paths of layers given by path or as modules, one or several; none where the default is wanted. A list within the list
+    is the layers of one map, `A+B`."""
     if layer is None:
         return []
     given = [layer] if isinstance(layer, (str, nn.Module)) else _listed(layer)
-    if given is None or not all(isinstance(one, (str, nn.Module)) for one in given):
-        raise usage(f"layer is {_told(layer)}", "a module's path, one of the model's modules, or a list of them")
+    several = [[one] if isinstance(one, (str, nn.Module)) else _listed(one) or [None] for one in given or ()]
+    if given is None or not all(isinstance(one, (str, nn.Module)) for some in several for one in some):
+        raise usage(
+            f"layer is {_told(layer)}",
+            "a module's path, one of the model's modules, or a list of them; a list of those within it is one map",
+        )
     module = model.module
-    return [layer_path(module, one) if isinstance(one, str) else layer_name(module, one) for one in given]
+    return ["+".join(path for one in some for path in _paths(module, one)) for some in several]
+
+
+def _paths(module: nn.Module, layer: str | nn.Module) -> list[str]:
+    return layer_paths(module, layer) if isinstance(layer, str) else [layer_name(module, layer)]
 
 
 def targets_of(target: Any) -> list[str]:

@@ -13,13 +13,16 @@ from visx.network.anatomy import ONLY_SCORES, reaches
 from visx.network.blackbox import BlackBox
 from visx.network.forms import closed, scripted
 from visx.network.outputs import ScoreKind
-from visx.network.paths import layer_path
+from visx.network.paths import layer_paths
 from visx.params import Params, parse
+
+_FUSING = "name each with a --layer of its own; gradcam and guided_gradcam fuse layers"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One method with its parameters, the layer it looks at (None where it needs none) and the scalar it explains."""
+    """One method with its parameters, the layer it looks at (`A+B` for one map of two; None where it needs none) and the
+    scalar it explains."""
 
     method: Method
     params: Params
@@ -57,7 +60,7 @@ def plan(
     """
     if score is not None and score not in get_args(ScoreKind):
         raise unknown("score", score, get_args(ScoreKind))
-    layers = list(dict.fromkeys(layer_path(model.module, name) for name in layers))
+    layers = list(dict.fromkeys("+".join(layer_paths(model.module, name)) for name in layers))
     jobs: list[Job] = []
     unfit: list[VisxError] = []
     for method in methods:
@@ -85,9 +88,14 @@ def _jobs(model: Model, method: Method, values: Params, layers: Sequence[str], s
         raise unsupported(f"--score logprob: {model.outputs} have no probability", "--score logit")
     if "layer" not in method.needs_with(values):
         return [Job(method, values, None, kind)]
-    names = layers or [str(model.anatomy.default_layer)]
-    paths = [model.network().feature_layer(name, model.input_shape).name for name in names]
-    return [Job(method, values, path, kind) for path in paths]
+    jobs = []
+    for name in layers or [str(model.anatomy.default_layer)]:
+        parts = layer_paths(model.module, name)
+        if len(parts) > 1 and not method.fuses:
+            raise unsupported(f"{method.name} makes no map of several layers: {name}", _FUSING)
+        paths = [model.network().feature_layer(part, model.input_shape).name for part in parts]
+        jobs.append(Job(method, values, "+".join(paths), kind))
+    return jobs
 
 
 def missing(model: Model, method: Method, params: Params, layers: Sequence[str] = ()) -> str:
@@ -105,7 +113,9 @@ def missing(model: Model, method: Method, params: Params, layers: Sequence[str] 
     if "relu" in needs and (inside := scripted(model.module)):
         return f"a ReLU rule does not reach into its scripted module {inside}"
     if "grad" in needs and anatomy.no_input_gradient and "gap_head" not in needs:  # CAM differentiates nothing
-        looked_at = layers or [anatomy.default_layer or ""]
+        looked_at = [part for name in layers for part in layer_paths(model.module, name)] or [
+            anatomy.default_layer or ""
+        ]
         if needs != {"grad", "layer"} or not all(reaches(model.network(), model.input_shape, n) for n in looked_at):
             return anatomy.no_input_gradient
     if "layer" in needs and not layers and anatomy.default_layer is None:

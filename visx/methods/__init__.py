@@ -17,6 +17,7 @@ NAMES = (
     "cam",
     "gradcam",
     "guided_gradcam",
+    "reciprocam",
     "occlusion",
     "lime",
     "meaningful_perturbation",

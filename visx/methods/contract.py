@@ -50,7 +50,7 @@ class Request:
     `x` is (B, C, H, W), normalised; `targets` resolves to T objectives an image on the first clean pass, whoever makes it;
     `seeds` holds one integer an image; `score` scores perturbed copies (all that a black box offers); `kind` says which
     scalar of an objective is explained; `net` gives gradients, layers and ReLU rules to the methods whose `needs` say so;
-    `layer` is a module path or None.
+    `layer` is a module path, `A+B` (of a method that fuses layers), or None.
     `mean` and `std` normalise pixels, one number a channel. `averaged` says that maps of many such requests will be.
     """
 
@@ -85,10 +85,14 @@ class Request:
         scores = partial(self.targets.scores, kind=self.kind)
         return self.network.input_gradients(self.x, scores, rule, one_of_many=self.averaged)
 
-    def layer_gradients(self) -> LayerGradients:
-        """Gradients of every objective's score with respect to the layer's output."""
+    def layer_gradients(self) -> list[LayerGradients]:
+        """Gradients of every objective's score with respect to the output of the layer; of `A+B`, of each of its layers, by
+        one forward pass and one backward pass an objective."""
+        from visx.network.paths import layer_paths
+
         assert self.layer is not None, "a method without needs={'layer'} asked for a layer"
-        return self.network.layer_gradients(self.x, self.layer, partial(self.targets.scores, kind=self.kind))
+        scores = partial(self.targets.scores, kind=self.kind)
+        return self.network.layers_gradients(self.x, layer_paths(self.network.module, self.layer), scores)
 
     def normalised(self, pixels: float | Tensor) -> Tensor:
         """Pixels in 0..1, one grey value or (..., C, H, W), as the network sees them: (C, 1, 1) or (..., C, H, W)."""
@@ -161,6 +165,7 @@ class Method:
     params: type[Params]
     run: Callable[[Request, Any], Attribution] = field(repr=False)
     single_pass: bool = False
+    fuses: bool = False
 
     def needs_with(self, params: Params) -> frozenset[str]:
         """All needs, those that only these parameter values bring included."""
@@ -194,17 +199,19 @@ def method(
     picture: Picture = "overlay",
     passes: Passes = "few",
     single_pass: bool = False,
+    fuses: bool = False,
     params: type[Params] = Params,
 ) -> Callable[[Callable[[Request, Any], Attribution]], Callable[[Request, Any], Attribution]]:
     """Declare a method. `needs` is what it asks of a model, `score` the scalar it explains unless told otherwise,
     `signed` whether negative values mean evidence against, `picture` how it is drawn, `passes` whether a batch is
-    through after a few passes or takes many, `single_pass` whether an image needs one forward pass alone. `source` is the
+    through after a few passes or takes many, `single_pass` whether an image needs one forward pass alone, `fuses` whether it makes one map of several
+    layers (`-l A+B`). `source` is the
     paper, "arXiv:1610.02391" (README makes it a link), or a name, of 16 characters at most: `visx methods` fits 80 columns."""
 
     def register(run: Callable[[Request, Any], Attribution]) -> Callable[[Request, Any], Attribution]:
         declared = frozenset(needs)
         REGISTRY[name] = Method(
-            name, family, title, source, declared, score, signed, picture, passes, params, run, single_pass
+            name, family, title, source, declared, score, signed, picture, passes, params, run, single_pass, fuses
         )
         return run
 

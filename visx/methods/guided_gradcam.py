@@ -6,6 +6,8 @@ makes the raw map of them.
 
 Deviations from the paper: none. `rescale=minmax` first scales the Grad-CAM of each map to 0..1, as the program
 kazuto1011/grad-cam-pytorch does; the paper multiplies the Grad-CAM as it is.
+
+Extension beyond the paper: several layers (`-l A+B`) give one Grad-CAM, fused as `visx methods gradcam` says.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ class GuidedGradCAMParams(Params):
     source="arXiv:1610.02391",
     needs={"grad", "layer", "relu"},
     picture="gradient",
+    fuses=True,
     params=GuidedGradCAMParams,
 )
 def guided_gradcam(req: Request, p: GuidedGradCAMParams) -> Attribution:

@@ -7,8 +7,8 @@ The functions are methods of `Network` (visx/network/network.py) and are called 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import wraps
 from itertools import count
@@ -50,6 +50,10 @@ class Differentiable(Passes, Protocol):
 
     def run(self, x: Tensor) -> Any:
         """The module's raw output for prepared pictures (B, C, H, W)."""
+
+    @property
+    def recorded(self) -> Mapping[torch.Size, Mapping[str, Layer]]:
+        """The layers by input shape and path, in the order of the pass."""
 
     def layer(self, name: str) -> nn.Module:
         """The module at a path."""
@@ -133,55 +137,84 @@ def input_gradients(
                 "use backprop, smoothgrad or integrated_gradients",
             )
         scored = scores(logits)
-        grads = _gradients(scored, leaf)
+        (grads,) = _gradients(scored, [leaf])
     return InputGradients(grads, scored.detach(), activations.others)
 
 
-@_recomputed
 def layer_gradients(network: Differentiable, x: Tensor, name: str, scores: Scores) -> LayerGradients:
     """Gradients of scores (see `input_gradients`) with respect to a layer's output. Only what lies behind the layer is
     differentiated."""
+    return layers_gradients(network, x, [name], scores)[0]
+
+
+@_recomputed
+def layers_gradients(network: Differentiable, x: Tensor, names: Sequence[str], scores: Scores) -> list[LayerGradients]:
+    """As `layer_gradients`, of several layers, which may lie behind or within each other: one forward pass, one backward
+    pass a column of `scores`. Only what lies behind the first of the layers is differentiated."""
     if len(x) > 1 and network.behaviour.one_row:
-        return _row_by_row(network, x, name, scores)
-    layer = network.feature_layer(name, x.shape[1:])
-    return network.fast.until(name, x.shape[1:], lambda arrived: _layer_gradients(network, x, layer, scores, arrived))
+        return _row_by_row(network, x, names, scores)
+    shape = x.shape[1:]
+    layers = [network.feature_layer(name, shape) for name in names]
+    order = list(network.recorded[shape]) if len(layers) > 1 else [layers[0].name]
+    first = min((layer.name for layer in layers), key=order.index)
+    return network.fast.until(first, shape, lambda arrived: _layers_gradients(network, x, layers, scores, arrived))
 
 
-def _row_by_row(network: Differentiable, x: Tensor, name: str, scores: Scores) -> LayerGradients:
+def _row_by_row(network: Differentiable, x: Tensor, names: Sequence[str], scores: Scores) -> list[LayerGradients]:
     """Layer gradients of copies of one picture, each in a pass of its own."""
-    rows = [layer_gradients(network, row, name, scores) for row in x.split(1)]
-    activation, grads = torch.cat([r.activation for r in rows]), torch.cat([r.grads for r in rows])
-    return LayerGradients(activation, grads, torch.cat([r.scores for r in rows]), rows[0].layer)
+    rows = [layers_gradients(network, row, names, scores) for row in x.split(1)]
+    return [
+        LayerGradients(
+            torch.cat([r.activation for r in same]),
+            torch.cat([r.grads for r in same]),
+            torch.cat([r.scores for r in same]),
+            same[0].layer,
+        )
+        for same in zip(*rows, strict=True)
+    ]
 
 
-def _layer_gradients(
-    network: Differentiable, x: Tensor, layer: Layer, scores: Scores, arrived: Callable[[], None]
-) -> LayerGradients:
-    """One pass, its part behind the layer differentiated; `arrived` is called when the layer's output is there."""
-    name = layer.name
-    outputs: list[Tensor] = []
-    calls = count()
+def _layers_gradients(
+    network: Differentiable, x: Tensor, layers: Sequence[Layer], scores: Scores, arrived: Callable[[], None]
+) -> list[LayerGradients]:
+    """One pass, its part behind the layers differentiated; `arrived` is called when the first one's output is there."""
+    outputs: dict[str, Tensor] = {}
 
-    def cut(module: nn.Module, args: Any, output: Any) -> Tensor | None:
-        if next(calls) % layer.runs != layer.call:  # checkpointing runs it again for the backward pass
-            return None
-        arrived()
-        outputs.append(layer.output(output, len(x)).detach().requires_grad_())
-        with torch.enable_grad():  # the layer may be the last under a no_grad of forward's own
-            return outputs[-1].clone()  # what follows may work in place: the leaf keeps the layer's own output
+    def cut(layer: Layer) -> Callable[[nn.Module, Any, Any], Tensor | None]:
+        calls = count()
 
-    # Nothing before the layer wants a gradient, so nothing is recorded there; behind it forward decides.
-    with torch.enable_grad(), hooked(network.layer(name), cut):
+        def hook(module: nn.Module, args: Any, output: Any) -> Tensor | None:
+            if next(calls) % layer.runs != layer.call:  # checkpointing runs it again for the backward pass
+                return None
+            kept = layer.output(output, len(x))
+            if not outputs:
+                arrived()
+            if not outputs or not kept.requires_grad:  # else it was made from an earlier one of the layers
+                kept = kept.detach().requires_grad_()
+            outputs.setdefault(layer.name, kept)
+            with torch.enable_grad():  # the layer may be the last under a no_grad of forward's own
+                return kept.clone()  # what follows may work in place: the layer's own output is kept
+
+        return hook
+
+    # Nothing before the layers wants a gradient, so nothing is recorded there; behind them forward decides.
+    with torch.enable_grad(), ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(hooked(network.layer(layer.name), cut(layer)))
         logits = network.logits(x)
-        if not outputs:
-            raise unsupported(f"layer {name} ran in one forward pass and not in the next")
-        require_graph(logits, f"layer {name}")
+        for layer in layers:
+            if layer.name not in outputs:
+                raise unsupported(f"layer {layer.name} ran in one forward pass and not in the next")
+        require_graph(logits, f"layer {' or '.join(layer.name for layer in layers)}")
         scored = scores(logits)
-        leaf = outputs[0]
-        grads = _gradients(scored, leaf)
-    assert layer.grid is not None
-    maps = torch.stack([layer.grid.maps(g) for g in grads.unbind(1)], 1)
-    return LayerGradients(layer.grid.maps(in_full(leaf.detach())), maps, scored.detach(), layer)
+        kept = [outputs[layer.name] for layer in layers]
+        grads = _gradients(scored, kept)
+    result = []
+    for layer, output, of_layer in zip(layers, kept, grads, strict=True):
+        assert layer.grid is not None
+        maps = torch.stack([layer.grid.maps(g) for g in of_layer.unbind(1)], 1)
+        result.append(LayerGradients(layer.grid.maps(in_full(output.detach())), maps, scored.detach(), layer))
+    return result
 
 
 @_recomputed
@@ -241,12 +274,13 @@ def _differentiable(
     return leaf, output, rules.activations
 
 
-def _gradients(scores: Tensor, wrt: Tensor) -> Tensor:
-    """d scores[b, t] / d wrt[b] -> (B, T, ...) float32; images are independent of each other in eval mode."""
+def _gradients(scores: Tensor, wrt: Sequence[Tensor]) -> list[Tensor]:
+    """d scores[b, t] / d wrt[b] -> (B, T, ...) float32 for each of the tensors `wrt`; images are independent of each other in
+    eval mode."""
     align_norms(scores)
     targets = scores.shape[1]
-    grads = []
+    rows = []
     for t in range(targets):
-        (grad,) = torch.autograd.grad(scores[:, t].sum(), wrt, retain_graph=t + 1 < targets, allow_unused=True)
-        grads.append(torch.zeros_like(wrt) if grad is None else grad)
-    return in_full(torch.stack(grads, 1)) if targets > 1 else in_full(grads[0]).unsqueeze(1)
+        grads = torch.autograd.grad(scores[:, t].sum(), wrt, retain_graph=t + 1 < targets, allow_unused=True)
+        rows.append([torch.zeros_like(to) if grad is None else grad for grad, to in zip(grads, wrt, strict=True)])
+    return [in_full(torch.stack(row, 1) if targets > 1 else row[0].unsqueeze(1)) for row in zip(*rows, strict=True)]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from visx.errors import unsupported
@@ -66,6 +67,14 @@ class FeatureGrid:
         ordered = flat.reshape(len(maps), *self.features, *self.places)
         back = [self.axes.index(axis) for axis in range(len(self.axes))]
         return ordered.permute(back).to(like.dtype)
+
+    def inserted(self, maps: Tensor, output: Tensor) -> Tensor:
+        """An output whose cells are these maps (B, K, h, w); what is no cell (class tokens, a border) is that of `output`, which
+        has B rows or one."""
+        if self.cells is None:
+            return self.output(maps, output)
+        inside = self.output(maps.new_ones(1, *self.shape), output) != 0
+        return torch.where(inside, self.output(maps, output), output)
 
 
 @dataclass

@@ -253,4 +253,5 @@ class Network(BlackBox):
     # These take a Network as their first argument, as methods do.
     input_gradients = gradients.input_gradients
     layer_gradients = gradients.layer_gradients
+    layers_gradients = gradients.layers_gradients
     project = gradients.project

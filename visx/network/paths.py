@@ -1,4 +1,4 @@
-"""Layers by path: `a.0.b`, with indices as in Python, `a[0].b` and `a[-1]`."""
+"""Layers by path: `a.0.b`, with indices as in Python, `a[0].b` and `a[-1]`; `a+b` is several layers of one map."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import nn
 from visx.errors import unknown, usage
 from visx.network.forms import named_modules, unwrapped
 
+_PLUS = re.compile(r"\+(?![^\[]*\])")  # outside of an index
 _STEP = re.compile(r"\.?([^.\[\]]+)|\[\s*(-?\d+|\"[^\"\]]*\"|'[^'\]]*')\s*\]")
 
 
@@ -36,6 +37,17 @@ def layer_path(module: nn.Module, path: str) -> str:
         if result not in names:
             raise unknown("layer", path, [n for n in names if n], "`visx layers MODEL` lists them")
     return result
+
+
+def layer_paths(module: nn.Module, text: str) -> list[str]:
+    """The paths of `A+B`, the layers of one fused map, each once and with every index resolved; one path where `text` has no
+    plus, or is itself the path of a module."""
+    if "+" not in text or text in dict(named_modules(module)):
+        return [layer_path(module, text)]
+    parts = [part.strip() for part in _PLUS.split(text)]
+    if not all(parts):
+        raise usage(f"layer {text!r} has a plus with no layer beside it", "for instance layer3+layer4")
+    return list(dict.fromkeys(layer_path(module, part) for part in parts))
 
 
 def layer_name(module: nn.Module, layer: nn.Module) -> str:

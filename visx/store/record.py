@@ -43,7 +43,7 @@ class Record:
     outputs: JSON | None = None
     preprocessing: JSON | None = None
     layer: str | None = None
-    layer_shape: Sequence[int] | None = None
+    layer_shape: Sequence[int] | Sequence[Sequence[int]] | None = None  # of `A+B` one shape a layer
     target: int | None = None
     objective: JSON | None = None  # not written where it is None
     label: str = ""

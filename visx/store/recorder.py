@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
+from typing import Any
 
 from visx import targets
 from visx.draw.png import encode_png
@@ -17,6 +18,7 @@ from visx.images.find import Item
 from visx.images.geometry import Placement
 from visx.models import Model, fingerprint
 from visx.network.blackbox import BlackBox
+from visx.network.paths import layer_paths
 from visx.store import recipe
 from visx.store.manifest import Journal
 from visx.store.record import Record
@@ -146,7 +148,6 @@ def record_of(
     seconds: float,
 ) -> Record:
     """The record of an answer that has no files yet. `image` is the path of the image as it was given."""
-    shapes = (layer.shape for layer in model.anatomy.layers if layer.name == job.layer)
     objective = answer.objective
     of_a_class = objective.kind == "class"
     return Record(
@@ -159,7 +160,7 @@ def record_of(
         outputs=model.outputs.identity,
         preprocessing=recipe.of_preprocessing(model.preprocess),
         layer=job.layer,
-        layer_shape=next((list(shape) for shape in shapes if shape), None),
+        layer_shape=_shape(model, job),
         target=objective.index if of_a_class else None,
         objective=None if of_a_class else objective.json,
         label=objective.label,
@@ -177,6 +178,14 @@ def record_of(
         warnings=answer.warnings,
         seconds=round(seconds, 4),
     )
+
+
+def _shape(model: Model, job: Job) -> list[Any] | None:
+    """The shape of a job's layer without the batch; of `A+B`, a list of one for each."""
+    names = layer_paths(model.module, job.layer) if job.layer else []
+    by_name = {layer.name: list(layer.shape) for layer in model.anatomy.layers if layer.shape}
+    shapes = [by_name.get(name) for name in names]
+    return shapes if len(shapes) > 1 else shapes[0] if shapes else None
 
 
 def _slug(layer: str) -> str:
