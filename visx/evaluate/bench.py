@@ -1,4 +1,5 @@
-"""Mapping: a run of `visx explain`'s own kind whose maps are then measured. Maps that are there already are used."""
+"""Maps and their values: `explain_all` makes the maps of a folder as `visx explain` does, `Bench` measures one map with one
+metric. Maps and values of earlier runs are used again."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ from visx.targets.contract import Fixed, Objective, Objectives
 
 @dataclass(frozen=True)
 class Sample(Stored):
-    """A stored map with the image and the job that it is of."""
+    """A stored map, with the image and the job that it was made from."""
 
     item: Item
     job: Job
@@ -47,8 +48,9 @@ class Sample(Stored):
 
 
 @dataclass
-class Maps:
-    """What a run gave: samples in the order of images, then jobs; failures; how many were there already."""
+class Explained:
+    """What `explain_all` returns: samples in the order of the images, then of the jobs; failures; how many results were
+    `written` now, and how many were complete before (`skipped`)."""
 
     samples: list[Sample] = field(default_factory=list)
     errors: list[Failure] = field(default_factory=list)
@@ -63,33 +65,35 @@ def explain_all(
     settings: Settings,
     progress: Progress = SILENT,
     on_message: Callable[[str], None] = lambda text: None,
-) -> Maps:
-    """Explain `items` into `settings.out`, without pictures, and return the maps. Resumes as `visx explain` does."""
-    maps = Maps()
+) -> Explained:
+    """Explains images into the folder `settings.out`, without overlays, and returns the stored maps. Results that are
+    complete there are not computed again, as with `visx explain`."""
+    explained = Explained()
     by_name = {item.name: (number, item) for number, item in enumerate(items)}
     by_key = {_key(job.method.name, job.params.model_dump(mode="json"), job.layer): job for job in jobs}
 
     def on_record(record: Record | Failure) -> None:
         if isinstance(record, Failure):
-            maps.errors.append(record)
+            explained.errors.append(record)
             return
         job = by_key[_key(record.method, record.params, record.layer)]
-        maps.samples.append(Sample(settings.out, record, by_name[record.folder][1], job))
+        explained.samples.append(Sample(settings.out, record, by_name[record.folder][1], job))
 
     settings = replace(settings, overlay=False)
     threads = Threads(model, jobs, settings, model.device, on_message)
     summary = Run(model, jobs, settings, threads, on_record, on_message)(items, progress=progress)
-    maps.written, maps.skipped = summary.written, summary.skipped
-    places = {id(job): i for i, job in enumerate(by_key.values())}
-    maps.samples.sort(key=lambda s: (by_name[s.item.name][0], places[id(s.job)]))
-    return maps
+    explained.written, explained.skipped = summary.written, summary.skipped
+    order = {id(job): i for i, job in enumerate(by_key.values())}
+    explained.samples.sort(key=lambda s: (by_name[s.item.name][0], order[id(s.job)]))
+    return explained
 
 
 class Bench:
-    """Where maps are measured, the model at hand: makes the `Trial` of a sample, and remembers the last image it decoded.
+    """Measures stored maps with the model that they explain. It keeps the last image that it decoded.
 
-    `seed` is what metrics draw from, one for all maps; a method that is asked again has the seed that its map was made
-    with. `boxes` are for metrics against an annotation; `ledger` knows what has been measured before.
+    `seed` is the seed of metrics that draw random numbers, the same for all maps. A metric that runs the method again does
+    so with the seed that the sample's map was made with. `boxes` are the annotations for metrics of kind `box`; `ledger`
+    holds values that were measured before.
     """
 
     def __init__(
@@ -112,8 +116,8 @@ class Bench:
             assert self.boxes is not None
             image = self.load(sample.item)
             height, width = image.picture.rgb.shape[:2]
-            inside = to_input(self.boxes.boxes(sample.item.path, (height, width)), image.place)
-            measured = metric.run(sample.map(), inside, image_seed(self.seed, image.picture.digest), params)
+            boxes = to_input(self.boxes.boxes(sample.item.path, (height, width)), image.place)
+            measured = metric.run(sample.map(), boxes, image_seed(self.seed, image.picture.digest), params)
             return measured
         key = self._key(sample, metric, params)
         known = self.ledger.find(key, self.explainer.model.fingerprint) if self.ledger else None
@@ -125,12 +129,12 @@ class Bench:
         return measured
 
     def _key(self, sample: Sample, metric: Metric, params: Params) -> str:
-        """A digest of all that a value follows from: the metric, the map itself, the image, the model and the recipe."""
+        """The digest of everything that a value follows from: the metric, the map's values, the image and the map's recipe."""
         content = hashlib.sha256(sample.map().tobytes()).hexdigest()
         record = sample.record
-        made = recipe.of_job(self.explainer.model, sample.job, record.seed, record.precision)
-        shown = [record.image_sha256, record.layer, record.target, record.objective]
-        return digest([__version__, metric.name, params.model_dump(mode="json"), self.seed, content, made, shown])
+        of_map = recipe.of_job(self.explainer.model, sample.job, record.seed, record.precision)
+        explained = [record.image_sha256, record.layer, record.target, record.objective]
+        return digest([__version__, metric.name, params.model_dump(mode="json"), self.seed, content, of_map, explained])
 
     def load(self, item: Item) -> Prepared:
         """An image, decoded, and the network's input made from it."""
@@ -146,7 +150,8 @@ class Bench:
         return torch.from_numpy(self.load(item).x).to(network.device, dtype)
 
     def trial(self, sample: Sample) -> Trial:
-        """A map and the model. Call inside `network.session()`. Refuses maps of a unit, which no class score speaks about."""
+        """The trial of a sample, for metrics that run the model. Call inside `network.session()`. Raises `VisxError` (exit 4)
+        for the map of a unit, because metrics measure how the score of a class changes."""
         if not sample.job.of_a_class:
             raise unsupported(f"{sample.job.method.name} explains {sample.record.label}, not a class")
         x, digest = self.input(sample.item), self.load(sample.item).picture.digest

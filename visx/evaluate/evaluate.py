@@ -1,4 +1,4 @@
-"""Evaluation: maps of several methods held against metrics, averaged over images with bootstrapped intervals."""
+"""Evaluation: the maps of several methods measured with several metrics; means over images with bootstrapped intervals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from visx.engine.explainer import Explainer
 from visx.engine.jobs import Job
 from visx.errors import ExitCode, VisxError, unsupported
-from visx.evaluate.bench import Bench, Maps, Sample, explain_all
+from visx.evaluate.bench import Bench, Explained, Sample, explain_all
 from visx.evaluate.ledger import Ledger
 from visx.files import DiskFull
 from visx.images.find import Item
@@ -33,7 +33,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Value:
-    """One measured value: of one image's map, or, for a metric over many images, of one of its cases."""
+    """One measured value: of one image's map, or, from a metric that measures many images together, of one of its cases."""
 
     job: str
     metric: str
@@ -44,7 +44,8 @@ class Value:
 
 @dataclass(frozen=True)
 class Row:
-    """A method against a metric: the mean, its bootstrapped 95% interval (None for a single value), and how many values."""
+    """One row of the table, the values of one method by one metric: their mean, its bootstrapped 95% interval (None for a
+    single value), their number, and whether no other method has a better mean."""
 
     job: str
     metric: str
@@ -61,7 +62,7 @@ class Row:
 
 @dataclass
 class Evaluation:
-    """All values, the table, and what failed on the way ({image, method, metric, error})."""
+    """All values, the table (`rows`), what failed ({image, method, metric, error}), and how many maps were `reused`."""
 
     metrics: list[Metric]
     values: list[Value] = field(default_factory=list)
@@ -71,7 +72,7 @@ class Evaluation:
 
     @property
     def code(self) -> ExitCode:
-        """The exit code this adds up to."""
+        """The exit code: OK, SOME_FAILED, or FAILURE where nothing could be measured."""
         if not self.errors:
             return ExitCode.OK
         return ExitCode.SOME_FAILED if self.values else ExitCode.FAILURE
@@ -88,29 +89,36 @@ def evaluate(
     on_message: Callable[[str], None] = lambda text: None,
     progress: Progress = SILENT,
 ) -> Evaluation:
-    """Explain what is not explained yet, measure every map with every metric, and sum up. `progress` is told of every
-    image explained and every map measured."""
-    maps = explain_all(model, jobs, items, settings, progress, on_message)
-    evaluation = Evaluation(list(metrics), reused=maps.skipped)
-    evaluation.errors += [{"image": e.image, "method": e.method, "metric": None, "error": e.error} for e in maps.errors]
+    """Explains images that are not explained yet, measures every map with every metric, and makes the table. `progress`
+    counts images explained and maps measured."""
+    explained = explain_all(model, jobs, items, settings, progress, on_message)
+    evaluation = Evaluation(list(metrics), reused=explained.skipped)
+    evaluation.errors += [
+        {"image": e.image, "method": e.method, "metric": None, "error": e.error} for e in explained.errors
+    ]
     names = job_names(jobs)
     network = model.black_box(settings.precision, model.device)
     ledger = Ledger(settings.out, settings.resume)
     bench = Bench(Explainer(model, network, settings.batch_size, on_message), settings.seed, boxes, ledger)
     with network.session():
-        _measure_maps(evaluation, maps, bench, names, metrics, params, progress)
+        _measure_maps(evaluation, explained, bench, names, metrics, params, progress)
         for metric in metrics:
             if metric.kind == "set":
                 for job in jobs:
                     _measure_set(
-                        evaluation, [s for s in maps.samples if s.job is job], bench, names[id(job)], metric, params
+                        evaluation,
+                        [s for s in explained.samples if s.job is job],
+                        bench,
+                        names[id(job)],
+                        metric,
+                        params,
                     )
     evaluation.rows = summarise(evaluation.values, list(names.values()), metrics, settings.seed)
     return evaluation
 
 
 def job_names(jobs: Sequence[Job]) -> dict[int, str]:
-    """A short name for each job (by identity): the method, with its layer where it runs on several, else a number."""
+    """A short name for each job, by the job's id: the method, followed by the layer where the method runs on several."""
     names: dict[int, str] = {}
     methods = [job.method.name for job in jobs]
     for job in jobs:
@@ -121,14 +129,14 @@ def job_names(jobs: Sequence[Job]) -> dict[int, str]:
 
 def _measure_maps(
     evaluation: Evaluation,
-    maps: Maps,
+    explained: Explained,
     bench: Bench,
     names: Mapping[int, str],
     metrics: Sequence[Metric],
     params: Mapping[str, Params],
     progress: Progress,
 ) -> None:
-    for sample in maps.samples:
+    for sample in explained.samples:
         for metric in metrics:
             if metric.kind == "set":
                 continue
@@ -169,7 +177,7 @@ def _measure_set(
 
 
 class _Trials(Sequence[Trial]):
-    """Trials that are loaded when they are asked for, so that a folder of images need not fit into memory."""
+    """A sequence of trials, each made when it is read, so that a folder of images need not fit into memory."""
 
     def __init__(self, bench: Bench, samples: Sequence[Sample]) -> None:
         self.bench, self.samples = bench, samples
@@ -205,17 +213,17 @@ def _randomized(bench: Bench, samples: Sequence[Sample], count: int) -> Iterator
 
 
 def summarise(values: Sequence[Value], jobs: Sequence[str], metrics: Sequence[Metric], seed: int) -> list[Row]:
-    """A row for every method and metric that has values; the best mean of each metric is marked, ties all of them."""
+    """A row for every method and metric that has values. The best mean of each metric is marked; of equal ones, all."""
     rows: list[Row] = []
     for metric in metrics:
         table = []
         for job in dict.fromkeys(jobs):
-            mine = [v for v in values if v.job == job and v.metric == metric.name]
-            if mine:
-                numbers = np.array([v.measured.value for v in mine])
-                classes = np.array([v.target for v in mine]) if metric.average == "class" else None
+            some = [v for v in values if v.job == job and v.metric == metric.name]
+            if some:
+                numbers = np.array([v.measured.value for v in some])
+                classes = np.array([v.target for v in some]) if metric.average == "class" else None
                 mean, low, high = bootstrap(numbers, classes, seed)
-                table.append(Row(job, metric.name, mean, low, high, len(mine), False))
+                table.append(Row(job, metric.name, mean, low, high, len(some), False))
         if table:
             best = (max if metric.better == "higher" else min)(row.mean for row in table)
             rows += [dataclasses.replace(row, best=row.mean == best and len(table) > 1) for row in table]
@@ -223,7 +231,7 @@ def summarise(values: Sequence[Value], jobs: Sequence[str], metrics: Sequence[Me
 
 
 def average(values: np.ndarray, classes: np.ndarray | None = None, axis: int = -1) -> np.ndarray:
-    """The means (...) of values (..., n); where classes (..., n) are given, the means of the means within each class.
+    """The means (...) of values (..., n). Where classes (..., n) are given, values are averaged within each class first.
 
     `axis` must be the last one; `scipy.stats.bootstrap` passes it.
     """
@@ -242,9 +250,8 @@ def average(values: np.ndarray, classes: np.ndarray | None = None, axis: int = -
 
 
 def bootstrap(values: np.ndarray, classes: np.ndarray | None, seed: int) -> tuple[float, float | None, float | None]:
-    """The `average` of values (n,) and the two ends of its bootstrapped interval.
-
-    It is the percentile interval of 2000 resamples of the images at the level 95 %; a single value has none.
+    """The `average` of values (n,), and the ends of its bootstrapped interval: the 95 % percentile interval of 2000
+    resamples of the images. The ends are None for a single value.
     """
     mean = float(average(values, classes))
     if len(values) < 2:
@@ -260,19 +267,22 @@ def bootstrap(values: np.ndarray, classes: np.ndarray | None, seed: int) -> tupl
 
 
 def curves(evaluation: Evaluation) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Per metric that has curves, per method, the mean curve over images; all images of a metric share their x."""
+    """By metric, then by method: the mean curve [(x, y), ...] over images, of metrics that have curves. All curves of a
+    metric have the same x."""
     mean: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for metric in evaluation.metrics:
         for value in evaluation.values:
             if value.metric == metric.name and value.measured.curve and value.job not in mean.get(metric.name, {}):
-                mine = [v.measured.curve for v in evaluation.values if (v.job, v.metric) == (value.job, value.metric)]
-                points = np.array(mine).mean(0)
+                all_curves = [
+                    v.measured.curve for v in evaluation.values if (v.job, v.metric) == (value.job, value.metric)
+                ]
+                points = np.array(all_curves).mean(0)
                 mean.setdefault(metric.name, {})[value.job] = [(float(x), float(y)) for x, y in points]
     return mean
 
 
 def measuring_error(image: str | None, method: str, metric: Metric, error: VisxError) -> dict[str, Any]:
-    """A metric that could not be measured, as JSON has it."""
+    """What `Evaluation.errors` holds of a metric that could not be measured, as JSON."""
     return {
         "image": image,
         "method": method,

@@ -1,8 +1,8 @@
-"""The ledger of an output folder: values of metrics that ask the model, hundreds of passes each, for a later run to reuse.
+"""The ledger of an output folder: measured values of metrics that run the model, which take hundreds of passes each.
 
-A file of JSON lines, one appended whenever a map has been measured, so that a run that was cut off goes on where it was. A
-value is known by a digest of all that it follows from, and by the fingerprint of a model of one's own, so whatever has
-changed is measured anew.
+It is a file of JSON lines. A line is appended for each map measured, so that a run that was cut off goes on where it
+stopped. The key of a value is a digest of everything that the value follows from; the fingerprint of a user's own model is
+compared too. So whatever has changed is measured anew.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NAME = "measured.jsonl"
 
 
 class Ledger:
-    """Measured values in the folder `out`; without `resume` those of earlier runs are not used."""
+    """The measured values of the folder `out`. Without `resume`, those of earlier runs are ignored."""
 
     def __init__(self, out: Path, resume: bool = True) -> None:
         self.path = out / NAME
@@ -30,22 +30,22 @@ class Ledger:
         for _, last in lines.lines(self.path):
             if resume and not lines.is_torn(last):
                 self._remember(lines.parse_object(last) or {})
-        if lines.is_torn(last):  # what comes next must not join it
+        if lines.is_torn(last):  # the next line must not be joined to it
             self._append("")
 
     def find(self, key: str, fingerprint: Fingerprint | None = None) -> Measured | None:
-        """The value that is known by `key`, measured on a model of this fingerprint; None if there is none."""
+        """The value of a key, measured on a model of this fingerprint; None if there is none."""
         measured, of_model = self._known.get(key, (None, None))
         return measured if same(of_model, fingerprint) else None
 
     def keep(self, key: str, measured: Measured, fingerprint: Fingerprint | None = None) -> None:
-        """Remember a value, now and for later runs. `VisxError` where it cannot be written, `DiskFull` without room."""
+        """Adds a value, for this run and later ones. Raises `VisxError` where it cannot be written, `DiskFull` without room."""
         of_model = fingerprint.as_dict() if fingerprint else None
         self._known[key] = measured, of_model
         self._append(to_json({"key": key, **vars(measured), "fingerprint": of_model}))
 
     def _remember(self, values: dict[str, Any]) -> None:
-        """Take a value from the object of a line; one that is not ours is passed over, and measured again."""
+        """Takes the value of a line. A line that is not as `keep` writes it is ignored: its map is measured again."""
         try:
             curve = [(float(x), float(y)) for x, y in values["curve"]] if values["curve"] else None
             if math.isfinite(values["value"]):

@@ -1,4 +1,4 @@
-"""The files of `visx evaluate`: JSON, CSV and a picture of the curves. One CSV row for each value."""
+"""The files of `visx evaluate`: JSON, CSV with a row for each value, and a plot of the curves."""
 
 from __future__ import annotations
 

@@ -51,7 +51,8 @@ class Request:
     `seeds` holds one integer an image; `score` scores perturbed copies (all that a black box offers); `kind` says which
     scalar of an objective is explained; `net` gives gradients, layers and ReLU rules to the methods whose `needs` say so;
     `layer` is a module path, `A+B` (of a method that fuses layers), or None.
-    `mean` and `std` normalise pixels, one number a channel. `averaged` says that maps of many such requests will be.
+    `mean` and `std` normalise pixels, one number a channel. `averaged`: the maps of many requests like this one are
+    averaged, so that rounding in each may be larger.
     """
 
     x: Tensor

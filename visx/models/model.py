@@ -40,7 +40,7 @@ class Weights:
 
 @dataclass
 class Model:
-    """What `load_model` and `wrap` return.
+    """A network and all that belongs to it; what `load_model` and `wrap` return.
 
     `source` is a torch module, or a black box that only scores and has no `module`. Explaining never changes a module: its
     modes and flags are set for each use and restored afterwards.
@@ -169,8 +169,8 @@ class Model:
         return self.anatomy.classes
 
     def targets(self, texts: Sequence[str], of_classes: bool = True) -> Target:
-        """A repeated `--target` -> which of the classes (or values) are explained. Raises `VisxError`, exit 2; exit 4 where
-        maps are `of_classes` and there are none."""
+        """The texts of `--target` -> the target that they name among the model's classes (or values). Raises `VisxError`:
+        exit 2 for a wrong text, exit 4 where maps are `of_classes` and the model has none."""
         classes = self.classes if of_classes else self.anatomy.classes
         return parse_targets(texts, self.names, classes, values=self.outputs.kind == "regression")
 

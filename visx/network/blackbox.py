@@ -17,7 +17,7 @@ from torch import Tensor
 
 from visx.network.behaviour import PLAIN, Behaviour
 from visx.network.outputs import Outputs
-from visx.network.scorer import Box, Patched
+from visx.network.scorer import Patch, Patched
 
 
 class BlackBox(ABC):
@@ -64,6 +64,6 @@ class BlackBox(ABC):
         """Inside, passes are over one picture and its copies, with this seed."""
         yield
 
-    def patched(self, image: Tensor, boxes: Sequence[Box]) -> Patched | None:
-        """A faster way to the values of copies of an image (C, H, W) with one of `boxes` filled; None where there is none."""
+    def patched(self, image: Tensor, patches: Sequence[Patch]) -> Patched | None:
+        """A faster way to the values of copies of an image (C, H, W) with one of `patches` filled; None where there is none."""
         return None

@@ -1,4 +1,5 @@
-"""Modules in other forms than a plain one: compiled, parallel, scripted, exported, lazy, quantised, empty."""
+"""Modules that are more than plain Python modules: compiled, parallel, scripted, exported, lazy, quantised, on the meta
+device. Which of these a module is, and how it is read, copied and run all the same."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ _QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module itself: what `torch.compile`, `DataParallel` or `DistributedDataParallel` wrap is seen through."""
+    """The innermost module, without the wrappers of `torch.compile`, `DataParallel` and `DistributedDataParallel`."""
     while True:
         if COMPILED in dict(module.named_children()):
             module = module.get_submodule(COMPILED)
@@ -39,7 +40,8 @@ def plain_name(path: str) -> str:
 
 
 def named_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Like `module.named_modules()`, but every compiled part is there once, under its plain name."""
+    """Like `module.named_modules()`, but a compiled part is named once, by its plain name, and not once more with its
+    wrapper."""
     for name, child in module.named_modules():
         if name.split(".")[-1] != COMPILED:
             yield plain_name(name), child
@@ -75,12 +77,12 @@ def _no_layer(module: nn.Module, path: str) -> VisxError:
 
 
 def scripted(module: nn.Module) -> str:
-    """The name of the first scripted or traced module in it, in which no hook can be placed; empty if there is none."""
+    """The name of the first scripted or traced submodule, in which no hook can be placed; empty if there is none."""
     return next((n or type(m).__name__ for n, m in module.named_modules() if isinstance(m, torch.jit.ScriptModule)), "")
 
 
 def closed(module: nn.Module) -> str:
-    """Why neither hooks nor rules reach into any part of a module, in words; empty where they do."""
+    """Why no part of a module can have hooks or ReLU rules, in words; empty where parts can."""
     if isinstance(module, torch.jit.ScriptModule):
         return "hooks and rules do not reach into a scripted or traced module"
     nodes = getattr(getattr(module, "graph", None), "nodes", ())
@@ -90,7 +92,7 @@ def closed(module: nn.Module) -> str:
 
 
 def quantised(module: nn.Module) -> str:
-    """The type of the first module in it that computes with quantised numbers; empty if there is none."""
+    """The name of the type of the first submodule that computes with quantised numbers; empty if there is none."""
     return next((type(m).__name__ for m in module.modules() if type(m).__module__.startswith(_QUANTISED)), "")
 
 
@@ -100,9 +102,10 @@ def whereabouts(module: nn.Module) -> torch.device:
 
 
 def input_dtype(module: nn.Module) -> torch.dtype:
-    """The type of numbers that the module wants pictures in: that of its first convolution or linear layer; else of most
-    of its parameters, or buffers. (Its first parameter may be a float64 temperature.)"""
-    numbers: Counter[torch.dtype] = Counter()
+    """The dtype that the module takes pictures in: that of its first convolution or linear layer; else the one that most
+    numbers in its parameters have, or in its buffers. The first parameter does not decide: it may be a float64
+    temperature."""
+    counts: Counter[torch.dtype] = Counter()
     for part in module.modules():
         weight = getattr(part, "weight", None)
         first = isinstance(part, (nn.Linear, nn.modules.conv._ConvNd))
@@ -111,20 +114,24 @@ def input_dtype(module: nn.Module) -> torch.dtype:
     for values in (module.parameters(), module.buffers()):
         for tensor in values:
             if tensor.is_floating_point() and not is_lazy(tensor):
-                numbers[tensor.dtype] += tensor.numel()
-        if numbers:
-            return numbers.most_common(1)[0][0]
+                counts[tensor.dtype] += tensor.numel()
+        if counts:
+            return counts.most_common(1)[0][0]
     return torch.get_default_dtype()
 
 
 def half(module: nn.Module) -> bool:
-    """Whether some of its parameters or buffers have half precision."""
+    """Whether any parameter or buffer has half precision (float16 or bfloat16)."""
     return any(t.dtype in _HALVES for t in chain(module.parameters(), module.buffers()))
 
 
 def copied(name: str, module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """A copy of a module on a device at a precision: float32 for what is half there, or half for all (complex and whole
-    numbers stay what they are)."""
+    """A copy of a module on a device.
+
+    A `dtype` of half precision is that of all floating-point parameters and buffers of the copy. For another `dtype` only
+    those of half precision are converted. Complex and integer ones keep theirs. Raises `VisxError` where the module
+    cannot be copied; `name` is the model's, for the message.
+    """
 
     def converted(tensor: Tensor) -> Tensor:
         wanted = tensor.is_floating_point() and (dtype in _HALVES or tensor.dtype in _HALVES)
@@ -132,7 +139,7 @@ def copied(name: str, module: nn.Module, device: torch.device, dtype: torch.dtyp
 
     try:
         return copy.deepcopy(unwrapped(module))._apply(converted)
-    except Exception as error:  # non-leaf tensors as attributes, open files, sparse layouts, what not
+    except Exception as error:  # non-leaf tensors as attributes, open files, sparse layouts and more
         raise VisxError(
             f"{name} cannot be copied, as another precision or device needs: {said_by(error)}",
             hint="convert or move the module yourself, then explain it as it is",
@@ -140,15 +147,15 @@ def copied(name: str, module: nn.Module, device: torch.device, dtype: torch.dtyp
 
 
 def lazy(module: nn.Module) -> bool:
-    """Whether parameters or buffers take their shapes from the first forward pass, which has not been yet."""
+    """Whether parameters or buffers have no shape yet, because the first forward pass, which is still to come, decides it."""
     return any(is_lazy(t) for t in (*module.parameters(), *module.buffers()))
 
 
 def check_values(module: nn.Module) -> None:
-    """An error (exit 2) where parameters or buffers have no values (the meta device)."""
-    empty = [n for n, t in (*module.named_parameters(), *module.named_buffers()) if t.is_meta]
-    if empty:
-        some = ", ".join(empty[:3]) + (", ..." if len(empty) > 3 else "")
+    """Raises `VisxError` (exit 2) where parameters or buffers have no values (the meta device)."""
+    without = [n for n, t in (*module.named_parameters(), *module.named_buffers()) if t.is_meta]
+    if without:
+        some = ", ".join(without[:3]) + (", ..." if len(without) > 3 else "")
         raise usage(
             f"{type(module).__name__} has no values in {some}: they are on the meta device",
             "module.to_empty(device='cpu'), then load_state_dict; or load_state_dict(..., assign=True)",
@@ -156,7 +163,7 @@ def check_values(module: nn.Module) -> None:
 
 
 class _Stance:
-    """torch.compile's stance, which is one for the whole process: eager while anybody is inside."""
+    """The stance of `torch.compile`, a setting of the whole process: eager from the first `enter` to the last `leave`."""
 
     def __init__(self) -> None:
         self._lock, self._inside = threading.Lock(), 0
@@ -181,8 +188,8 @@ _stance = _Stance()
 
 @contextmanager
 def eager() -> Iterator[None]:
-    """Inside, what `torch.compile` or `Module.compile` made runs as ordinary Python: hooks and rules need that, and each
-    new set of them would be compiled anew. Compiled functions of other threads run so too, with the same results."""
+    """Inside the `with`, compiled modules and functions run as ordinary Python. Hooks and ReLU rules need that: compiled
+    code ignores some, and is compiled anew for every new set. It holds for all threads; results are the same."""
     if "torch._dynamo" not in sys.modules:  # nothing was ever compiled, and importing it takes a second
         yield
         return

@@ -1,5 +1,6 @@
-"""What keeps a module as it was: one session at a time, its flags recorded before anything changes and restored whatever
-happens, and so with hooks and the settings of the process.
+"""What keeps a module as it was: `undisturbed`, a session that one thread at a time has with a module.
+
+Flags, hooks and settings of the process are recorded before anything changes them, and restored whatever happens.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from visx.network.snapshot import GLOBAL_HOOKS
 
 @contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
-    """The module to oneself, in eval mode, its parameters frozen, in full float32, with gradients possible; outside, flags,
-    random state and settings are as before.
+    """A session with a module. Inside the `with` the module is in eval mode, its parameters are frozen, float32 is full
+    float32, and gradients can be taken. Afterwards its flags, the random state and all settings are as before.
 
-    Another thread's session with this module, or with one that shares a submodule, parameter or buffer with it, waits.
-    Sessions of one thread nest. What the caller's thread has switched on (autocast, inference mode, a default device)
-    does not hold inside. Do not wait inside for another thread that begins a session with the same module.
+    A session of another thread waits if its module is this one, or shares a submodule, parameter or buffer with it. So do
+    not wait, inside, for a thread that begins one. Sessions of the same thread nest. Autocast, inference mode and a default
+    device of the caller are off inside.
     """
     refuse_transforms()
     with ExitStack() as stack:
@@ -43,7 +44,8 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
 
 
 def refuse_transforms() -> None:
-    """A usage error inside `torch.func`'s transforms (vmap, grad, ...) and under fake tensors: there are no values there."""
+    """Raises `VisxError` (exit 2) inside the transforms of `torch.func` (vmap, grad, ...) and under fake tensors, where
+    tensors have no values."""
     if torch._C._functorch.peek_interpreter_stack() is not None:
         raise usage(
             "nothing can be explained inside torch.func.vmap, grad or another transform", "explain outside of it"
@@ -56,7 +58,7 @@ def refuse_transforms() -> None:
 
 @contextmanager
 def hooked(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
-    """A forward hook for the time of the `with`, removed whatever happens."""
+    """Registers a forward hook, and removes it at the end of the `with`, whatever happens."""
     handle = module.register_forward_hook(hook)
     try:
         yield
@@ -65,17 +67,17 @@ def hooked(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
 
 
 def hooked_globally() -> bool:
-    """Whether hooks are registered that run on every module."""
+    """Whether global hooks, which run on every module, are registered."""
     return any(getattr(torch_module, name) for name in GLOBAL_HOOKS)
 
 
 def observed(module: nn.Module) -> bool:
-    """Whether a module or a part of it has hooks, which may read or change inputs and outputs."""
+    """Whether hooks may read or change what a module or a submodule of it gets or returns."""
     return hooked_globally() or any(map(has_hooks, module.modules()))
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether a module itself has hooks."""
+    """Whether a module has hooks of its own; those of its submodules and global ones do not count."""
     names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return any(getattr(module, name, None) for name in names)
 
@@ -86,7 +88,7 @@ class StopForward(Exception):  # noqa: N818 (a signal, no error)
 
 @dataclass
 class _Held:
-    """A module, parameter or buffer that sessions of a thread have, how many, and its flag before the first of them."""
+    """A module, parameter or buffer in use: by which thread, by how many of its sessions, and the flag before the first."""
 
     part: nn.Module | Tensor
     thread: int
@@ -94,21 +96,21 @@ class _Held:
     sessions: int = 0
 
     def set(self, flag: bool) -> None:
-        """`training` of a module, `requires_grad` of a tensor."""
+        """Sets `training` of a module, `requires_grad` of a tensor."""
         if isinstance(self.part, nn.Module):
             self.part.training = flag
         elif self.part.requires_grad is not flag:
             self.part.requires_grad_(flag)
 
 
-_held: dict[int, _Held] = {}  # by id, of what is alive as long as it is held
+_held: dict[int, _Held] = {}  # by the id of the part, which cannot be another's while the entry keeps the part alive
 _free = threading.Condition()
 
 
 @contextmanager
 def _claimed(parts: dict[int, nn.Module | Tensor]) -> Iterator[None]:
-    """Inside, no other thread has any of these, modules are in eval mode and leaf tensors frozen. The first session of a
-    thread changes a flag, its last one restores it, in whatever order they end."""
+    """Inside the `with` no other thread has any of these parts, modules are in eval mode and leaf tensors are frozen. The
+    first session of a thread sets a flag, the last one to end restores it; sessions may end in any order."""
     thread, mine = threading.get_ident(), []
     try:
         with _free:
@@ -135,7 +137,7 @@ def _claimed(parts: dict[int, nn.Module | Tensor]) -> Iterator[None]:
 def _flag(part: nn.Module | Tensor) -> bool:
     if isinstance(part, nn.Module):
         return part.training
-    return part.requires_grad and part.is_leaf and not part.is_inference()  # whose flag could not be set again
+    return part.requires_grad and part.is_leaf and not part.is_inference()  # of others it could not be set back
 
 
 def _parts(module: nn.Module) -> dict[int, nn.Module | Tensor]:
@@ -150,7 +152,7 @@ def _parts(module: nn.Module) -> dict[int, nn.Module | Tensor]:
 
 
 def _keep_own() -> None:
-    """In a child process, sessions of threads that it does not have are over."""
+    """After a fork, in the child: ends the sessions of all other threads, which the child does not have."""
     global _free
     _free = threading.Condition()
     for i, held in list(_held.items()):

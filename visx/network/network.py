@@ -26,7 +26,7 @@ from visx.network.layers import layers
 from visx.network.outputs import LOGITS, Outputs
 from visx.network.record import Record
 from visx.network.restoring import Kept
-from visx.network.scorer import Box, Patched
+from visx.network.scorer import Patch, Patched
 from visx.network.settings import default_device, seed_all
 from visx.network.trace import glance
 
@@ -87,7 +87,7 @@ class Network(BlackBox):
 
     @contextmanager
     def session(self) -> Iterator[Network]:
-        """Everything that computes happens inside one; sessions may nest."""
+        """A session with the module (`isolation.undisturbed`). Everything that computes is called inside one; sessions may nest."""
         surrounded, before = default_device().type != "cpu", (self._surrounded, self._initial)
         with eager(), undisturbed(self.module):
             self._surrounded = self._surrounded or surrounded
@@ -119,7 +119,8 @@ class Network(BlackBox):
         return prepared if self._writes is False or prepared.data_ptr() != x.data_ptr() else prepared.clone()
 
     def logits(self, x: Tensor, layout: torch.memory_format | None = None) -> Tensor:
-        """(B, C, H, W) -> values (B, ...), class columns (B, K) of a classifier: one forward pass, checked. Gradients flow if the caller enabled them."""
+        """(B, C, H, W) -> values (B, ...), class columns (B, K) of a classifier: one forward pass, checked. Gradients flow
+        if the caller enabled them."""
         if len(x) > 1 and self.behaviour.one_row:
             return torch.cat([self.logits(row, layout) for row in x.split(1)])
         if x.requires_grad:
@@ -167,9 +168,9 @@ class Network(BlackBox):
         return values.float() if self.dtype != torch.float64 else values
 
     @torch.no_grad()
-    def patched(self, image: Tensor, boxes: Sequence[Box]) -> Patched | None:
-        """A faster way to score copies of an image (C, H, W) with one of `boxes` filled; None where there is none."""
-        return self.fast.patched(image, boxes)
+    def patched(self, image: Tensor, patches: Sequence[Patch]) -> Patched | None:
+        """A faster way to score copies of an image (C, H, W) with one of `patches` filled; None where there is none."""
+        return self.fast.patched(image, patches)
 
     @torch.no_grad()
     def output_of(self, layer: nn.Module, x: Tensor, layout: torch.memory_format | None = None) -> Tensor:

@@ -1,7 +1,8 @@
-"""Places: for every value of a tensor, which place of the picture it stands for.
+"""Places: for every value of a tensor, the point of the picture that the value stands for.
 
-A tensor of places is complex: column + row * i, each from 0 to 1 across the picture, NaN for no place. It is kept expanded
-(stride 0) along axes on which it does not vary, so it costs little.
+A tensor of places has the shape of the values. It is complex: column + row * i, each from 0 to 1 across the picture; NaN
+where a value stands for no point. Along an axis on which places do not vary the tensor is expanded (stride 0), so that it
+takes little memory.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ Extent = tuple[float, float, float, float]  # top, bottom, left, right
 
 
 class Rasters:
-    """Makes rasters, places laid evenly over the last two axes, and knows them again."""
+    """Makes rasters, which are places laid evenly over the last two axes. It recognises its own by their address, so that
+    their values need not be read again."""
 
     def __init__(self) -> None:
         self._made: dict[tuple[int, int, Extent], Tensor] = {}
-        self._known: dict[int, tuple[torch.Size, Extent]] = {}  # by address; `_made` keeps it taken
+        self._known: dict[
+            int, tuple[torch.Size, Extent]
+        ] = {}  # by address, which stays taken while `_made` holds the tensor
 
     def make(self, shape: torch.Size, extent: Extent = (0, 1, 0, 1)) -> Tensor:
         """Places of this shape, laid evenly over the extent."""
@@ -42,7 +46,8 @@ class Rasters:
         return _extent(places)
 
     def resized(self, places: Tensor, shape: torch.Size) -> Tensor | None:
-        """New places for a map that a convolution, pooling or interpolation brought to another size."""
+        """The places of a map that a convolution, pooling or interpolation made from one with these places: rasters of the new
+        size over the same extent. None where the old places are no rasters."""
         if len(shape) != 4 or places.dim() != 4 or tuple(shape[2:]) == (1, 1):
             return None
         extent = self.extent(places)
@@ -56,7 +61,8 @@ class Rasters:
         )
 
     def merged(self, several: list[Tensor]) -> Tensor:
-        """The places of an elementwise result: the operands', where they agree; else those of one that is a raster."""
+        """The places of an elementwise result, given those of its operands: the first operand's, or, where operands differ,
+        those of the first that is a raster."""
         first = several[0]
         for other in several[1:]:
             if first.data_ptr() == other.data_ptr() and first.stride() == other.stride():
@@ -70,7 +76,7 @@ class Rasters:
 
 
 def compact(places: Tensor, axes: Iterable[int] | None = None) -> Tensor:
-    """Expanded places without their repetitions, which are one long then; along `axes`, or all."""
+    """A view of places in which expanded axes (stride 0) have length 1: those of `axes`, or all."""
     for axis in range(places.dim()) if axes is None else axes:
         if places.stride(axis) == 0 and places.shape[axis] > 1:
             places = places.narrow(axis, 0, 1)
@@ -78,7 +84,7 @@ def compact(places: Tensor, axes: Iterable[int] | None = None) -> Tensor:
 
 
 def tight(places: Tensor) -> Tensor:
-    """Places without their repetitions, whether expanded or written out."""
+    """A view of places in which every axis along which they do not vary has length 1, whether or not it is expanded."""
     for axis in range(places.dim()):
         first = places.narrow(axis, 0, 1)
         if places.shape[axis] > 1 and (places.stride(axis) == 0 or _same(places, first)):
@@ -87,7 +93,7 @@ def tight(places: Tensor) -> Tensor:
 
 
 def average(places: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """The mean of the places along these axes, which get length 1; no place counts for nothing."""
+    """The mean of the places along these axes, which get length 1. Values without a place are left out of it."""
     places = compact(places)
     if all(places.shape[axis] == 1 for axis in axes):
         return places
@@ -98,14 +104,14 @@ def average(places: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 
 def several(places: Tensor) -> bool:
-    """Whether there are at least two places."""
+    """Whether the places are not all the same."""
     values = compact(places)
     values = values[~values.isnan()]
     return values.numel() > 1 and bool((values - values[0]).abs().max() > 1e-6)
 
 
 def spread(places: Tensor, shape: Iterable[int]) -> Tensor | None:
-    """Places expanded to a shape; None where there are not at least two: they stand for the whole picture."""
+    """Places expanded to a shape; None where all are the same, because such values stand for the whole picture."""
     return places.expand(tuple(shape)) if several(places) else None
 
 

@@ -17,13 +17,15 @@ from visx.network.memory import BatchSize
 
 R = TypeVar("R")
 Scores = Callable[[Tensor], Tensor]  # values (N, ...) of copies of an image -> its explained scalars (N, T)
-Box = tuple[int, int, int, int]  # top, left, bottom, right: bottom and right are the first pixels outside
+Patch = tuple[
+    int, int, int, int
+]  # top, left, bottom, right of a rectangle: bottom and right are the first pixels outside
 
 
 class Patched(Protocol):
-    """A faster way to the values (N, ...) of one image's copies in each of which one box is filled, equal up to rounding."""
+    """A faster way to the values (N, ...) of one image's copies in each of which one patch is filled, equal up to rounding."""
 
-    def logits(self, fill: Tensor, boxes: Sequence[Box]) -> Tensor: ...
+    def logits(self, fill: Tensor, patches: Sequence[Patch]) -> Tensor: ...
 
 
 @dataclass
@@ -31,14 +33,14 @@ class Scorer:
     """Explained scalars of perturbed copies.
 
     `forward` maps (N, C, H, W) to values (N, ...) without gradients; `size` is how many copies go through it at a time; `layout`
-    is the memory format that copies are best made in; `patched` finds a faster way for an image and all of its boxes (None:
+    is the memory format that copies are best made in; `patched` gives a faster way for an image and all of its patches (None:
     there is none).
     """
 
     forward: Callable[[Tensor], Tensor]
     size: BatchSize = field(default_factory=BatchSize)
     layout: torch.memory_format = torch.contiguous_format
-    patched: Callable[[Tensor, Sequence[Box]], Patched | None] = lambda image, boxes: None
+    patched: Callable[[Tensor, Sequence[Patch]], Patched | None] = lambda image, patches: None
 
     def batches(self, count: int, work: Callable[[int, int], R]) -> Iterator[R]:
         """`work(start, stop)` over `count` copies in order, in batches that halve when memory runs out."""
@@ -56,12 +58,12 @@ class Scorer:
         """Explained scalars (count, T) of `count` copies of one image; `copies(start, stop)` makes (n, C, H, W)."""
         return torch.cat(list(self.batches(count, lambda start, stop: scores(self.forward(copies(start, stop))))))
 
-    def patched_scores(self, image: Tensor, fill: Tensor, boxes: Sequence[Box], scores: Scores) -> Tensor:
-        """Explained scalars (boxes, T) of copies of an image (C, H, W) in each of which one box shows the fill (C, H, W)."""
-        patched = self.patched(image, boxes)
+    def patched_scores(self, image: Tensor, fill: Tensor, patches: Sequence[Patch], scores: Scores) -> Tensor:
+        """Explained scalars (patches, T) of copies of an image (C, H, W) in each of which one patch shows the fill (C, H, W)."""
+        patched = self.patched(image, patches)
 
         def work(start: int, stop: int) -> Tensor:
-            some = boxes[start:stop]
+            some = patches[start:stop]
             if patched is not None:
                 return scores(patched.logits(fill, some))
             batch = self.copies(image, len(some))
@@ -69,4 +71,4 @@ class Scorer:
                 copy[:, top:bottom, left:right] = fill[:, top:bottom, left:right]
             return scores(self.forward(batch))
 
-        return torch.cat(list(self.batches(len(boxes), work)))
+        return torch.cat(list(self.batches(len(patches), work)))

@@ -1,13 +1,13 @@
-"""Sensitivity: how much a method's map moves when a hyperparameter, the seed or noise on the image does.
+"""Sensitivity: how much a method's map changes with a hyperparameter, the seed or noise on the image.
 
-SAM: Bansal et al. 2020, arXiv:2003.08754. One map is made per setting and image. Metrics of two maps compare every pair
-within a group of settings (or each with the default setting); metrics of one map score every setting's own. Mean and
-standard deviation are over images; `between` is the root mean square over images of the deviation between a group's
-settings (or pairs), the deviation that SAM's program reports.
+SAM: Bansal et al. 2020, arXiv:2003.08754. One map is made for each setting and image. Metrics of two maps compare every
+pair of settings in a group (or each setting with the default); metrics of one map measure the map of each setting. `mean`
+and `std` are over images. `between` is the deviation that SAM's program reports: the standard deviation of an image's
+values over the group's settings (or pairs), as root mean square over images.
 
 Noise is Gaussian, of the given variance, on the pixels (0..1) of the picture as the network sees it after resizing and
 cropping, and clipped to 0..1 like any picture (SAM's program adds it before resizing, which takes part of it away); the
-class stays that of the clean image. A noisy map is measured on the noisy picture, which is the one it explains.
+class stays that of the clean image. A map made with noise is measured on the noisy picture, because it explains that one.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ from visx.store.settings import Settings
 from visx.targets.classes import TargetSpec
 from visx.targets.contract import Target
 
-MapsBySetting = dict[
-    tuple[Job, int, float], list[tuple[Sample, dict[str, float]]]
-]  # maps with the values of their own metrics
+# by job, seed and noise: stored maps, each with its values of the metrics of one map
+MapsBySetting = dict[tuple[Job, int, float], list[tuple[Sample, dict[str, float]]]]
 
 
 @dataclass(frozen=True)
 class Score:
-    """One metric on one image: of a pair of settings, or of the map of the `first` alone (`second` is empty)."""
+    """The value of one metric on one image: of the maps of two settings, or of the map of the `first` alone, where `second`
+    is empty."""
 
     image: str
     target: int | str
@@ -61,7 +61,8 @@ class Score:
 
 @dataclass
 class Group:
-    """The settings of one method on one model that are compared with each other, their maps and scores."""
+    """Settings of one method on one model that are compared with each other; their scores, and the stored maps by image and
+    target, then by the name of the setting."""
 
     model: str
     method: str
@@ -71,19 +72,19 @@ class Group:
     samples: dict[tuple[str, int | str], dict[str, Sample]] = field(default_factory=dict)
 
     def rows(self, metrics: Sequence[Metric]) -> Iterator[dict[str, Any]]:
-        """The table: for every metric a row for all pairs, or settings, together, then one each."""
+        """The rows of the table: for every metric one over all pairs (or settings), then one for each."""
         for metric in metrics:
-            mine = [s for s in self.scores if s.metric == metric.name]
-            if not mine:
+            scores = [s for s in self.scores if s.metric == metric.name]
+            if not scores:
                 continue
             images: dict[tuple[str, int | str], list[float]] = {}
-            for score in mine:
+            for score in scores:
                 images.setdefault((score.image, score.target), []).append(score.value)
             means = [(target, float(np.mean(values))) for (_, target), values in images.items()]
             between = float(np.sqrt(np.mean([np.var(values) for values in images.values()])))
             yield self._row("all", metric, means, between)
-            for both in dict.fromkeys((s.first, s.second) for s in mine):
-                values = [(s.target, s.value) for s in mine if (s.first, s.second) == both]
+            for both in dict.fromkeys((s.first, s.second) for s in scores):
+                values = [(s.target, s.value) for s in scores if (s.first, s.second) == both]
                 yield self._row(" | ".join(filter(None, both)), metric, values)
 
     def _row(
@@ -101,7 +102,8 @@ class Group:
 
 @dataclass
 class Sensitivity:
-    """All groups, and records of what failed."""
+    """What `measure` fills: all groups, what failed ({image, method, error, ...}), and how many maps were `written` now or
+    complete before (`skipped`)."""
 
     metrics: list[Metric]
     groups: list[Group] = field(default_factory=list)
@@ -110,14 +112,14 @@ class Sensitivity:
     skipped: int = 0
 
     def note(self, errors: Iterable[dict[str, Any]]) -> None:
-        """Keep records of failures; what fails alike under many settings is kept once."""
+        """Adds failures. One that occurs under many settings is kept once."""
         for error in errors:
             if error not in self.errors:
                 self.errors.append(error)
 
     @property
     def code(self) -> ExitCode:
-        """The exit code this adds up to."""
+        """The exit code: OK, SOME_FAILED, or FAILURE where nothing could be measured."""
         if not self.errors:
             return ExitCode.OK
         return ExitCode.SOME_FAILED if any(g.scores for g in self.groups) else ExitCode.FAILURE
@@ -135,7 +137,7 @@ class NoisyPreprocess(Preprocess):
     seed: int = 0
 
     def __call__(self, rgb: np.ndarray) -> tuple[np.ndarray, Placement]:
-        """As `Preprocess`; the noise follows from the seed and the picture."""
+        """As `Preprocess` returns, with noise that follows from the seed and the picture."""
         x, place = super().__call__(rgb)
         mean, std = (np.asarray(values, dtype=np.float32)[:, None, None] for values in (self.mean, self.std))
         random = np.random.default_rng(image_seed(self.seed, hashlib.sha256(rgb.tobytes()).hexdigest()))
@@ -156,8 +158,9 @@ def measure(
     on_message: Callable[[str], None] = lambda text: None,
     progress: Progress = SILENT,
 ) -> None:
-    """Explain and measure under every setting, once where groups share one, and compare within each group; adds to
-    `sensitivity`. `progress` counts images explained, and maps measured where metrics of one map are asked for."""
+    """Explains and measures images under every setting of the groups, compares the settings of each group, and adds the
+    results to `sensitivity`. A setting that several groups share is explained once. `progress` counts images explained
+    and, where there are metrics of one map, maps measured."""
     everything = [setting for group in groups for setting in group]
     if any(setting.noise for setting in everything) and any(spec.top for spec in settings.target.each):
         target, items = _pinned(sensitivity, model, items, settings, on_message)
@@ -169,16 +172,14 @@ def measure(
     for seed, noise in dict.fromkeys((s.seed, s.noise) for s in everything):
         jobs = list(dict.fromkeys(s.job for s in everything if (s.seed, s.noise) == (seed, noise)))
         run = dataclasses.replace(settings, seed=seed)
-        seen = _noisy(model, noise, seed)
-        made = explain_all(seen, jobs, items, run, progress, on_message)
-        sensitivity.note(failure.as_dict() for failure in made.errors)
-        sensitivity.written, sensitivity.skipped = (
-            sensitivity.written + made.written,
-            sensitivity.skipped + made.skipped,
-        )
-        bench = Bench(Explainer(seen, network, settings.batch_size, on_message), settings.seed, boxes, ledger)
+        noisy = _noisy(model, noise, seed)
+        explained = explain_all(noisy, jobs, items, run, progress, on_message)
+        sensitivity.note(failure.as_dict() for failure in explained.errors)
+        sensitivity.written += explained.written
+        sensitivity.skipped += explained.skipped
+        bench = Bench(Explainer(noisy, network, settings.batch_size, on_message), settings.seed, boxes, ledger)
         with network.session():
-            for sample in made.samples:
+            for sample in explained.samples:
                 values = _measured(sensitivity, bench, sample, single, params)
                 maps.setdefault((sample.job, seed, noise), []).append((sample, values))
                 progress.advance(len(single) > 0)
@@ -189,7 +190,7 @@ def measure(
 def _measured(
     sensitivity: Sensitivity, bench: Bench, sample: Sample, metrics: Sequence[Metric], params: Mapping[str, Params]
 ) -> dict[str, float]:
-    """The values of one map by metric; what fails is noted."""
+    """The values of one map, by the metric's name; failures are added to `sensitivity`."""
     values: dict[str, float] = {}
     for metric in metrics:
         try:
@@ -244,8 +245,8 @@ def _pinned(
     settings: Settings,
     on_message: Callable[[str], None],
 ) -> tuple[Target, list[Item]]:
-    """The targets as each clean image has them, for noise must not change what is explained, and the images that have one;
-    the others are noted."""
+    """The class of each image as the model predicts it without noise, as one target, so that noise does not change what is
+    explained; and the images that could be predicted. The failures of others are added to `sensitivity`."""
     if settings.target.count > 1:
         raise usage("--vary noise follows one class an image", "--target top1, a class, or a table")
     table: dict[str, str] = {}

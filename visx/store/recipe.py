@@ -1,8 +1,8 @@
-"""The recipe: everything that a result follows from, but for its image, its layer and its target.
+"""The recipe: everything that a result follows from, except its image, its layer and its target.
 
-There is one of it. Resuming, the RECIPE in file names, the ledger of measured values and the manifest all take it from
-here, so whatever decides a result is added here and nowhere else: what belongs to the model (its preprocessing, what its
-output means) in `of_model`, what belongs to the run or the job in `of_job`.
+Resuming, the RECIPE in file names, the ledger of measured values and the manifest all use the recipe of this file. So
+anything new that a result follows from is added here and nowhere else: in `of_model` if it belongs to the model (its
+preprocessing, the meaning of its output), in `of_job` if it belongs to the run or the job.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def of_preprocessing(preprocess: Preprocess) -> dict[str, Any]:
 
 
 def of_model(model: Model) -> dict[str, Any]:
-    """What of a model decides a result."""
+    """The model's part of a recipe, as JSON."""
     return {
         "model": model.name,
         "weights": model.weights.sha256,
@@ -35,7 +35,7 @@ def of_model(model: Model) -> dict[str, Any]:
 
 
 def of_job(model: Model, job: Job, seed: int, precision: str) -> dict[str, Any]:
-    """What of a model, a job and a run decides a result: the eight hex digits in file names stand for it."""
+    """The whole recipe of a result, as JSON. The eight hex digits in file names are of its digest."""
     return {
         **of_model(model),
         "method": job.method.name,
@@ -47,7 +47,7 @@ def of_job(model: Model, job: Job, seed: int, precision: str) -> dict[str, Any]:
 
 
 def is_default(model: Model, job: Job, seed: int, precision: str) -> bool:
-    """Whether nothing was asked for that decides a result: the built-in model as it comes, and every default."""
+    """Whether the recipe is the default one: the built-in model with its own weights and preprocessing, all options default."""
     return model.is_default and model.outputs.plain and job.default_params and seed == 0 and precision == "fp32"
 
 
@@ -57,7 +57,7 @@ def name_of(model: Model, job: Job, seed: int, precision: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A value of a field as JSON has it: tuples as lists, numbers of numpy as Python's."""
+    """The value of a field as JSON: tuples become lists, numpy's numbers become Python's."""
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
     if value is None or isinstance(value, (bool, int, str, float)):

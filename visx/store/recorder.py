@@ -1,4 +1,4 @@
-"""The files of results: an answer is written, and found again by a later run."""
+"""Results as files: `Recorder` writes the files of an answer, and finds those that an earlier run wrote."""
 
 from __future__ import annotations
 
@@ -27,25 +27,26 @@ from visx.targets.contract import Target
 
 
 class Recorder:
-    """Writes results, and knows those that are written already."""
+    """Writes the files of results into the output folder, and says which results are complete there."""
 
     def __init__(self, model: Model, network: BlackBox, settings: Settings) -> None:
         self.model, self.network, self.settings = model, network, settings
-        self._fingerprint = model.fingerprint  # now, and not by two writers at once
+        self._fingerprint = model.fingerprint  # taken here, because writers run side by side
         self._asked: dict[tuple[Job, str], str] = {}
 
     def write(self, image: Loaded, job: Job, answers: Sequence[Answer], seconds: float) -> list[Record]:
-        """Write the files of a job's answers on an image; returns their records for the manifest."""
+        """Writes the files of a job's answers on an image, and returns their records for the manifest. `seconds` is the time
+        that all the answers took."""
         records: list[Record] = []
         seen = set[str]()
         for number, spec in enumerate(image.targets_of(job)):
-            mine = [answer for answer in answers if answer.asked == number]
-            if len(mine) == 1 and mine[0].objective.slug in seen:
-                continue  # it is one of the top classes, whose file and record it has
-            seen |= {answer.objective.slug for answer in mine}
-            for rank, answer in enumerate(mine):
+            of_target = [answer for answer in answers if answer.asked == number]
+            if len(of_target) == 1 and of_target[0].objective.slug in seen:
+                continue  # a class that is also one of the top ones: it has a file and a record already
+            seen |= {answer.objective.slug for answer in of_target}
+            for rank, answer in enumerate(of_target):
                 record = self._write(image, job, spec, answer, seconds / len(answers))
-                records.append(replace(record, targets=len(mine), rank=rank))
+                records.append(replace(record, targets=len(of_target), rank=rank))
         return records
 
     def _write(self, image: Loaded, job: Job, spec: Target, answer: Answer, seconds: float) -> Record:
@@ -91,10 +92,11 @@ class Recorder:
     def done(
         self, journal: Journal, item: Item, job: Job, spec: Target, stat: tuple[int, int], sha256: Callable[[], str]
     ) -> list[Record]:
-        """The records of a job on an image if its results lie in OUT, whole and drawn as asked; else nothing.
+        """The records of a job on an image if all its results are complete in OUT, and drawn as asked; else an empty list.
 
-        An image of the size and modification time that were recorded is taken as unchanged; any other is read. So is a
-        file in OUT, because another result may have taken its place: of another image of this name, or drawn otherwise.
+        `stat` is the image's size and modification time. If both are as recorded, the image is taken as unchanged; else its
+        content is compared. The same holds for the files in OUT, because another result may have been written over one: of
+        another image of this name, or drawn in another way.
         """
         s, asked = self.settings, self._settings_of(job, spec)
         records = journal.find(item.name, asked)
@@ -108,14 +110,14 @@ class Recorder:
         return records
 
     def _named_alike(self, record: Record, job: Job, spec: Target) -> bool:
-        """Whether what a record explains is still what is asked for, under the name it has: labels may have been edited."""
+        """Whether what a record explains still has the label that the record has; labels may have been edited since."""
         if not job.of_a_class or record.identity["kind"] not in targets.KINDS:
             return True
         objective = targets.again(record.identity, self.model.outputs, self.model.names)
         return spec.index in (None, record.index) and record.label == objective.identity.label
 
     def _whole(self, record: Record) -> bool:
-        """Whether every file of a record is there, as it was written for this record."""
+        """Whether every file of a record is in OUT, with the content that was written for this record."""
         written = record.written
         return written is not None and all(
             still_there(self.settings.out, name, written.get(kind))
@@ -124,7 +126,7 @@ class Recorder:
         )
 
     def _settings_of(self, job: Job, spec: Target) -> str:
-        """The digest of all that a result follows from, but for the image's content and name."""
+        """The digest of everything that a result follows from, except the image's content and name."""
         key = (job, spec.text)
         if key not in self._asked:
             asked = recipe.of_job(self.model, job, self.settings.seed, self.settings.precision)
@@ -147,7 +149,7 @@ def record_of(
     network: BlackBox,
     seconds: float,
 ) -> Record:
-    """The record of an answer that has no files yet. `image` is the path of the image as it was given."""
+    """The record of an answer, without those fields that need its files. `image` is the path of the image as it was given."""
     objective = answer.objective
     of_a_class = objective.kind == "class"
     return Record(
@@ -189,6 +191,7 @@ def _shape(model: Model, job: Job) -> list[Any] | None:
 
 
 def _slug(layer: str) -> str:
-    """A layer's name as part of a file name; where characters had to go, four hex digits tell it from others."""
+    """A layer's name as part of a file name. Where characters had to be replaced, four hex digits of a digest are added, so
+    that two layers never get the same one."""
     slug = "".join(c if c.isalnum() or c in "._-+" else "-" for c in layer)
     return slug if slug == layer else f"{slug}-{digest(layer)[:4]}"

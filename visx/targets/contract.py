@@ -50,8 +50,8 @@ def reference_of(identity: Mapping[str, Any]) -> int | str:
 
 
 class Objective(ABC):
-    """One thing to explain of one image. `column` is the class column whose score it is, None where it is none: the
-    columns of a whole batch are scored by one gather."""
+    """One thing to explain of one image. `column` is the class column whose score it is, None where it is no class
+    column: so the objectives of a whole batch are scored by one gather of columns."""
 
     identity: Identity
     column: int | None
@@ -63,10 +63,10 @@ class Objective(ABC):
 
 
 class Target(ABC):
-    """What is asked for of an image: `text` as `--target` says it.
+    """What is to be explained of an image, `text` as `--target` has it.
 
-    `top` is K of `topK`, the K strongest of their kind (0: it is none); `index` the one class (or value) that it is, where
-    that is known before the image is seen.
+    `top` is K of `topK`, the K strongest of their kind; 0 for any other target. `index` is the number of the class (or
+    value) where that is known before the image is seen, else None.
     """
 
     text: str
@@ -90,7 +90,7 @@ class Target(ABC):
 
     @property
     def count(self) -> int:
-        """How many objectives it is likely to name: images with like counts share their batches."""
+        """How many objectives an image is likely to have. Images of equal counts are batched together."""
         return self.top or 1
 
     def for_image(self, path: str, labels: Sequence[str] | None, classes: int) -> Target:
@@ -111,7 +111,7 @@ class Several(Target):
 
     @property
     def count(self) -> int:
-        """The sum of theirs."""
+        """The sum of their counts."""
         return sum(target.count for target in self._targets)
 
     def for_image(self, path: str, labels: Sequence[str] | None, classes: int) -> Target:
@@ -119,18 +119,18 @@ class Several(Target):
         return together([target.for_image(path, labels, classes) for target in self._targets])
 
     def objectives(self, values: Tensor, outputs: Outputs, labels: Sequence[str] | None) -> list[Objective]:
-        """Theirs, in their order."""
+        """The objectives of each of them, in their order."""
         return [objective for target in self._targets for objective in target.objectives(values, outputs, labels)]
 
 
 class Fixed(Target):
-    """Objectives that are known beforehand, whatever the image."""
+    """A target of given objectives, the same for every image."""
 
     def __init__(self, *objectives: Objective) -> None:
         self._objectives, self.text = objectives, ", ".join(objective.identity.slug for objective in objectives)
 
     def objectives(self, values: Tensor, outputs: Outputs, labels: Sequence[str] | None) -> list[Objective]:
-        """These."""
+        """The given objectives."""
         return list(self._objectives)
 
 
@@ -182,7 +182,7 @@ class Objectives:
         return torch.stack([torch.cat([o.score(value, self.outputs, kind) for o in row]) for row, value in rows])
 
     def of(self, b: int) -> Objectives:
-        """Those of image `b`, for any number of its copies."""
+        """The objectives of image `b`: a single row, which stands for any number of its copies."""
         return self if len(self.rows) == 1 else self[b : b + 1]
 
     def __getitem__(self, images: slice) -> Objectives:
@@ -195,11 +195,12 @@ class Objectives:
 
 @dataclass
 class Targets:
-    """The targets of one batch, one entry an image, resolved on the first clean pass over it.
+    """The targets of one batch, one an image, and what they resolve to on the first clean pass over the batch.
 
-    `values` (B, ...) float32 and `objectives` are there once `resolve` has been called; methods that make a clean pass of
-    their own call it there, so that no other pass is needed. An image with fewer objectives than another has its first
-    one again; `asked` says which of its targets each of its own answers, and `errors` why an image has none.
+    `resolve` sets `objectives` and `values` (B, ...) float32. Methods that make a clean pass of their own call it with the
+    values of that pass, so that no other is needed. All images get the same number of objectives: where an image has fewer
+    than another, its first one is repeated. `asked[b]` has an entry for each objective of image b that is no repetition:
+    the number of the target that it answers. `errors[b]` says why image b has none.
     """
 
     specs: Sequence[Target]
@@ -216,13 +217,13 @@ class Targets:
             self.values = values.detach().float()
             rows, asked = [], []
             for b, (row, spec) in enumerate(zip(self.values.cpu(), self.specs, strict=True)):
-                found: list[list[Objective]] = []
+                results: list[list[Objective]] = []  # one a target of the image
                 try:
-                    found = [each.objectives(row, self.outputs, self.labels) for each in spec.each]
+                    results = [each.objectives(row, self.outputs, self.labels) for each in spec.each]
                 except VisxError as error:
                     self.errors[b] = error
-                rows.append([objective for some in found for objective in some])
-                asked.append([number for number, some in enumerate(found) for _ in some])
+                rows.append([objective for some in results for objective in some])
+                asked.append([number for number, some in enumerate(results) for _ in some])
             most = max(map(len, rows))
             if not most:
                 raise self.errors[0]
@@ -241,7 +242,7 @@ class Targets:
         return len(set(map(len, self.asked))) > 1
 
     def some(self, images: slice) -> Targets:
-        """Those of some images of a resolved batch, with as many objectives each as one of these has."""
+        """The targets of some images of a resolved batch, padded to the largest number of objectives among these alone."""
         assert self.objectives is not None and self.values is not None, "the targets are not resolved yet"
         numbers, asked = range(len(self.asked))[images], self.asked[images]
         most = max(1, *map(len, asked))

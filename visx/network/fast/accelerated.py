@@ -31,7 +31,7 @@ from visx.network.isolation import observed
 from visx.network.memory import out_of_memory
 from visx.network.probe import noise
 from visx.network.record import Record
-from visx.network.scorer import Box, Patched
+from visx.network.scorer import Patch, Patched
 
 PLANS = 16  # of crops, that are remembered
 LEAST_ROWS = 4  # of a lane's part of a batch: smaller passes cost more a row
@@ -142,35 +142,35 @@ class Accelerated:
             self._whole.add(layer)
         return self._as_written(shape, lambda: run(_nothing))
 
-    def patched(self, image: Tensor, boxes: Sequence[Box]) -> Patched | None:
-        """A scorer of copies of an image (C, H, W), in each of which one of `boxes` is filled. It computes only what a box can
+    def patched(self, image: Tensor, patches: Sequence[Patch]) -> Patched | None:
+        """A scorer of copies of an image (C, H, W), in each of which one of `patches` is filled. It computes only what a patch can
         change. None where that saves too little, or where its scores are not the network's."""
         network = self._network
         if not self._allowed or not network.steady or (not network.owned and not self._agreeing(image[None])):
             return None
-        key = image.shape, tuple(boxes)
+        key = image.shape, tuple(patches)
         if key not in self._plans:
             while len(self._plans) >= PLANS:
                 del self._plans[next(iter(self._plans))]
-            self._plans[key] = self._planned(image, boxes)
+            self._plans[key] = self._planned(image, patches)
         plan = self._plans[key]
         if plan is None:
             return None
         local = Local(network, plan, image)
-        twins = self._lanes(len(boxes))[1:]
+        twins = self._lanes(len(patches))[1:]
         return LocalLanes([local, *map(local.on, twins)]) if twins else local
 
-    def _planned(self, image: Tensor, boxes: Sequence[Box]) -> Plan | None:
+    def _planned(self, image: Tensor, patches: Sequence[Patch]) -> Plan | None:
         """The plan by which copies of this image run as crops; None where there is none. For a module that was handed in, the
         plan must also give the plain scores of copies of this very image."""
         network = self._network
         if observed(network.module):
             return None
         if network.owned:
-            return learn(network, image.shape, boxes)
+            return learn(network, image.shape, patches)
         with suppress(Exception):  # it may bear neither to be copied nor to be given another size
-            plan = learn(network, image.shape, boxes)
-            return plan if plan is not None and same_scores(network, plan, image, boxes) else None
+            plan = learn(network, image.shape, patches)
+            return plan if plan is not None and same_scores(network, plan, image, patches) else None
         return None
 
     def folded(self, shape: torch.Size, run: Callable[[Folded | None, torch.memory_format], R]) -> R:
