@@ -14,8 +14,17 @@ import pytest
 from PIL import Image
 
 from in_process import make_work, visx
+from visx.images.find import Item, shard
 from visx.metrics import contract
 from visx.metrics.names import METRICS, Listed
+
+SHARDED = (
+    ("evaluation", "json"),
+    ("evaluation", "csv"),
+    ("evaluation", "png"),
+    ("measured", "jsonl"),
+    ("manifest", "jsonl"),
+)
 
 
 @pytest.fixture
@@ -97,6 +106,41 @@ def test_maps_of_explain_are_used_when_their_recipe_fits(photos: Path) -> None:
     again = run(photos, "-m", "backprop", "-p", "reduce=l2", "-p", "deletion.steps=3", "--metrics", "deletion")
     assert "already" not in again.err
     assert len(list(out.rglob("*.npy"))) == 6
+
+
+def test_shards_write_files_of_their_own_and_a_run_over_all_sums_them_up(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("-m", "backprop", "--metrics", "insertion", "-p", "insertion.steps=4")
+    whole, parts = run(photos, *asked), photos.parent / "parts"
+    counts = []
+    for n in (1, 2):
+        part = run(photos, *asked, "-o", parts, "--shard", f"{n}/2")
+        counts.append(part.rows[0]["count"])
+        assert part.code == 0 and f"written to {parts}/evaluation.{n}-of-2.json" in part.err
+    assert sum(counts) == 3 and min(counts) > 0
+    names = {path.name for path in parts.iterdir() if path.is_file()}
+    assert {f"{name}.{n}-of-2.{kind}" for n in (1, 2) for name, kind in SHARDED} <= names
+    assert not names & {f"{name}.{kind}" for name, kind in SHARDED}
+
+    def forgotten(*args: object) -> contract.Measured:
+        raise AssertionError("measured again")
+
+    metric = contract.REGISTRY["insertion"]
+    monkeypatch.setitem(contract.REGISTRY, "insertion", dataclasses.replace(metric, run=forgotten))
+    summed = run(photos, *asked, "-o", parts)
+    assert summed.rows == whole.rows and "3 maps were there already" in summed.err
+    maps = {
+        path.relative_to(photos.parent / "out"): path.read_bytes() for path in (photos.parent / "out").rglob("*.npy")
+    }
+    assert len(maps) == 3 and maps == {path.relative_to(parts): path.read_bytes() for path in parts.rglob("*.npy")}
+
+
+def test_a_shard_without_images_is_no_failure(photos: Path) -> None:
+    empty = next(n for n in range(1, 10) if not shard([Item(p, p.name) for p in photos.iterdir()], n, 9))
+    for command in (("evaluate",), ("sensitivity", "--vary", "seed=0,1")):
+        done = visx(*command, photos, "-M", f"{photos.parent / 'toy.py'}:make", "--shard", f"{empty}/9")
+        assert (done.code, done.out) == (0, "") and f"shard {empty}/9 has none of the 3 images" in done.err
 
 
 def test_the_same_seed_gives_the_same_table_whatever_the_batch(photos: Path) -> None:

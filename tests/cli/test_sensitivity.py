@@ -186,6 +186,31 @@ def test_a_second_run_finds_its_maps(photos: Path) -> None:
     assert "12 maps were there already" in second.err and "already" not in first.err
 
 
+def test_shards_write_files_of_their_own_and_a_run_over_all_sums_them_up(photos: Path) -> None:
+    asked = ("-m", "smoothgrad", "--vary", "seed=0,1", "-p", "samples=3", "--metrics", "ssim,average_drop")
+    whole, parts = run(photos, *asked), photos.parent / "parts"
+    images = 0
+    for n in (1, 2):
+        part = run(photos, *asked, "-o", parts, "--shard", f"{n}/2")
+        assert part.code == 0 and f"written to {parts}/sensitivity.{n}-of-2.json" in part.err
+        images += part.rows[0]["images"]
+    names = {path.name for path in parts.iterdir() if path.is_file()}
+    pictures = {name for name in names if name.endswith(".png")}
+    assert images == 3 and {f"sensitivity.{n}-of-2.{kind}" for n in (1, 2) for kind in ("json", "csv")} <= names
+    assert len(pictures) == 2 and all(f".{n}-of-2.png" in "".join(pictures) for n in (1, 2))
+    before = {path: path.read_bytes() for path in parts.glob("measured*")}
+    summed = run(photos, *asked, "-o", parts)
+    assert summed.rows == whole.rows and "6 maps were there already" in summed.err
+    assert len(before) == 2 and all(path.read_bytes() == content for path, content in before.items())
+    assert not (parts / "measured.jsonl").exists()
+
+
+def test_a_metric_that_does_not_fit_is_refused_before_a_map_is_made(photos: Path) -> None:
+    done = run(photos, "-m", "backprop", "--vary", "seed=0,1", "--metrics", "ssim,hog", "-p", "hog.cell=20")
+    assert done.code == 2 and "a block of 60 pixels does not fit maps of 48x48" in done.err
+    assert not (photos.parent / "out").exists()
+
+
 def test_settings_that_two_groups_share_are_computed_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from visx.sensitivity.presets import Experiment, Preset
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -433,8 +434,6 @@ def test_by_the_command(factory: str, method: str, tmp_path: Path, monkeypatch: 
 
 
 def visx_records(path: Path) -> list[dict[str, Any]]:
-    import json
-
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -451,6 +450,22 @@ def test_metrics_and_predictions_repeat(factory: str, tmp_path: Path, monkeypatc
     values = [command("evaluate", *which, "-o", out, *words).out for which, out in ((("a.png", "b.png"), "one"),
                                                                                     (("b.png", "a.png"), "two"))]  # fmt: skip
     assert values[0] and values[0] == values[1]
+
+
+def test_predictions_are_of_the_draw_that_explain_has_with_the_same_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("nets.py").write_text(NETS)
+    pictures(1)[0].save("a.png")
+    scores = {}
+    for seed in ("0", "3"):
+        words = ("a.png", "-M", "nets.py:dropout", "--json", "--seed", seed)
+        (first, *_) = json.loads(command("predict", *words).out)["predictions"]
+        (record,) = map(json.loads, command("explain", *words, "-m", "backprop", "-o", seed).out.splitlines())
+        assert (record["target"], record["score"]) == (first["target"], pytest.approx(first["logit"], abs=1e-6))
+        scores[seed] = first["logit"]
+    assert scores["0"] != scores["3"]
 
 
 def test_a_copied_model_keeps_what_was_found() -> None:

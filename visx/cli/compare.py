@@ -11,12 +11,12 @@ from visx.cli.options import (
     DEFAULT_MODEL,
     Alpha,
     Colormap,
+    ComputeOptions,
     Json,
     MapOptions,
     Methods,
     ModelSpecs,
     Quiet,
-    SeededOptions,
     grouped,
 )
 from visx.cli.output import put
@@ -35,7 +35,7 @@ def compare(
     method: Methods = None,
     model: ModelSpecs = None,
     options: MapOptions,
-    compute: SeededOptions,
+    compute: ComputeOptions,
     out: Annotated[
         Path, typer.Option("-o", "--out", metavar="FILE", help="The sheet: .png, .jpg, .svg or .pdf.")
     ] = DEFAULT_OUT,

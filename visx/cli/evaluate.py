@@ -10,6 +10,7 @@ import typer
 from visx.cli.measuring import Boxes, choose_metrics, thresholds
 from visx.cli.options import (
     DEFAULT_MODEL,
+    ComputeOptions,
     Inputs,
     Json,
     MapOptions,
@@ -18,7 +19,7 @@ from visx.cli.options import (
     Nul,
     Out,
     Quiet,
-    SeededOptions,
+    Shard,
     grouped,
 )
 from visx.cli.output import put, put_table
@@ -64,12 +65,13 @@ def evaluate(
             "--max", metavar="METRIC=VALUE", help="Exit 5 if a method's mean is above. Repeatable.", show_default=False
         ),
     ] = None,
-    compute: SeededOptions,
+    compute: ComputeOptions,
     out: Out = Path("visx-out"),
     null: Nul = False,
     resume: Annotated[
         bool, typer.Option("--resume/--overwrite", help="Use maps whose recipe is unchanged, or compute all.")
     ] = True,
+    shard: Shard = None,
     json: Json = False,
     quiet: Quiet = False,
     pictures: PictureOptions,
@@ -77,7 +79,8 @@ def evaluate(
     """Measure maps: a table of methods against metrics, with 95% confidence intervals over the images.
 
     Writes evaluation.json, evaluation.csv and the curves as evaluation.png. Maps that `visx explain -o DIR` left in the
-    output folder are used where they are of the same recipe.
+    output folder are used where they are of the same recipe. Shards write files of their own (evaluation.3-of-8.json); run
+    without --shard afterwards, the command sums up all images from their maps and measured values.
 
     [dim]visx evaluate photos/ -m gradcam,integrated_gradients --metrics insertion,deletion[/dim]
     """
@@ -93,7 +96,10 @@ def evaluate(
     ready = prepare(
         talk, options, compute, pictures,
         methods=split(method, ["gradcam"]), params=measuring.method_pairs, inputs=inputs, out=out, null=null,
+        shard=shard,
     )  # fmt: skip
+    if ready.idle:
+        return 0
 
     from visx.evaluate.evaluate import evaluate as measure
     from visx.evaluate.tables import write_evaluation
@@ -114,13 +120,13 @@ def evaluate(
             talk.say,
             progress,
         )
-    write_evaluation(out, evaluation, loaded.name, loaded.weights.sha256)
+    written = write_evaluation(settings, evaluation, loaded)
     for error in evaluation.errors:
         talk.error(failure(error))
     _show(evaluation, json)
     if evaluation.reused:
         talk.say(f"{evaluation.reused} maps were there already")
-    talk.say(f"written to {out}/evaluation.json")
+    talk.say(f"written to {written}")
     missed = [text for row in evaluation.rows for text in _misses(row, lower, upper)]
     for text in missed:
         talk.error(text)

@@ -16,6 +16,7 @@ from visx.cli.options import (
     DEFAULT_MODEL,
     Alpha,
     Colormap,
+    ComputeOptions,
     Inputs,
     Json,
     MapOptions,
@@ -24,7 +25,7 @@ from visx.cli.options import (
     Nul,
     Out,
     Quiet,
-    SeededOptions,
+    Shard,
     Verbose,
     grouped,
 )
@@ -50,7 +51,7 @@ def explain(
     method: Methods = None,
     model: ModelSpec = DEFAULT_MODEL,
     options: MapOptions,
-    compute: SeededOptions,
+    compute: ComputeOptions,
     out: Out = DEFAULT_OUT,
     null: Nul = False,
     colormap: Colormap = "turbo",
@@ -63,10 +64,7 @@ def explain(
         bool, typer.Option("--resume/--overwrite", help="Keep results whose recipe is unchanged, or compute all.")
     ] = True,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first image that fails.")] = False,
-    shard: Annotated[
-        str | None,
-        typer.Option("--shard", metavar="I/N", help="Only part I of N (from 1), for job arrays.", show_default=False),
-    ] = None,
+    shard: Shard = None,
     show: Annotated[bool, typer.Option("--show", help="Draw each overlay in the terminal, if it is one.")] = False,
     engine: Annotated[
         Literal["local", "ray"],
@@ -95,8 +93,7 @@ def explain(
         raise usage("--address is of a Ray cluster", "add --engine ray")
     names = split(method, ["gradcam"])
     ready = prepare(talk, options, compute, pictures, methods=names, inputs=inputs, out=out, null=null, shard=shard)
-    if not ready.items:
-        talk.say(f"shard {shard} has none of the {ready.listed} images")
+    if ready.idle:
         return 0
 
     from visx.draw.colours import check_colormap
@@ -135,7 +132,7 @@ def explain(
     started = time.monotonic()
     try:
         with talk.progress(len(ready.items), "explaining", drawn=not previews) as progress:
-            run(ready.items, ready.listed, progress)
+            run(ready.items, progress)
     finally:
         _sum_up(talk, run.summary, len(ready.items), out, time.monotonic() - started)
     return int(run.summary.code or (ExitCode.SOME_FAILED if unfit else ExitCode.OK))

@@ -133,6 +133,10 @@ Param = Annotated[
         show_default=False,
     ),
 ]
+Shard = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="Only part I of N (from 1), for job arrays.", show_default=False),
+]
 Out = Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where results go.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON Lines on standard output.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
@@ -189,6 +193,7 @@ class ComputeOptions:
     device: Device = "auto"
     precision: Precision = "fp32"
     batch_size: BatchSize = "auto"
+    seed: Seed = 0
 
     @property
     def size(self) -> int | None:
@@ -198,13 +203,6 @@ class ComputeOptions:
         if not self.batch_size.isdigit() or int(self.batch_size) < 1:
             raise usage(f"--batch-size {self.batch_size!r} is not a number from 1 up, or auto")
         return int(self.batch_size)
-
-
-@dataclass(repr=False, eq=False)
-class SeededOptions(ComputeOptions):
-    """How the network is run by a command that draws random numbers."""
-
-    seed: Seed = 0
 
 
 def grouped(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -55,7 +55,9 @@ def predict(
     ready.describe_outputs(loaded)
     done = failed = 0
     remarked: set[str] = set()
-    for row in predictions(loaded, ready.items, min(top, loaded.classes), compute.precision, ready.size, talk.say):
+    count = min(top, loaded.classes)
+    rows = predictions(loaded, ready.items, count, compute.precision, ready.size, talk.say, compute.seed)
+    for row in rows:
         if json:
             put(to_json(row), flush=True)
         if "error" in row:

@@ -46,6 +46,13 @@ class Prepared:
     shard: tuple[int, int] | None
     size: int | None
 
+    @property
+    def idle(self) -> bool:
+        """Whether the shard has no images; if so, that is printed."""
+        if self.shard and not self.items:
+            self.talk.say(f"shard {self.shard[0]}/{self.shard[1]} has none of the {self.listed} images")
+        return not self.items
+
     @cached_property
     def params(self) -> dict[str, Params]:
         """Every method's parameters. A usage error for a value that is not allowed."""
@@ -89,7 +96,9 @@ class Prepared:
         from visx.store.settings import Settings
 
         target = model.targets(self.options.target or (), of_classes)
-        return Settings(out, target, seed, self.compute.precision, self.size, shard=self.shard, **rest)
+        return Settings(
+            out, target, seed, self.compute.precision, self.size, shard=self.shard, listed=self.listed, **rest
+        )
 
     def describe_outputs(self, model: Model, kinds: Iterable[ScoreKind] = ()) -> None:
         """Print what the model's output means, where it is not the plain case, and what that makes of the scores."""

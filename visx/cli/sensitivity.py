@@ -10,14 +10,15 @@ import typer
 from visx.cli.measuring import Boxes, choose_metrics
 from visx.cli.options import (
     DEFAULT_MODEL,
+    ComputeOptions,
     Inputs,
     Json,
     ModelSpecs,
     Nul,
     Out,
     Quiet,
-    SeededOptions,
     SensitivityOptions,
+    Shard,
     grouped,
 )
 from visx.cli.output import put, put_table
@@ -81,12 +82,13 @@ def sensitivity(
     boxes: Boxes = None,
     model: ModelSpecs = None,
     options: SensitivityOptions,
-    compute: SeededOptions,
+    compute: ComputeOptions,
     out: Out = Path("visx-sensitivity"),
     null: Nul = False,
     resume: Annotated[
         bool, typer.Option("--resume/--overwrite", help="Keep maps whose recipe is unchanged, or compute all.")
     ] = True,
+    shard: Shard = None,
     json: Json = False,
     quiet: Quiet = False,
     pictures: PictureOptions,
@@ -94,7 +96,8 @@ def sensitivity(
     """Show how much maps move with a setting: the sensitivity of a method to its hyperparameters (SAM, CVPR 2020).
 
     Writes sensitivity.json, sensitivity.csv, a picture a group of settings (one row an image, one column a setting, the
-    scores beneath), and the maps.
+    scores beneath), and the maps. Shards write files of their own (sensitivity.3-of-8.json); run without --shard afterwards,
+    the command sums up all images from their maps and measured values.
 
     [dim]visx sensitivity photos/ -m smoothgrad --vary spread=0.1,0.2,0.3[/dim]
     [dim]visx sensitivity photos/ -m lime --vary seed=0..4 --metrics insertion,deletion[/dim]
@@ -122,7 +125,10 @@ def sensitivity(
     ready = prepare(
         talk, options, compute, pictures,
         methods=names, params=measuring.method_pairs, inputs=inputs, out=out, null=null, varied=True,
+        shard=shard,
     )  # fmt: skip
+    if ready.idle:
+        return 0
 
     from visx.sensitivity.measure import Sensitivity, measure
     from visx.sensitivity.report import write_sensitivity
@@ -143,13 +149,13 @@ def sensitivity(
                 talk.say, progress,
             )  # fmt: skip
         for group in result.groups[-len(groups) :]:
-            write_sensitivity(out, result, group, loaded)
+            written = write_sensitivity(settings, result, group, loaded)
     for error in result.errors:
         talk.error(failure(error))
     _show(result, json)
     if result.skipped:
         talk.say(f"{result.skipped} maps were there already")
-    talk.say(f"written to {out}/sensitivity.json")
+    talk.say(f"written to {written}")
     return int(result.code)
 
 

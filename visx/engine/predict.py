@@ -14,8 +14,6 @@ from visx.images.find import Item
 from visx.models import Model
 from visx.network.memory import BatchSize
 
-DEFAULT_SEED = 0  # that of `explain` by default: a forward that draws random numbers draws the same ones
-
 
 def predictions(
     model: Model,
@@ -24,18 +22,22 @@ def predictions(
     precision: str = "fp32",
     batch_size: int | None = None,
     on_message: Callable[[str], None] = lambda text: None,
+    seed: int = 0,
 ) -> Iterator[dict[str, Any]]:
     """One record an image in order: {image, model, outputs, remarks, predictions: [{target, label, probability,
     logit}]} or an error. `probability` and `logit` are the scores of these names; a regression's values stand, in their order,
-    under `logit`, and `probability` is null. `on_message` gets a line when memory makes the batches smaller."""
+    under `logit`, and `probability` is null. `on_message` gets a line when memory makes the batches smaller.
+    A forward that draws random numbers draws those that `explain` has with this `seed`."""
     count = min(batch_size or AUTO_BATCH, len(items))
     size = BatchSize(count, on_message, what="image")
     for start in range(0, len(items), count):
-        yield from _batch(model, items[start : start + count], top, precision, size)
+        yield from _batch(model, items[start : start + count], top, precision, size, seed)
 
 
-def _batch(model: Model, items: Sequence[Item], top: int, precision: str, size: BatchSize) -> Iterator[dict[str, Any]]:
-    loaded = [_load(model, item) for item in items]
+def _batch(
+    model: Model, items: Sequence[Item], top: int, precision: str, size: BatchSize, seed: int
+) -> Iterator[dict[str, Any]]:
+    loaded = [_load(model, item, seed) for item in items]
     rows = _columns(model, [image for image in loaded if isinstance(image, Prepared)], precision, size)
     for item, image in zip(items, loaded, strict=True):
         record: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "image": str(item.path), "model": model.name}
@@ -54,10 +56,10 @@ def _batch(model: Model, items: Sequence[Item], top: int, precision: str, size: 
         yield record
 
 
-def _load(model: Model, item: Item) -> Prepared | VisxError:
+def _load(model: Model, item: Item, seed: int) -> Prepared | VisxError:
     """An image decoded into the network's input, or why it is none."""
     try:
-        return prepare(model, model.preprocess.decode(item.read()), DEFAULT_SEED)
+        return prepare(model, model.preprocess.decode(item.read()), seed)
     except VisxError as error:
         return error
 

@@ -98,7 +98,7 @@ def evaluate(
     ]
     names = job_names(jobs)
     network = model.black_box(settings.precision, model.device)
-    ledger = Ledger(settings.out, settings.resume)
+    ledger = Ledger(settings.out, settings.resume, settings.shard)
     bench = Bench(Explainer(model, network, settings.batch_size, on_message), settings.seed, boxes, ledger)
     with network.session():
         _measure_maps(evaluation, explained, bench, names, metrics, params, progress)

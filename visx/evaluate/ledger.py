@@ -1,7 +1,7 @@
 """The ledger of an output folder: measured values of metrics that run the model, which take hundreds of passes each.
 
 It is a file of JSON lines. A line is appended for each map measured, so that a run that was cut off goes on where it
-stopped. The key of a value is a digest of everything that the value follows from; the fingerprint of a user's own model is
+stopped. Every shard has a file of its own, and all of them are read. The key of a value is a digest of everything that the value follows from; the fingerprint of a user's own model is
 compared too. So whatever has changed is measured anew.
 """
 
@@ -15,23 +15,23 @@ from visx.files import make_folder, to_json, unwritable
 from visx.metrics.contract import Measured
 from visx.models.fingerprint import Fingerprint, same
 from visx.store import lines
-
-NAME = "measured.jsonl"
+from visx.store.settings import sharded
 
 
 class Ledger:
     """The measured values of the folder `out`. Without `resume`, those of earlier runs are ignored."""
 
-    def __init__(self, out: Path, resume: bool = True) -> None:
-        self.path = out / NAME
+    def __init__(self, out: Path, resume: bool = True, shard: tuple[int, int] | None = None) -> None:
+        self.path = out / sharded("measured.jsonl", shard)
         self._known: dict[str, tuple[Measured, object]] = {}
         make_folder(out)
-        last = b"\n"
-        for _, last in lines.lines(self.path):
-            if resume and not lines.is_torn(last):
-                self._remember(lines.parse_object(last) or {})
-        if lines.is_torn(last):  # the next line must not be joined to it
-            self._append("")
+        for path in sorted({*out.glob("measured*.jsonl"), self.path}):
+            last = b"\n"
+            for _, last in lines.lines(path):
+                if resume and not lines.is_torn(last):
+                    self._remember(lines.parse_object(last) or {})
+            if path == self.path and lines.is_torn(last):  # the next line must not be joined to it
+                self._append("")
 
     def find(self, key: str, fingerprint: Fingerprint | None = None) -> Measured | None:
         """The value of a key, measured on a model of this fingerprint; None if there is none."""

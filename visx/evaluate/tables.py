@@ -10,6 +10,8 @@ from typing import Any
 
 from visx.evaluate.evaluate import Evaluation, curves
 from visx.files import SCHEMA_VERSION, make_folder, to_json, write_whole
+from visx.models import Model
+from visx.store.settings import Settings, sharded
 
 
 def csv_bytes(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
@@ -21,19 +23,19 @@ def csv_bytes(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 
-def write_evaluation(out: Path, evaluation: Evaluation, model: str, weights: str) -> None:
-    """Write the files of an evaluation to the folder `out`.
+def write_evaluation(settings: Settings, evaluation: Evaluation, model: Model) -> Path:
+    """Writes the files of an evaluation, and returns the path of `evaluation.json`.
 
-    `evaluation.json` has the table and every value with its details, `evaluation.csv` every value, `evaluation.png` the mean
-    curves, where there are any. Raises `VisxError` where a file cannot be written.
+    That one has the table and every value with its details, `evaluation.csv` every value, `evaluation.png` the mean curves,
+    where there are any. Raises `VisxError` where a file cannot be written.
     """
     from visx.draw.curves import plot_curves
 
     mean_curves = curves(evaluation)
     record = {
         "schema_version": SCHEMA_VERSION,
-        "model": model,
-        "weights": weights,
+        "model": model.name,
+        "weights": model.weights.sha256,
         "metrics": [{"name": m.name, "better": m.better, "low": m.low, "high": m.high} for m in evaluation.metrics],
         "table": [row.as_dict() for row in evaluation.rows],
         "values": [
@@ -43,9 +45,13 @@ def write_evaluation(out: Path, evaluation: Evaluation, model: str, weights: str
         ],
         "errors": evaluation.errors,
     }  # fmt: skip
-    make_folder(out)
-    write_whole(out / "evaluation.json", to_json(record).encode() + b"\n")
+    make_folder(settings.out)
+    path, table, picture = (
+        settings.out / sharded(f"evaluation.{suffix}", settings.shard) for suffix in ("json", "csv", "png")
+    )
+    write_whole(path, to_json(record).encode() + b"\n")
     rows = [(v.image, v.job, v.target, v.metric, v.measured.value) for v in evaluation.values]
-    write_whole(out / "evaluation.csv", csv_bytes(("image", "method", "target", "metric", "value"), rows))
+    write_whole(table, csv_bytes(("image", "method", "target", "metric", "value"), rows))
     if mean_curves:
-        write_whole(out / "evaluation.png", plot_curves(mean_curves))
+        write_whole(picture, plot_curves(mean_curves))
+    return path

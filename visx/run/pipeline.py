@@ -97,15 +97,15 @@ class Run:
         self._replaced: list[tuple[str, str, str]] = []  # a map, the image it was of, and the one it is of now
         self._outdated = 0  # results of older versions, which recorded less, computed anew
 
-    def __call__(self, items: Sequence[Item], total: int | None = None, progress: Progress = SILENT) -> Summary:
-        """Explain every item; `total` is the number of inputs that these are a shard of, `progress` is advanced for every
-        image. Interrupted, what was finished is kept and the exception goes on."""
+    def __call__(self, items: Sequence[Item], progress: Progress = SILENT) -> Summary:
+        """Explain every item; `progress` is advanced for every image. Interrupted, what was finished is kept and the
+        exception goes on."""
         self.progress = progress
         with self.journal:
             if self.settings.resume:
                 self.journal.read()
             try:
-                self._carry_out(items, total or len(items))
+                self._carry_out(items, self.settings.listed or len(items))
             finally:
                 self._tell_replaced()
         return self.summary

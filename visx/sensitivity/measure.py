@@ -160,14 +160,21 @@ def measure(
 ) -> None:
     """Explains and measures images under every setting of the groups, compares the settings of each group, and adds the
     results to `sensitivity`. A setting that several groups share is explained once. `progress` counts images explained
-    and, where there are metrics of one map, maps measured."""
+    and, where there are metrics of one map, maps measured.
+
+    Raises `VisxError` before anything is computed where a metric of two maps does not fit maps of the input's size.
+    """
+    blank = np.zeros(model.input_size)
+    for metric in sensitivity.metrics:
+        if metric.kind == "pair":
+            metric.run(blank, blank, params[metric.name])
     everything = [setting for group in groups for setting in group]
     if any(setting.noise for setting in everything) and any(spec.top for spec in settings.target.each):
         target, items = _pinned(sensitivity, model, items, settings, on_message)
         settings = dataclasses.replace(settings, target=target)
     single = [metric for metric in sensitivity.metrics if metric.kind != "pair"]
     network = model.black_box(settings.precision, model.device)
-    ledger = Ledger(settings.out, settings.resume)
+    ledger = Ledger(settings.out, settings.resume, settings.shard)
     maps: MapsBySetting = {}
     for seed, noise in dict.fromkeys((s.seed, s.noise) for s in everything):
         jobs = list(dict.fromkeys(s.job for s in everything if (s.seed, s.noise) == (seed, noise)))
@@ -250,7 +257,7 @@ def _pinned(
     if settings.target.count > 1:
         raise usage("--vary noise follows one class an image", "--target top1, a class, or a table")
     table: dict[str, str] = {}
-    rows = list(predictions(model, items, 1, settings.precision, settings.batch_size, on_message))
+    rows = list(predictions(model, items, 1, settings.precision, settings.batch_size, on_message, settings.seed))
     for row in rows:
         if "predictions" in row:
             table[row["image"].replace("\\", "/")] = str(row["predictions"][0]["target"])

@@ -16,17 +16,21 @@ from visx.images.decode import read
 from visx.metrics.contract import Metric
 from visx.models import Model
 from visx.sensitivity.measure import Group, Sensitivity
+from visx.store.settings import Settings, sharded
 
 CELL, GAP, LINE = 176, 6, 15  # pixels
 MOST_ROWS = 12  # images in a picture
 
 
-def write_sensitivity(out: Path, result: Sensitivity, group: Group, model: Model) -> None:
-    """Write `sensitivity.json` and `sensitivity.csv` with all groups so far, and the picture of `group`, to the folder `out`.
-
-    Raises `VisxError` where a file cannot be written.
+def write_sensitivity(settings: Settings, result: Sensitivity, group: Group, model: Model) -> Path:
+    """Writes `sensitivity.json` and `sensitivity.csv` with all groups so far, and the picture of `group`; returns the path of
+    `sensitivity.json`. Raises `VisxError` where a file cannot be written.
     """
-    make_folder(out)
+    make_folder(settings.out)
+    path, table, picture = (
+        settings.out / sharded(f"sensitivity.{end}", settings.shard)
+        for end in ("json", "csv", f"{picture_name(group)}.png")
+    )
     record = {
         "schema_version": SCHEMA_VERSION,
         "table": result.rows(),
@@ -43,16 +47,17 @@ def write_sensitivity(out: Path, result: Sensitivity, group: Group, model: Model
         ],
         "errors": result.errors,
     }  # fmt: skip
-    write_whole(out / "sensitivity.json", to_json(record).encode() + b"\n")
+    write_whole(path, to_json(record).encode() + b"\n")
     rows = [
         (g.model, g.method, g.varied, s.image, s.target, s.first, s.second, s.metric, s.value)
         for g in result.groups
         for s in g.scores
     ]
     titles = ("model", "method", "varied", "image", "target", "first", "second", "metric", "value")
-    write_whole(out / "sensitivity.csv", csv_bytes(titles, rows))
+    write_whole(table, csv_bytes(titles, rows))
     if group.samples:
-        write_whole(out / f"sensitivity.{picture_name(group)}.png", png_bytes(group_picture(group, model, result)))
+        write_whole(picture, png_bytes(group_picture(group, model, result)))
+    return path
 
 
 def picture_name(group: Group) -> str:

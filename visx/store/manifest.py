@@ -20,6 +20,7 @@ from visx.files import make_folder, unwritable
 from visx.store import lines
 from visx.store.lock import FolderLock
 from visx.store.record import Failure, Record, is_failure, key_of, map_of, parse, parse_result
+from visx.store.settings import sharded
 
 _JOURNALS = "manifest*.jsonl"
 _START = 1 << 20  # bytes of a manifest that tell whether a folder holds results
@@ -30,7 +31,7 @@ class Journal:
 
     def __init__(self, out: Path, shard: tuple[int, int] | None = None) -> None:
         self.out = out
-        self.path = out / ("manifest.jsonl" if shard is None else f"manifest.{shard[0]}-of-{shard[1]}.jsonl")
+        self.path = out / sharded("manifest.jsonl", shard)
         self._lock = FolderLock(out, shard)
         self._file: BinaryIO | None = None
         self._journals: list[Path] = []

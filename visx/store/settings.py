@@ -11,7 +11,8 @@ from visx.targets.contract import Target
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything a run's results depend on besides model and jobs, and how the run is to be carried out."""
+    """Everything that a run's results follow from besides model and jobs, and how the run is carried out. `shard` is (I, N) of
+    part I of N, counted from 1; `listed` is the number of images of all parts together."""
 
     out: Path
     target: Target
@@ -25,8 +26,15 @@ class Settings:
     resume: bool = True
     fail_fast: bool = False
     shard: tuple[int, int] | None = None
+    listed: int | None = None
 
     @property
     def rendering(self) -> dict[str, Any] | None:
         """What decides the picture, given the map; None without one."""
         return {"colormap": self.colormap, "alpha": self.alpha} if self.overlay else None
+
+
+def sharded(name: str, shard: tuple[int, int] | None) -> str:
+    """The name of the file that a shard writes in place of the whole run's: `manifest.3-of-8.jsonl`."""
+    stem, _, suffix = name.rpartition(".")
+    return name if shard is None else f"{stem}.{shard[0]}-of-{shard[1]}.{suffix}"
