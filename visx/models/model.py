@@ -19,6 +19,7 @@ from visx.network.behaviour import PLAIN, Behaviour, known, observe
 from visx.network.blackbox import BlackBox
 from visx.network.forms import copied, half, unwrapped, whereabouts
 from visx.network.grid import Layer
+from visx.network.isolation import unclaimed
 from visx.network.network import Network
 from visx.network.outputs import Outputs
 from visx.network.probe import failure, try_out
@@ -207,8 +208,15 @@ class Model:
         labels = tuple(self.labels or ())
         ways = (self.channels_last, self.owned, self.accelerate, self.rounding_safe)
         rest = (self.module, labels, self.preprocess, ways, self.means, self.head)
-        with self._around(self.module).session():  # no other thread's hooks are on the module meanwhile
-            if rest == self._rest and self._snapshot is not None and self._snapshot.holds(matrices=copies):
+
+        def unchanged() -> bool:
+            return rest == self._rest and self._snapshot is not None and self._snapshot.holds(matrices=copies)
+
+        with unclaimed(self._snapshot.parts if self._snapshot else frozenset()):  # by threads that place hooks
+            if unchanged():
+                return
+        with self._around(self.module).session():
+            if unchanged():  # another thread was here
                 return
             if self._snapshot is not None and not self._snapshot.values_hold():
                 self.weights = Weights("in-memory", digest_state(self.module))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -132,6 +132,16 @@ def _claimed(parts: dict[int, nn.Module | Tensor]) -> Iterator[None]:
                     held.set(held.flag)
                     del _held[id(held.part)]
             _free.notify_all()
+
+
+@contextmanager
+def unclaimed(parts: Set[int]) -> Iterator[None]:
+    """Inside the `with` no other thread has a session with any of the parts of these ids, and none can begin one: a short
+    look at a module costs less than a session."""
+    thread = threading.get_ident()
+    with _free:
+        _free.wait_for(lambda: all(_held[i].thread == thread for i in parts & _held.keys()))
+        yield
 
 
 def _flag(part: nn.Module | Tensor) -> bool:

@@ -1,14 +1,14 @@
 """Snapshots of a module: whether its owner has changed it since something was learnt from it.
 
-A snapshot knows what the module *is*: its submodules, their types, attributes and hooks, its tensors and their values.
-Version counters would not do, because edits through `.data` move none. Values are compared exactly where a tensor is
-small (normalisations, biases). Of a larger one the sums of its rows of 128 are: one pass over memory, some 5 % of a
-forward pass of one image, and sensitive to every change but one that keeps each of these sums to the last bit.
+A snapshot holds what the module is made of: its submodules, their types, attributes and hooks, its tensors and their values.
+Version counters are no use, because edits through `.data` move none. Values are compared exactly where a tensor is small
+(normalisations, biases). Of a larger one the sums of its rows of 128 are compared. That is one pass over memory, some 5 %
+of a forward pass of one image, and only a change that keeps each of these sums to the last bit is missed.
 """
 
 from __future__ import annotations
 
-from operator import eq
+from operator import attrgetter
 from types import ModuleType
 from typing import Any
 
@@ -21,25 +21,29 @@ _EXACT = 4096  # elements; larger tensors are summed
 _ROW = 128
 _DEPTH = 4  # of containers in attributes
 _HALF = {torch.float16, torch.bfloat16}
+_SIMPLE = frozenset((bool, int, float, str, type(None)))
 GLOBAL_HOOKS = (
     "_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks", "_global_backward_pre_hooks",
 )  # fmt: skip
 
 
 class Snapshot:
-    """A module as it is now; `holds` says later whether it still is. Training mode and `requires_grad`, which explaining
-    sets for itself, do not count. It keeps the module's present tensors alive."""
+    """A module as it is now; `holds` says later whether it is still the same. Training mode and `requires_grad`, which
+    explaining sets itself, do not count. The snapshot keeps the module's present tensors alive."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._modules: list[tuple[dict[str, Any], dict[str, Any]]] = []  # attributes and a copy of them
+        self._modules: list[nn.Module] = []
+        self._attributes: list[tuple[dict[str, Any], dict[str, Any]]] = []  # of each module, and a copy of them
+        self._empty: list[Any] = []  # containers
         self._containers: list[Any] = []
         self._copies: list[Any] = []
         self._tensors: list[Tensor] = []
-        self._seen: set[int] = set()
+        self.parts: set[int] = set()  # ids of all that was looked at: modules, tensors and containers
         self._look(module)
         for name in GLOBAL_HOOKS:
             self._look(getattr(torch_module, name, None))
-        self._forms = self._formed()
+        self._types = list(map(type, self._modules))
+        self._memory = Memory(self._tensors)
         self._values: Values | None = None
         self._matrices: Values | None = None
         try:
@@ -53,39 +57,36 @@ class Snapshot:
         `matrices`: large ones (of linear layers, embeddings) are compared from now on, too. Nothing is remembered of their
         values unless a copy of the module is made.
         """
-        for attributes, copy in self._modules:
+        for attributes, copy in self._attributes:
             if "training" in attributes:  # a compiled part has only its module's
                 copy["training"] = attributes["training"]
         try:
-            if not all(map(eq, self._containers, self._copies)):
-                return False
+            same = not any(self._empty) and self._containers == self._copies
         except (RuntimeError, ValueError, TypeError):  # an array in another's place
             return False
-        return self.values_hold(matrices=matrices)
+        # a parametrisation is another class
+        return same and list(map(type, self._modules)) == self._types and self.values_hold(matrices=matrices)
 
     def values_hold(self, *, matrices: bool = False) -> bool:
         """The same of the tensors that the module had, whatever became of its attributes and hooks."""
-        if self._formed() != self._forms or self._values is None or not self._values.hold():
+        if not self._memory.holds() or self._values is None or not self._values.hold():
             return False
         if matrices and self._matrices is None:
             self._matrices = Values([t for t in self._tensors if t.dim() <= 2 and t.numel() > _EXACT])
         return self._matrices is None or self._matrices.hold()
 
     def _look(self, value: Any, depth: int = 0) -> None:
-        """Note what `value` holds. A container is equal to its shallow copy as long as nothing in it was replaced."""
+        """Record what `value` holds. A container is equal to its shallow copy as long as nothing in it was replaced."""
         if isinstance(value, Tensor):
-            if id(value) not in self._seen and not is_lazy(value):
-                self._seen.add(id(value))
+            if id(value) not in self.parts and not is_lazy(value):
+                self.parts.add(id(value))
                 self._tensors.append(value)
         elif isinstance(value, nn.Module):
-            if id(value) not in self._seen:
+            if id(value) not in self.parts:
+                self.parts.add(id(value))
+                self._modules.append(value)
                 attributes = vars(value)
-                copy = self._contained(attributes, attributes, 0)
-                self._modules.append((attributes, copy))
-                # a parametrisation is another class
-                self._containers.append(_Class(value))
-                self._copies.append(type(value))
-                self._seen.add(id(value))
+                self._attributes.append((attributes, self._contained(attributes, attributes, 0)))
         elif isinstance(value, dict):
             self._contained(value, value, depth)
         elif isinstance(value, (tuple, list, set, frozenset)):
@@ -94,34 +95,46 @@ class Snapshot:
             self._contained(vars(value), vars(value), depth + 1)  # a configuration
 
     def _contained(self, container: Any, items: dict[Any, Any], depth: int) -> Any:
-        copy: Any = container.copy() if isinstance(container, (dict, list, set)) else container
-        if id(container) in self._seen or depth > _DEPTH:
+        """Record a container and, one deeper, what its items hold; returns a shallow copy of it."""
+        fixed = isinstance(container, (tuple, frozenset))
+        copy = container if fixed else container.copy()
+        if id(container) in self.parts or depth > _DEPTH:
             return copy
-        self._seen.add(id(container))
-        self._containers.append(container)
-        self._copies.append(copy)
+        self.parts.add(id(container))
+        if not fixed and not items:
+            self._empty.append(container)
+        elif not fixed:
+            self._containers.append(container)
+            self._copies.append(copy)
         for item in items.values():
-            if type(item) not in (bool, int, float, str, type(None)):
+            if type(item) not in _SIMPLE:
                 self._look(item, depth + 1)
         return copy
 
+
+class Memory:
+    """Where tensors lie: their storage, shapes, strides and dtypes."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        plain = [t.layout is torch.strided and not t.is_meta and not t.is_quantized for t in tensors]
+        self._tensors = [t for t, strided in zip(tensors, plain, strict=True) if strided]
+        self._others = [t for t, strided in zip(tensors, plain, strict=True) if not strided]
+        self._views = [t.detach() for t in self._tensors]  # what becomes of a tensor does not change a view of it
+        self._forms = self._formed()
+
+    def holds(self) -> bool:
+        """Whether all tensors lie where they were."""
+        try:
+            return all(map(Tensor.is_set_to, self._tensors, self._views)) and self._formed() == self._forms
+        except RuntimeError:  # one is of another layout or device now
+            return False
+
     def _formed(self) -> list[Any]:
         return [
-            (t.shape, t.dtype, *((t.data_ptr(), t.stride()) if t.layout is torch.strided and not t.is_meta else ()))
-            for t in self._tensors
+            *map(Tensor.data_ptr, self._tensors),  # which moves where a storage is made smaller
+            *map(attrgetter("dtype"), (*self._tensors, *self._others)),
+            *map(attrgetter("shape"), self._others),
         ]
-
-
-class _Class:
-    """Equal to the class of an object, looked up whenever it is compared."""
-
-    def __init__(self, of: Any) -> None:
-        self._of = of
-
-    def __eq__(self, other: object) -> bool:
-        return type(self._of) is other
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 class Values:
