@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from visx.network import forms, heads, placement
 from visx.network.fast import onednn
 from visx.network.rules import nodes as rules
+from visx.network.rules.operations import PRODUCTS, operation
 from visx.network.snapshot import GLOBAL_HOOKS
 
 NAMES = {
@@ -336,3 +337,64 @@ def test_every_node_that_tells_how_a_network_ends_is_made_here():
 
 def name_of(node: Any) -> str:
     return (node if isinstance(node, str) else node.name()).rpartition("Backward")[0]
+
+
+RELEVANCE = "rules/local.py, rules/operations.py: the relevance rules"
+# What a rule reads of an operation's node
+RELEVANT: list[tuple[str, Callable[[], Tensor], tuple[str, ...]]] = [
+    ("Gelu", lambda: F.gelu(values()), ("_saved_self", "_saved_approximate")),
+    ("Silu", lambda: F.silu(values()), ("_saved_self",)),
+    ("Hardswish", lambda: F.hardswish(values()), ("_saved_self",)),
+    ("Mish", lambda: F.mish(values()), ("_saved_self",)),
+    ("Celu", lambda: F.celu(values()), ("_saved_self", "_saved_alpha")),
+    ("Tanh", lambda: values().tanh(), ("_saved_result",)),
+    ("Elu", lambda: F.elu(values()), ("_saved_self", "_saved_alpha", "_saved_scale", "_saved_input_scale")),
+    ("Elu", lambda: F.elu(values() * 1, inplace=True), ("_saved_result", "_saved_alpha", "_saved_scale")),
+    ("Pow", lambda: values() ** 2, ("_saved_exponent",)),
+    ("Root", lambda: values() ** -0.5, ("_saved_exponent",)),
+    ("power of a tensor", lambda: values() ** torch.ones(4), ()),
+    ("Reciprocal", lambda: values().reciprocal(), ()),
+    ("Reciprocal", lambda: torch.ones(4) / values(), ()),
+    ("NativeLayerNorm", lambda: F.layer_norm(values(), (4,)), ("_saved_result2", "_saved_weight", "_saved_normalized_shape")),
+    ("NativeGroupNorm", lambda: F.group_norm(values(), 3), ("_saved_result2", "_saved_weight", "_saved_group")),
+    ("NativeBatchNorm", lambda: F.instance_norm(values()), ("_saved_result2", "_saved_weight", "_saved_training")),
+    ("Softmax", lambda: values().softmax(1), ()),
+    ("SafeSoftmax", lambda: torch.ops.aten._safe_softmax(values(), -1), ()),
+    ("LinalgVectorNorm", lambda: values().norm(dim=1), ()),
+    ("Erf", lambda: values().erf(), ()),
+    ("Addcmul", lambda: torch.addcmul(values(), values(), values()), ()),
+    ("ScaledDotProductFlashAttentionForCpu", lambda: F.scaled_dot_product_attention(*[values()] * 3), ()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "make", "saved"), RELEVANT)
+def test_a_node_that_relevance_rules_read(name: str, make: Callable[[], Tensor], saved: tuple[str, ...]):
+    node: Any = make().grad_fn
+    node = node if node.name() != "ViewBackward0" or name != "NativeBatchNorm" else node.next_functions[0][0]
+    assert operation(node) == name, f"on its name leans {RELEVANCE}"
+    for attribute in saved:
+        assert hasattr(node, attribute), f"{name} has no {attribute}, on which leans {RELEVANCE}"
+
+
+def test_a_leaf_of_the_graph_tells_its_tensor():
+    x = values()
+    ((node, _),) = (x * 1).grad_fn.next_functions[:1]  # type: ignore[union-attr]
+    assert operation(node) == "AccumulateGrad" and node.variable is x, f"on it leans {RELEVANCE}"  # type: ignore[union-attr]
+
+
+def test_inputs_of_products_have_these_places():
+    """And of a fused attention: query, key, value."""
+    a, b = values(2, 3, 3), values(2, 3, 3)
+    for make in (
+        a * b,
+        torch.bmm(a, b),
+        torch.baddbmm(torch.ones(1), a, b),
+        torch.addmm(torch.ones(1), a[0], b[0]),
+        a[0] @ b[0],
+    ):
+        node: Any = make.grad_fn
+        first, second = PRODUCTS[operation(node)]
+        assert node.next_functions[first][0] and node.next_functions[second][0], f"on it leans {RELEVANCE}"
+    q, k, v = (values(1, 2, 3, 4) * factor for factor in (1, 2, 3))
+    attended: Any = F.scaled_dot_product_attention(q, k, v).grad_fn
+    assert [edge for edge, _ in attended.next_functions] == [q.grad_fn, k.grad_fn, v.grad_fn]

@@ -108,10 +108,12 @@ def missing(model: Model, method: Method, params: Params, layers: Sequence[str] 
     if isinstance(model.source, BlackBox):
         needed = [text for need, text in NEEDS.items() if need in needs]
         return f"{ONLY_SCORES}; {method.name} needs {' and '.join(needed)}" if needed else ""
-    if needs & {"layer", "gap_head", "relu"} and (reason := closed(model.module)):
+    if needs & {"layer", "gap_head", "relu", "rules"} and (reason := closed(model.module)):
         return reason
     if "relu" in needs and (inside := scripted(model.module)):
         return f"a ReLU rule does not reach into its scripted module {inside}"
+    if "rules" in needs and (inside := scripted(model.module)):
+        return f"a relevance rule does not reach into its scripted module {inside}"
     if "grad" in needs and anatomy.no_input_gradient and "gap_head" not in needs:  # CAM differentiates nothing
         looked_at = [part for name in layers for part in layer_paths(model.module, name)] or [
             anatomy.default_layer or ""
@@ -125,6 +127,8 @@ def missing(model: Model, method: Method, params: Params, layers: Sequence[str] 
     if "relu" in needs and anatomy.relus == 0:
         others = f"; it uses {', '.join(anatomy.others)}" if anatomy.others else ""
         return f"it has no ReLU whose rule could change{others}"
+    if "rules" in needs and anatomy.no_rules:
+        return anatomy.no_rules
     return ""
 
 

@@ -13,6 +13,8 @@ NAMES = (
     "guided_backprop",
     "input_x_gradient",
     "integrated_gradients",
+    "libragrad",
+    "attnlrp",
     "smoothgrad",
     "cam",
     "gradcam",

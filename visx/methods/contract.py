@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from visx.network.gradients import InputGradients, LayerGradients
     from visx.network.network import Network
     from visx.network.outputs import ScoreKind
-    from visx.network.rules import Rule
+    from visx.network.rules import Composite, Rule
     from visx.network.scorer import Scorer, Scores
     from visx.targets.contract import Identity, Objectives, Targets
 
-Need = Literal["grad", "layer", "gap_head", "relu"]
+Need = Literal["grad", "layer", "gap_head", "relu", "rules"]
 Picture = Literal["overlay", "gradient"]
 Passes = Literal["few", "many"]
 
@@ -40,6 +40,7 @@ NEEDS: dict[str, str] = {
     "layer": "a layer with a feature map",
     "gap_head": "global average pooling followed by one linear layer (or a 1x1 convolution before it)",
     "relu": "ReLU or ReLU6 activations",
+    "rules": "operations that all have a relevance rule",
 }
 
 
@@ -85,6 +86,10 @@ class Request:
         """Gradients of every objective's score with respect to the images."""
         scores = partial(self.targets.scores, kind=self.kind)
         return self.network.input_gradients(self.x, scores, rule, one_of_many=self.averaged)
+
+    def relevance(self, composite: Composite) -> InputGradients:
+        """Gradients of every objective's score with respect to the images, each operation under its relevance rule."""
+        return self.network.relevance(self.x, partial(self.targets.scores, kind=self.kind), composite)
 
     def layer_gradients(self) -> list[LayerGradients]:
         """Gradients of every objective's score with respect to the output of the layer; of `A+B`, of each of its layers, by

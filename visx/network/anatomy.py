@@ -13,6 +13,7 @@ from visx.network.meaning import recognise
 from visx.network.network import Network
 from visx.network.outputs import Outputs
 from visx.network.probe import look, noise
+from visx.network.rules import LIBRA, lacking
 
 ONLY_SCORES = "it only gives scores, and nothing inside of it can be seen"
 
@@ -21,7 +22,8 @@ ONLY_SCORES = "it only gives scores, and nothing inside of it can be seen"
 class Anatomy:
     """What one run showed. `default_layer` is None where there is none, and `no_layer` says why; `gap_head` says whether
     the logits are one linear map of globally averaged features; `relus` and `others` count activations; `outputs` says
-    what comes out; `no_input_gradient` says why none can be had (empty where one can)."""
+    what comes out; `no_input_gradient` says why none can be had (empty where one can); `no_rules` why relevance rules do
+    not hold (empty where they do)."""
 
     layers: tuple[Layer, ...]
     default_layer: str | None
@@ -31,6 +33,7 @@ class Anatomy:
     others: tuple[str, ...]
     outputs: Outputs
     no_input_gradient: str = ""
+    no_rules: str = ""
 
     @classmethod
     def of_scores(cls, outputs: Outputs) -> Anatomy:
@@ -59,6 +62,7 @@ def examine(
         record = look(network.module, network.prepare(noise(shape)))
         headless = getattr(network.module, "num_classes", None) == 0  # timm's way to say so
         outputs = recognise(record.graphed, means=means, head=head, headless=headless, labels=labels)
+        no_rules = lacking(outputs.tensor(record.graphed), LIBRA)
         score = outputs.tensor(record.output)
         default, why = choose(record.runs, score, record.node(score))
         network.remember(torch.Size(shape), record, score)
@@ -72,6 +76,7 @@ def examine(
         others=tuple(record.others),
         outputs=outputs,
         no_input_gradient=record.no_input_gradient,
+        no_rules=no_rules,
     )
 
 

@@ -83,7 +83,7 @@ class LayerGradients:
     layer: Layer
 
 
-def _recomputed(
+def recomputed(
     gradients: Callable[Concatenate[Differentiable, P], R],
 ) -> Callable[Concatenate[Differentiable, P], R]:
     """`gradients`, and once more where non-reentrant checkpointing has run parts of forward again in the backward pass:
@@ -107,7 +107,7 @@ _CHECKPOINTED = (
 )
 
 
-@_recomputed
+@recomputed
 def input_gradients(
     network: Differentiable,
     x: Tensor,
@@ -137,7 +137,7 @@ def input_gradients(
                 "use backprop, smoothgrad or integrated_gradients",
             )
         scored = scores(logits)
-        (grads,) = _gradients(scored, [leaf])
+        (grads,) = score_gradients(scored, [leaf])
     return InputGradients(grads, scored.detach(), activations.others)
 
 
@@ -147,7 +147,7 @@ def layer_gradients(network: Differentiable, x: Tensor, name: str, scores: Score
     return layers_gradients(network, x, [name], scores)[0]
 
 
-@_recomputed
+@recomputed
 def layers_gradients(network: Differentiable, x: Tensor, names: Sequence[str], scores: Scores) -> list[LayerGradients]:
     """As `layer_gradients`, of several layers, which may lie behind or within each other: one forward pass, one backward
     pass a column of `scores`. Only what lies behind the first of the layers is differentiated."""
@@ -208,7 +208,7 @@ def _layers_gradients(
         require_graph(logits, f"layer {' or '.join(layer.name for layer in layers)}")
         scored = scores(logits)
         kept = [outputs[layer.name] for layer in layers]
-        grads = _gradients(scored, kept)
+        grads = score_gradients(scored, kept)
     result = []
     for layer, output, of_layer in zip(layers, kept, grads, strict=True):
         assert layer.grid is not None
@@ -217,7 +217,7 @@ def _layers_gradients(
     return result
 
 
-@_recomputed
+@recomputed
 def project(
     network: Differentiable, x: Tensor, name: str, seed: Callable[[Tensor], Tensor], rule: Rule
 ) -> tuple[Tensor, Tensor]:
@@ -274,7 +274,7 @@ def _differentiable(
     return leaf, output, rules.activations
 
 
-def _gradients(scores: Tensor, wrt: Sequence[Tensor]) -> list[Tensor]:
+def score_gradients(scores: Tensor, wrt: Sequence[Tensor]) -> list[Tensor]:
     """d scores[b, t] / d wrt[b] -> (B, T, ...) float32 for each of the tensors `wrt`; images are independent of each other in
     eval mode."""
     align_norms(scores)

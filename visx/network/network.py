@@ -25,6 +25,7 @@ from visx.network.isolation import StopForward, hooked, undisturbed
 from visx.network.layers import layers
 from visx.network.outputs import LOGITS, Outputs
 from visx.network.record import Record
+from visx.network.relevance import relevance
 from visx.network.restoring import Kept
 from visx.network.scorer import Patch, Patched
 from visx.network.settings import default_device, seed_all
@@ -256,3 +257,4 @@ class Network(BlackBox):
     layer_gradients = gradients.layer_gradients
     layers_gradients = gradients.layers_gradients
     project = gradients.project
+    relevance = relevance

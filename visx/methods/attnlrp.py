@@ -1,0 +1,40 @@
+"""AttnLRP: layer-wise relevance propagation through the softmax, products and normalisations of a transformer.
+
+Relevance starts as the score at the score and is shared backwards, R_i = sum_j (share of i in j) R_j (Achtibat et al. 2024,
+arXiv:2402.05602), by operation:
+- linear layers: the epsilon rule with epsilon -> 0, R_i = x_i sum_j w_ij R_j / y_j (equation 6);
+- softmax s of x: its first-order Taylor expansion, R_i = x_i (R_i^s - s_i sum_j R_j^s);
+- a product of two values (queries and keys, probabilities and values, a gated MLP): half to each factor;
+- GELU, SiLU and the like: identity, R_x = R_y;
+- normalisations: identity, the mean being linear.
+Each is a gradient times an input (Arras et al. 2025, arXiv:2502.15886), so one backward pass under these rules is all, and
+M = sum_c x_c g_c. Biases and the constant part of the softmax keep their share: the map sums to the score where there are
+neither. The sum is reported with every map.
+
+The authors call LRP patented: free for personal and scientific use; ask them about commercial use.
+
+Deviations from the paper: none of its rules for other architectures. Extension: sigmoids, and what else is bounded and only
+multiplies other values (squeeze-and-excitation), are constants. ReLU, max pooling and batch normalisation keep their
+gradient, which is the epsilon rule.
+"""
+
+from __future__ import annotations
+
+from visx.methods.contract import Attribution, Request, method
+from visx.methods.libragrad import relevance_map
+from visx.params import Params
+
+
+@method(
+    "attnlrp",
+    family="gradient",
+    title="AttnLRP: relevance through attention",
+    source="arXiv:2402.05602",
+    needs={"grad", "rules"},
+    signed=True,
+    single_pass=True,
+)
+def attnlrp(req: Request, p: Params) -> Attribution:
+    from visx.network.rules import ATTNLRP
+
+    return relevance_map(req, req.relevance(ATTNLRP))

@@ -1,0 +1,42 @@
+"""Gradients under relevance rules (visx/network/rules/relevance.py): input times gradient is then the input's relevance.
+
+`relevance` is a method of `Network` (visx/network/network.py) and is called inside its session.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from visx.errors import unsupported
+from visx.network.forms import scripted
+from visx.network.gradients import Differentiable, InputGradients, recomputed, score_gradients
+from visx.network.outputs import require_graph
+from visx.network.rules import Activations, Composite, Graph
+from visx.network.scorer import Scores
+
+
+@recomputed
+def relevance(network: Differentiable, x: Tensor, scores: Scores, composite: Composite) -> InputGradients:
+    """Gradients of scores with respect to the input (see `input_gradients`), each operation between the network's values
+    and its input under its rule: one forward pass, one backward pass a column of `scores`.
+
+    The scores' own derivative by the values is plain. Raises `VisxError` (exit 4) where an operation has no rule, or where
+    no relevance arrives at the input.
+    """
+    if inside := scripted(network.module):
+        raise unsupported(f"a relevance rule cannot reach into the scripted module {inside}", "use the eager module")
+    with torch.enable_grad():
+        leaf = network.prepare(x).requires_grad_()
+        values = network.logits(leaf.clone())  # a network may work in place on its input
+        require_graph(values)
+        plan = Graph(values, composite, leaf).plan()
+        if plan.lacking:
+            raise unsupported(f"relevance rules do not hold in the model: {plan.lacking}", WITHOUT_RULES)
+        plan.hang()
+        scored = scores(values)
+        (grads,) = score_gradients(scored, [leaf])
+    return InputGradients(grads, scored.detach(), Activations().others)
+
+
+WITHOUT_RULES = "input_x_gradient and integrated_gradients need no rules"
