@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -25,12 +27,39 @@ from torch import nn
 def make():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
 """
-every = pytest.mark.parametrize("kind", all_sources(), ids=list(FORMS))
+VIT = {
+    "model_type": "vit", "architectures": ["ViTForImageClassification"], "image_size": 32, "patch_size": 8,
+    "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+}  # fmt: skip
+PROCESSOR = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
+NEEDS = {"HuggingFace": "transformers"}  # sources whose extra may not be installed here
+every = pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(
+            kind,
+            id=kind.__name__,
+            marks=pytest.mark.skipif(
+                importlib.util.find_spec(NEEDS.get(kind.__name__, "torch")) is None,
+                reason=f"{NEEDS.get(kind.__name__)} is not installed",
+            ),
+        )
+        for kind in all_sources()
+    ],
+)
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, with the file that `Factory.example` names, also in a folder of a prefix's name."""
+    """The working directory, with the file that `Factory.example` names, also in a folder of a prefix's name; and a cache of
+    the hub with the model that `HuggingFace.example` names."""
+    hub = tmp_path / "hub" / "models--google--vit-base-patch16-224"
+    (hub / "snapshots" / "abc").mkdir(parents=True)
+    (hub / "refs").mkdir()
+    (hub / "refs" / "main").write_text("abc", encoding="utf-8")
+    for name, content in (("config.json", VIT), ("preprocessor_config.json", PROCESSOR)):
+        (hub / "snapshots" / "abc" / name).write_text(json.dumps(content), encoding="utf-8")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     for place in (tmp_path, tmp_path / "timm"):
         place.mkdir(exist_ok=True)
         (place / "net.py").write_text(NET, encoding="utf-8")
@@ -71,8 +100,19 @@ def test_what_it_lists_it_takes(kind: type[Source]) -> None:
         assert row["source"] == kind.title
 
 
-@pytest.mark.parametrize("kind", [kind for kind in all_sources() if kind.prefix])
-def test_an_unknown_name_after_its_prefix_is_an_error_with_near_matches(kind: type[Source]) -> None:
+@every
+def test_an_unknown_name_after_its_prefix_is_an_error_with_near_matches(
+    kind: type[Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    def gone(*_: object, **__: object) -> None:
+        raise RepositoryNotFoundError.__new__(RepositoryNotFoundError)
+
+    if not kind.prefix:
+        pytest.skip("its SPECs have no prefix")
+    monkeypatch.setattr("visx.models.downloads.reach_hub", lambda: None)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", gone)
     with pytest.raises(VisxError, match="unknown model") as error:
         find(f"{kind.example}x")
     assert error.value.code == 2 and kind.example in str(error.value)
@@ -85,7 +125,8 @@ def test_a_file_in_a_folder_of_a_prefixs_name_is_a_file() -> None:
 
 def test_readme_names_every_form() -> None:
     readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
-    assert [form for form in FORMS.values() if form.removesuffix(" (built in)") not in readme] == []
+    plain = readme.replace("`", "")
+    assert [form for form in FORMS.values() if form.removesuffix(" (built in)") not in plain] == []
     assert all(form in SPECS for form in FORMS.values())
 
 

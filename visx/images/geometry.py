@@ -42,7 +42,8 @@ class Preprocess:
     `crop`: the central (height, width) that remains; where the picture is smaller it is padded with the colour `fill`.
     `mean` and `std`: of pixels in 0..1, one number for each channel of the network. `range`: the (black, white) of numeric
     pictures; None where a file or its type states it. `layout`: the network's own order of the axes of a batch; the input
-    is (C, h, w) in both cases.
+    is (C, h, w) in both cases. `floor_crop`: where the crop cannot lie in the very middle, it lies half a pixel towards the
+    top or left, as in transformers; else it is rounded as in torchvision.
     """
 
     resize: int | tuple[int, int] | None
@@ -54,6 +55,7 @@ class Preprocess:
     fill: tuple[int, int, int] = (0, 0, 0)
     range: tuple[float, float] | None = None
     layout: Literal["NCHW", "NHWC"] = "NCHW"
+    floor_crop: bool = False
 
     @property
     def channels(self) -> int:
@@ -76,10 +78,7 @@ class Preprocess:
         height, width = pixels.shape[:2]
         new_h, new_w = self._resized(height, width)
         crop_h, crop_w = self.crop
-        # as torchvision's centre crop: an odd pixel of padding at the right or bottom, half pixels rounded to even
-        pad_top, pad_left = max(0, crop_h - new_h) // 2, max(0, crop_w - new_w) // 2
-        top = round((new_h - crop_h) / 2) if new_h >= crop_h else -pad_top
-        left = round((new_w - crop_w) / 2) if new_w >= crop_w else -pad_left
+        top, left = self._start(new_h, crop_h), self._start(new_w, crop_w)
         resample = Image.Resampling[self.interpolation.upper()]
         scale_x, scale_y = width / new_w, height / new_h
         box = (left * scale_x, top * scale_y, (left + crop_w) * scale_x, (top + crop_h) * scale_y)
@@ -105,6 +104,13 @@ class Preprocess:
         for channel, levels in enumerate(self._levels()):
             np.take(levels, levels_of[..., channel], out=x[channel], mode="clip")  # the default mode makes a copy
         return x, place
+
+    def _start(self, length: int, crop: int) -> int:
+        """Where the crop begins on an axis of this length; negative where it begins with padding, of which an odd pixel is at
+        the end. A crop's half pixels are rounded to even, as in torchvision, or down where `floor_crop`."""
+        if length < crop:
+            return -((crop - length) // 2)
+        return (length - crop) // 2 if self.floor_crop else round((length - crop) / 2)
 
     def _normalised(
         self, values: np.ndarray, fitted: Callable[[Image.Image, tuple[float, ...]], Image.Image]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,14 @@ from visx.errors import VisxError, said_by
 
 NETWORK_TIMEOUT = 10.0  # seconds without an answer after which a download fails
 THREE_WAYS = "three ways on: --weights FILE (a checkpoint you have), --weights random, or the built-in --model efficientnet_lite0"
+
+
+def prepare_hub() -> None:
+    """What huggingface_hub reads when it is imported: downloads fail within seconds, logs have no progress bars."""
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(int(NETWORK_TIMEOUT)))
+    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(int(NETWORK_TIMEOUT)))
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def cached_by_timm(name: str) -> str | None:
@@ -27,17 +36,17 @@ def cached_by_timm(name: str) -> str | None:
 
 
 def reach_hub() -> None:
-    """Send one request to timm's hub, which raises where there is no network. The hub's own client would try twelve times."""
+    """Send one request to the hub, which raises where there is no network. The hub's own client would try twelve times."""
     from huggingface_hub import constants, get_session
 
     get_session().head(constants.ENDPOINT, timeout=NETWORK_TIMEOUT)
 
 
 @contextmanager
-def downloading(what: str, where: str) -> Iterator[None]:
+def downloading(what: str, where: str, advice: str = THREE_WAYS) -> Iterator[None]:
     """While this context is open, downloads time out, and every failure becomes one `VisxError` with advice.
 
-    `what` is downloaded from `where`, for the message. Output of torch's downloader goes to standard error, because standard
+    `what` is downloaded from `where`, for the message, `advice` is its hint. Output of torch's downloader goes to standard error, because standard
     output is for data.
     """
     before = socket.getdefaulttimeout()
@@ -46,6 +55,6 @@ def downloading(what: str, where: str) -> Iterator[None]:
         with redirect_stdout(sys.stderr):
             yield
     except Exception as error:  # URLError, OSError, the hub's own errors, a wrong hash
-        raise VisxError(f"cannot get {what} from {where}: {said_by(error)}", hint=THREE_WAYS) from None
+        raise VisxError(f"cannot get {what} from {where}: {said_by(error)}", hint=advice) from None
     finally:
         socket.setdefaulttimeout(before)

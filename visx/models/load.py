@@ -63,11 +63,17 @@ def load_model(
     given = None if labels is None else labels_of(labels)  # before anything is loaded, so that an error comes at once
     place = _device(device)
     source = sources.find(spec)
-    own = source.preprocess()
     pictures = {
         "size": size, "resize": resize, "squash": squash, "interpolation": interpolation, "mean": mean, "std": std,
         "layout": layout, "range": range,
     }  # fmt: skip
+    lacking = [name for name in source.unstated if pictures[name] is None]
+    if lacking:
+        raise usage(
+            f"{spec}: {source.why_unstated}",
+            f"say it by {' '.join(f'--{name}' for name in lacking)} ({', '.join(f'{name}=' for name in lacking)} in Python)",
+        )
+    own = source.preprocess()
     if any(value is not None for value in pictures.values()):
         override(source, pictures)
     with _plain_defaults():  # a factory has been called before, under the user's own defaults
@@ -80,6 +86,7 @@ def load_model(
                 module = taking_nhwc(module)
             model = _model(source, spec, module, origin, names)
             model.as_default = own if spec == DEFAULT_MODEL else None
+            model.remarks = source.remarks
         else:
             model = _from_checkpoint(source, spec, Path(weights))
     model.labels = model.labels if given is None else given

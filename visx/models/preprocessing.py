@@ -138,19 +138,38 @@ def override(source: Source, pictures: dict[str, Any]) -> None:
 
 def taking_nhwc(module: nn.Module) -> nn.Module:
     """A module that takes (B, C, H, W), around one that takes (B, H, W, C)."""
-    return module if isinstance(module, _TakingNHWC) else _TakingNHWC(module)
+    return _taking(_channels_to_the_end, module)
 
 
-class _TakingNHWC(nn.Module):
-    """Passes (B, C, H, W) as (B, H, W, C) to the inner module.
+def taking_bgr(module: nn.Module) -> nn.Module:
+    """A module that takes red, green and blue, around one that takes blue, green and red."""
+    return _taking(_channels_turned, module)
+
+
+def _taking(change: Callable[[Tensor], Tensor], module: nn.Module) -> nn.Module:
+    return module if isinstance(module, _Taking) and module._change is change else _Taking(change, module)
+
+
+def _channels_to_the_end(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1)
+
+
+def _channels_turned(x: Tensor) -> Tensor:
+    return x.flip(1)
+
+
+class _Taking(nn.Module):
+    """Passes pictures (B, C, H, W) to the inner module as it takes them: changed by `_change`.
 
     It shares the inner module's children, parameters and buffers under their own names, so that layer names stay the same.
     """
 
+    _change: Callable[[Tensor], Tensor]
     _inner: nn.Module
 
-    def __init__(self, inner: nn.Module) -> None:
+    def __init__(self, change: Callable[[Tensor], Tensor], inner: nn.Module) -> None:
         super().__init__()
+        object.__setattr__(self, "_change", change)
         object.__setattr__(self, "_inner", inner)
         self.training = inner.training
         for kind in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
@@ -160,6 +179,6 @@ class _TakingNHWC(nn.Module):
         """The inner module's output, in the mode (training or evaluation) of this module."""
         mode, self._inner.training = self._inner.training, self.training
         try:
-            return self._inner(x.permute(0, 2, 3, 1))
+            return self._inner(self._change(x))
         finally:
             self._inner.training = mode

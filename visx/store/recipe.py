@@ -15,10 +15,14 @@ from visx.files import digest
 from visx.images.geometry import Preprocess
 from visx.models import Model
 
+# Fields that came later, with what they were before: left out where they are that, so that earlier results keep their names
+_LATER = {"floor_crop": False}
+
 
 def of_preprocessing(preprocess: Preprocess) -> dict[str, Any]:
     """How a picture becomes the network's input, as JSON: every field, and the class where it is not `Preprocess`."""
-    fields = {key: _plain(value) for key, value in dataclasses.asdict(preprocess).items()}
+    values = dataclasses.asdict(preprocess).items()
+    fields = {key: _plain(value) for key, value in values if key not in _LATER or value != _LATER[key]}
     kind = type(preprocess)
     return fields if kind is Preprocess else {"kind": kind.__qualname__, **fields}
 

@@ -20,6 +20,7 @@ FORMS = {
     "builtin.BuiltIn": f"{DEFAULT_MODEL} (built in)",
     "torchvision.Torchvision": "a torchvision name",
     "timm.Timm": "timm/NAME",
+    "huggingface.HuggingFace": "hf/NAME or hf/FOLDER",
     "python.Factory": "FILE.py:FACTORY",
 }
 SPECS = ", ".join([*list(FORMS.values())[:-1], f"or {list(FORMS.values())[-1]}"])

@@ -40,6 +40,10 @@ class Source(ABC):
     code: Callable[[], str] | None = None  # returns a digest of a user's own sources; None for a library's models
     means: str | None = None  # what the output means, where the source knows; None: running the network shows it
     head: str | int | None = None  # which member of the output is explained, likewise
+    # Arguments of `preprocessing.adapted` that the source cannot know and the user must give, and why, as a sentence
+    unstated: tuple[str, ...] = ()
+    why_unstated: str = ""
+    remarks: tuple[str, ...] = ()  # about loading the default weights, one line each
 
     @abstractmethod
     def __init__(self, spec: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -29,11 +27,7 @@ class Timm(Source):
 
     def __init__(self, spec: str) -> None:
         name = spec.removeprefix(self.prefix)
-        # huggingface_hub reads these when it is imported: downloads fail within seconds, logs have no progress bars
-        os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(int(downloads.NETWORK_TIMEOUT)))
-        os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(int(downloads.NETWORK_TIMEOUT)))
-        if not sys.stderr.isatty():
-            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        downloads.prepare_hub()
         try:
             import timm
         except ImportError:
@@ -69,19 +63,7 @@ class Timm(Source):
 
         pretrained = timm.get_pretrained_cfg(self.name)
         config = timm.data.resolve_data_config({}, pretrained_cfg=pretrained.to_dict() if pretrained else {})
-        height, width = config["input_size"][1:]
-        scale = config["crop_pct"]
-        resize: int | tuple[int, int] = (int(height / scale), int(width / scale))
-        fit: Literal["stretch", "cover", "inside"] = "stretch"
-        fill = (0, 0, 0)
-        mean, std = tuple(config["mean"]), tuple(config["std"])
-        if config["crop_mode"] == "border":
-            fit, fill = "inside", (round(255 * mean[0]), round(255 * mean[1]), round(255 * mean[2]))
-        elif config["crop_mode"] != "squash" and height != width:
-            fit = "cover"
-        elif config["crop_mode"] != "squash":
-            resize = int(height / scale)
-        return Preprocess(resize, (height, width), config["interpolation"], mean, std, fit, fill)
+        return preprocess_of(config)
 
     def labels(self, module: nn.Module | BlackBox) -> tuple[str, ...] | None:
         from timm.data import ImageNetInfo, infer_imagenet_subset
@@ -106,3 +88,20 @@ class Timm(Source):
             module = timm.create_model(self.name, pretrained=True, pretrained_cfg_overlay=overlay)
         tag = getattr(module, "pretrained_cfg", {}).get("tag") or "default"
         return module, Weights(f"timm {tag}", checkpoint.digest_state(module))
+
+
+def preprocess_of(config: dict[str, Any]) -> Preprocess:
+    """The `Preprocess` of timm's data configuration."""
+    height, width = config["input_size"][1:]
+    scale = config["crop_pct"]
+    resize: int | tuple[int, int] = (int(height / scale), int(width / scale))
+    fit: Literal["stretch", "cover", "inside"] = "stretch"
+    fill = (0, 0, 0)
+    mean, std = tuple(config["mean"]), tuple(config["std"])
+    if config["crop_mode"] == "border":
+        fit, fill = "inside", (round(255 * mean[0]), round(255 * mean[1]), round(255 * mean[2]))
+    elif config["crop_mode"] != "squash" and height != width:
+        fit = "cover"
+    elif config["crop_mode"] != "squash":
+        resize = int(height / scale)
+    return Preprocess(resize, (height, width), config["interpolation"], mean, std, fit, fill)
