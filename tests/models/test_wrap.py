@@ -74,7 +74,7 @@ def test_what_is_wrong_is_said(options: dict[str, Any], words: str) -> None:
 
 @pytest.mark.parametrize(
     ("module", "words"),
-    [(Base, "the class Base"), ("resnet50", "the name 'resnet50'"), (None, "a NoneType"), (len, "a len")],
+    [(Base, "the class Base"), ("resnet50", "the name 'resnet50'"), (None, "a NoneType"), (2.5, "a float")],
 )
 def test_what_is_no_module(module: Any, words: str) -> None:
     with pytest.raises(VisxError, match=words) as caught:

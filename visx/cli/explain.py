@@ -174,10 +174,13 @@ def _sum_up(talk: Talk, summary: Summary, total: int, out: Path, seconds: float)
 
 def _choices(model: Model, jobs: Sequence[Job], precision: str, size: int | None) -> list[str]:
     """The lines of --verbose before the first image: everything that was chosen and not typed."""
+    from visx.models.telling import ways
+
     how = model.preprocess
     layers = list(dict.fromkeys(job.layer for job in jobs if job.layer))
     colours = f"mean {', '.join(f'{m:g}' for m in how.mean)}, std {', '.join(f'{s:g}' for s in how.std)}"
     return [
+        *([f"{model.name}: {how}" for how in ways(model)]),
         f"model: {model.name}, weights {model.weights.name} (sha256 {model.weights.sha256[:12]})",
         f"input: resized to {how.resize}, cropped to {how.crop[0]} x {how.crop[1]}, {how.interpolation}, {colours}",
         f"outputs: {model.outputs}",

@@ -51,9 +51,12 @@ def layers(
     given = pictures.given()
 
     from visx.models import load_model
+    from visx.models.telling import notes, ways
 
     loaded = load_model(model, weights or kind_of(model).layers_weights, means=means, head=head, **given)
-    anatomy, talk = loaded.anatomy, Talk(quiet)
+    loaded.open()
+    talk = Talk(quiet)
+    anatomy = loaded.anatomy
     rows = [row for row in anatomy.layers if row.name and (row.grid is not None or not spatial)]
     width = max((len(row.name) for row in rows), default=0)
     for row in rows:
@@ -63,6 +66,8 @@ def layers(
         else:
             put(row.name if quiet else f"{'*' if default else ' '} {row.name:<{width}}  {_described(row, spatial)}")
     about = f": {anatomy.outputs.seen}" if anatomy.outputs.seen else ""
+    for text in (*notes(loaded), *ways(loaded)):
+        talk.say(f"{model}: {text.removeprefix(f'{model}: ')}")
     talk.say(f"output: {anatomy.outputs}{about}")
     if anatomy.default_layer is None and not json:
         talk.say(f"{model} has no default layer: {anatomy.no_layer}")

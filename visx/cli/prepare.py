@@ -102,10 +102,12 @@ class Prepared:
 
     def describe_outputs(self, model: Model, kinds: Iterable[ScoreKind] = ()) -> None:
         """Print what the model's output means, where it is not the plain case, and what that makes of the scores."""
+        from visx.models.telling import notes
+
         reason = f": {model.outputs.seen}" if model.outputs.seen else ""
         meaning = "" if model.outputs.plain else f"{model.name} gives {model.outputs}{reason}"
         scores = dict.fromkeys(map(model.outputs.remark, kinds))
-        for text in filter(None, (*model.remarks, meaning, *scores)):
+        for text in filter(None, (*notes(model), meaning, *scores)):
             self.talk.say(text)
 
 

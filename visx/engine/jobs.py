@@ -106,8 +106,13 @@ def missing(model: Model, method: Method, params: Params, layers: Sequence[str] 
             f"{method.name} declares a need that visx does not know: {need!r}", f"these are: {', '.join(NEEDS)}"
         )
     if isinstance(model.source, BlackBox):
-        needed = [text for need, text in NEEDS.items() if need in needs]
-        return f"{ONLY_SCORES}; {method.name} needs {' and '.join(needed)}" if needed else ""
+        if not needs:
+            return ""
+        why = model.open()
+        if isinstance(model.source, BlackBox):
+            needed = " and ".join(text for need, text in NEEDS.items() if need in needs)
+            return f"{ONLY_SCORES}; {method.name} needs {needed}{f': {why}' if why else ''}"
+        anatomy = model.anatomy
     if needs & {"layer", "gap_head", "relu", "rules"} and (reason := closed(model.module)):
         return reason
     if "relu" in needs and (inside := scripted(model.module)):

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from visx.network.blackbox import BlackBox
 from visx.network.network import Network
 
 _NUMBERS = 8
@@ -62,14 +63,14 @@ def close(a: Any, b: Any) -> bool:
     return distance <= TOLERANCE * max(math.hypot(*a), math.hypot(*b))
 
 
-def take(network: Network, shape: tuple[int, int, int], code: Callable[[], str]) -> Fingerprint:
-    """The fingerprint of a network whose input has the `shape` (C, H, W); `code` returns the digest of its sources."""
+def take(network: BlackBox, shape: Sequence[int], code: Callable[[], str]) -> Fingerprint:
+    """The fingerprint of a network, or of a black box, whose input has the `shape` (C, H, W); `code` returns the digest of its sources."""
     outputs = _outputs(network, shape)  # before code(): the forward pass may import further sources
     return Fingerprint(code(), outputs)
 
 
 @torch.no_grad()
-def _outputs(network: Network, shape: tuple[int, int, int]) -> tuple[float, ...] | None:
+def _outputs(network: BlackBox, shape: Sequence[int]) -> tuple[float, ...] | None:
     """Eight sums of the outputs for a fixed picture, with fixed random signs.
 
     None where two passes differ, where an output is not finite, or where the network fails or returns no numbers.
@@ -86,10 +87,11 @@ def _outputs(network: Network, shape: tuple[int, int, int]) -> tuple[float, ...]
     return first if finite and second is not None and close(first, second) else None
 
 
-def _summed(network: Network, picture: Tensor) -> tuple[float, ...] | None:
+def _summed(network: BlackBox, picture: Tensor) -> tuple[float, ...] | None:
     """The eight sums of one pass; None where the network returns no numbers."""
     torch.manual_seed(0)  # the session restores the random state afterwards
-    tensors = [t.detach().double().cpu().flatten() for t in _tensors(network.module(network.prepare(picture)))]
+    output = network.module(network.prepare(picture)) if isinstance(network, Network) else network.scores_of(picture)
+    tensors = [t.detach().double().cpu().flatten() for t in _tensors(output)]
     if not tensors:
         return None
     values = torch.cat(tensors)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visx.errors import VisxError, unsupported, usage
+from visx.errors import VisxError, unknown, unsupported, usage
 from visx.images.geometry import Preprocess
 from visx.models import checkpoint, sources
 from visx.models.labels import labels_of
@@ -21,6 +21,7 @@ from visx.models.sources import DEFAULT_MODEL
 from visx.models.sources.contract import Source
 from visx.network.behaviour import take_as_plain
 from visx.network.blackbox import BlackBox
+from visx.network.called import TAKES, Called, Takes
 from visx.network.fast import plain
 from visx.network.meaning import check_means
 from visx.network.probe import complete
@@ -99,9 +100,9 @@ def load_model(
 
 
 def wrap(
-    module: nn.Module,
+    module: nn.Module | Callable[[Any], Any],
     *,
-    size: Size = 224,
+    size: Size | None = None,
     mean: Sequence[float] = (0.485, 0.456, 0.406),
     std: Sequence[float] = (0.229, 0.224, 0.225),
     resize: Size | None = None,
@@ -114,28 +115,41 @@ def wrap(
     means: str | None = None,
     head: str | int | None = None,
     accelerate: bool = True,
+    takes: Takes | None = None,
+    batch: int | None = None,
 ) -> Model:
-    """A `Model` around your own module, which is used in place and left exactly as it was.
+    """A `Model` around your own module, which is used in place and left exactly as it was; or around any callable that
+    scores a batch of pictures.
 
-    `size` is the input's (height, width) or one number for both; `resize` the shorter side before the central crop
-    (default: the same proportion as ImageNet's 256 to 224), `squash` stretches the picture to the input instead; `mean`
-    and `std` are of pixels in 0..1, one number a channel: three, one where the module takes grey pictures (N, 1, H, W), or
+    `size` is the input's (height, width) or one number for both (default: 224; of a callable it must be said); `resize` the
+    shorter side before the central crop (default: the same proportion as ImageNet's 256 to 224), `squash` stretches the
+    picture to the input instead; `mean` and `std` are of pixels in 0..1, one number a channel: three, one where the module takes grey pictures (N, 1, H, W), or
     as many as it takes. `layout` is NHWC where it takes (N, H, W, C); `range` is (black, white) of numeric pictures. `means`
     says what the output means ("logits", "probabilities", "sigmoid" or "regression") and `head` which member of it is
     explained (a key, an index, or a path such as "out.cls"), where running the module could not tell. `labels` are the classes'
     names: a list or array of them, {index: name}, or a file. `accelerate`: perturbed copies are scored by faster ways on a
     CPU (normalisations folded, another memory layout) if their scores are the module's own, but for rounding; False, or
     `VISX_PLAIN=1` in the environment, runs the module as it is.
+
+    A callable gets one batch (N, C, H, W), float32, normalised by `mean` and `std`, and returns scores (N, K), (N,) or (N, 1)
+    as an array, a tensor or nested lists, or several such in a dict or tuple (`head`). `takes` is "numpy" or "torch"; by
+    default it is called with an array, and with a tensor where that fails. `batch` is how many pictures it takes at most.
+    Methods that need more than scores are refused.
     """
-    if not isinstance(module, nn.Module):
+    scores = not isinstance(module, nn.Module) and callable(module) and not isinstance(module, type)
+    if not isinstance(module, nn.Module) and not scores:
         kind = "the class" if isinstance(module, type) else "the name" if isinstance(module, str) else "a"
         shown = f"{module!r:.60}" if isinstance(module, str) else getattr(module, "__name__", type(module).__name__)
         raise usage(
-            f"wrap() takes a torch.nn.Module, not {kind} {shown}",
+            f"wrap() takes a torch.nn.Module or a callable that scores a batch, not {kind} {shown}",
             "an instance: visx.wrap(Net()); of a model by its name: visx.load_model('resnet50')",
         )
+    if not scores and (takes is not None or batch is not None):
+        raise usage("takes and batch are of a callable", "leave them out for a torch.nn.Module")
     if name is not None and not isinstance(name, str):
         raise usage(f"name is {name!r:.60}", "a text that maps and manifests show for the model")
+    source = module if isinstance(module, nn.Module) else _called(module, name, size, takes, layout, batch)
+    size = 224 if size is None else size
     crop = sides("size", size)
     if resize is None and squash is None and crop[0] != crop[1]:
         squash = True
@@ -143,21 +157,38 @@ def wrap(
         Preprocess(256, (224, 224)), size=size, resize=resize, squash=squash, interpolation=interpolation,
         mean=mean, std=std, layout=layout, range=range,
     )  # fmt: skip
-    name = name or type(module).__name__
-    if preprocess.layout == "NHWC":
-        module = taking_nhwc(module)
-    complete(name, module, (preprocess.channels, *crop))
+    name = name or (source.name if isinstance(source, Called) else type(source).__name__)
+    weights = Weights("callable", "")
+    if isinstance(source, nn.Module):
+        source = taking_nhwc(source) if preprocess.layout == "NHWC" else source
+        complete(name, source, (preprocess.channels, *crop))
+        weights = Weights("in-memory", checkpoint.digest_state(source))
     return Model(
         name,
-        module,
+        source,
         preprocess,
-        Weights("in-memory", checkpoint.digest_state(module)),
+        weights,
         None if labels is None else labels_of(labels),
         means=check_means(means),
         head=head,
         accelerate=accelerate,
         code=str,  # an empty digest: its sources are not known
     )
+
+
+def _called(
+    call: Callable[[Any], Any], name: str | None, size: Size | None, takes: Any, layout: str, batch: Any
+) -> Called:
+    """The black box of a callable. Raises `VisxError` (usage, exit 2) for arguments that say something else."""
+    shown = getattr(call, "__name__", type(call).__name__)
+    if size is None:
+        raise usage(f"the size of the pictures that {shown} takes is not said", "visx.wrap(callable, size=224)")
+    if takes is not None and takes not in TAKES:
+        raise unknown("takes", str(takes), TAKES)
+    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
+        raise usage(f"batch is {batch!r:.60}", "the largest number of pictures that the callable takes at a time")
+    fallback = "callable" if shown == "<lambda>" else shown
+    return Called(name or fallback, call, takes=takes, nhwc=layout == "NHWC", most=batch)
 
 
 def _device(device: Any) -> torch.device:
@@ -226,9 +257,10 @@ def _plain_defaults() -> Iterator[None]:
 def _settle(model: Model, device: torch.device) -> None:
     """Freeze a model that visx has loaded and move it to its device, in its fastest memory layout.
 
-    Raises `VisxError` where the device cannot be used. A black box has a device of its own, and nothing to freeze.
+    Raises `VisxError` where the device cannot be used. A black box has nothing to freeze, and may have a device of its own.
     """
     if isinstance(model.source, BlackBox):
+        model.source.move(device)
         return
     if not isinstance(model.module, nn.Module):
         raise unsupported(f"{model.name} is not a torch.nn.Module")

@@ -52,7 +52,7 @@ class Model:
 
     `code` returns a digest of the sources of a user's own model, empty where they are unknown; None means a library's model.
     `as_default` is the preprocessing of the built-in model with its own weights, None for all others. `remarks` are about
-    loading, one line each, such as tensors of a checkpoint that are not the network's.
+    loading, one line each, such as tensors of a checkpoint that are not the network's. `about`: how a converted module was had.
     """
 
     name: str
@@ -69,19 +69,23 @@ class Model:
     code: Callable[[], str] | None = None
     as_default: Preprocess | None = None
     remarks: tuple[str, ...] = ()
+    about: str = ""
     _networks: dict[tuple[str, str], Network] = field(default_factory=dict, repr=False)
     _anatomy: Anatomy | None = field(default=None, repr=False)
     _fingerprint: Fingerprint | None = field(default=None, init=False, repr=False, compare=False)
     _behaviour: Behaviour = field(default=PLAIN, repr=False)
     _snapshot: Snapshot | None = field(default=None, init=False, repr=False, compare=False)
     _rest: Any = field(default=None, init=False, repr=False, compare=False)
+    closed: str | None = field(default=None, init=False, repr=False, compare=False)  # why a black box is no module
     _recorded: dict[torch.Size, dict[str, Layer]] = field(default_factory=dict, repr=False)
 
     @property
     def module(self) -> nn.Module:
-        """The torch module. Raises `VisxError` (exit 4) where the model is a black box."""
+        """The torch module. Raises `VisxError` (exit 4) where the model is a black box without one."""
+        why = self.open()
         if isinstance(self.source, BlackBox):
-            raise unsupported(f"{self.name} is no torch module: {ONLY_SCORES}", "use a method that needs nothing else")
+            reason = f"{ONLY_SCORES}{f' ({why})' if why else ''}"
+            raise unsupported(f"{self.name} is no torch module: {reason}", "use a method that needs nothing else")
         return self.source
 
     @module.setter
@@ -106,7 +110,8 @@ class Model:
         (exit 2).
         """
         if self._anatomy is None and isinstance(self.source, BlackBox):
-            self._anatomy = self._checked(Anatomy.of_scores(self.source.outputs))
+            outputs = self.source.examine(self.input_shape, self.means, self.head)
+            self._anatomy = self._checked(Anatomy.of_scores(outputs))
         if self._anatomy is None:
             with self.network().session() as network:  # one thread examines it, the others wait
                 if self._anatomy is None:
@@ -143,9 +148,9 @@ class Model:
     @property
     def fingerprint(self) -> Fingerprint | None:
         """The fingerprint of a user's own model; None for a library's model, which its name and weights identify."""
-        if self.code is not None and self._fingerprint is None and not isinstance(self.source, BlackBox):
-            shape = (len(self.preprocess.mean), *self.input_size)
-            self._fingerprint = fingerprint.take(self.network(), shape, self.code)
+        if self.code is not None and self._fingerprint is None:
+            _ = self.anatomy  # a black box must have been looked at
+            self._fingerprint = fingerprint.take(self.black_box(), self.input_shape, self.code)
         return self._fingerprint
 
     @property
@@ -199,15 +204,16 @@ class Model:
         `visx.explain` begins with it. Call it yourself before you read `anatomy` or `classes` of a model you have edited.
         `precision`: what the model is going to run in; of a module that is copied for it, all values are compared.
         """
+        labels = tuple(self.labels or ())
+        ways = (self.channels_last, self.owned, self.accelerate, self.rounding_safe)
+        rest = (self.source, labels, self.preprocess, ways, self.means, self.head)
         if isinstance(self.source, BlackBox):
-            self._anatomy = None
+            if rest != self._rest:
+                self._rest, self._anatomy, self._fingerprint = rest, None, None
             return
         copies = precision != "fp32" or any(
             network.module is not unwrapped(self.module) for network in self._networks.values()
         )
-        labels = tuple(self.labels or ())
-        ways = (self.channels_last, self.owned, self.accelerate, self.rounding_safe)
-        rest = (self.module, labels, self.preprocess, ways, self.means, self.head)
 
         def unchanged() -> bool:
             return rest == self._rest and self._snapshot is not None and self._snapshot.holds(matrices=copies)
@@ -225,6 +231,21 @@ class Model:
             self._networks.clear()
             self._recorded = {}
             self._anatomy = self._fingerprint = None
+
+    def open(self) -> str:
+        """Put the torch module that computes the same in the place of a black box, if it has one: from then on everything runs
+        through it, gradients and layers included. Returns why there is none (empty: there is, or never was any)."""
+        if not isinstance(self.source, BlackBox):
+            return ""
+        if self.closed is None:
+            _ = self.anatomy  # whose outputs a module has to agree with
+            module, self.closed = self.source.as_module(self.input_shape)
+            if module is None:
+                return self.closed
+            self.source, self.about, self.owned, self.accelerate = module, self.closed, True, True
+            self._anatomy = self._rest = None
+            return ""
+        return self.closed
 
     def black_box(self, precision: str = "fp32", device: torch.device | None = None) -> BlackBox:
         """What scores: the network at a precision and on a device, or the black box itself, which has its own.

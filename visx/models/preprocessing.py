@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
@@ -127,10 +127,29 @@ def numbers(name: str, value: Any) -> tuple[float, ...]:
     return values
 
 
+def of_config(config: Mapping[str, Any]) -> Preprocess:
+    """The preprocessing of a configuration as timm has it: `input_size` (C, H, W), `crop_pct`, `crop_mode` ("center",
+    "squash" or "border"), `interpolation`, `mean` and `std` of pixels in 0..1. All but the last two may be missing."""
+    height, width = config.get("input_size", (3, 224, 224))[1:]
+    scale, mode = config.get("crop_pct") or 0.875, config.get("crop_mode", "center")
+    resize: int | tuple[int, int] = (int(height / scale), int(width / scale))
+    fit: Literal["stretch", "cover", "inside"] = "stretch"
+    fill = (0, 0, 0)
+    mean, std = tuple(config["mean"]), tuple(config["std"])
+    if mode == "border":
+        fit, fill = "inside", (round(255 * mean[0]), round(255 * mean[1]), round(255 * mean[2]))
+    elif mode != "squash" and height != width:
+        fit = "cover"
+    elif mode != "squash":
+        resize = int(height / scale)
+    return Preprocess(resize, (height, width), config.get("interpolation", "bilinear"), mean, std, fit, fill)
+
+
 def override(source: Source, pictures: dict[str, Any]) -> None:
     """Change a source's preprocessing by `pictures`, arguments of `adapted`; NHWC modules are wrapped by `taking_nhwc`."""
     preprocess = adapted(source.preprocess(), **pictures)
     source.preprocess = lambda: preprocess  # type: ignore[method-assign]
+    source.given = frozenset(key for key, value in pictures.items() if value is not None)
     if preprocess.layout == "NHWC":
         build = cast(Callable[..., nn.Module], source.build)
         source.build = lambda *args, **kwargs: taking_nhwc(build(*args, **kwargs))  # type: ignore[method-assign]

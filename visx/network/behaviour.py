@@ -181,11 +181,11 @@ class _Look:
         alone = self._run(self.picture)
         odd = drew or self.drew or not self.before.unchanged() or not self.values.hold()
         if not odd and single:
-            odd = not _equal(alone, self._run(self.picture))
+            odd = not equal(alone, self._run(self.picture))
         elif not odd:
             # equal bits need no second look; what is no rounding is something else; between, it may be a small coupling
-            odd = not _equal(in_batch, alone) and (
-                not _agree(in_batch, alone, _APART) or not _equal(in_batch, self._run(second))
+            odd = not equal(in_batch, alone) and (
+                not agree(in_batch, alone, _APART) or not equal(in_batch, self._run(second))
             )
         if not odd:
             return _SINGLE if single else PLAIN
@@ -202,13 +202,13 @@ class _Look:
         self._run(second)  # what is kept of another picture may matter, of the same one not
         after_it, two = self._run(first), self._run(first, anew=True)
         drew = drew and self.drew  # seen twice: another thread may have drawn meanwhile
-        exact = _equal(one, two)
-        repeatable = exact or _agree(one, two)
-        alike = _equal if exact else _agree
+        exact = equal(one, two)
+        repeatable = exact or agree(one, two)
+        alike = equal if exact else agree
         stateful = repeatable and not alike(one, after_it)
         coupled = not single and repeatable and not alike(one, self._run(second, anew=True))
         if not single and repeatable and not drew:
-            coupled = coupled or not _agree(one, self._run(self.picture, anew=True), _APART)
+            coupled = coupled or not agree(one, self._run(self.picture, anew=True), _APART)
         apart = drew or coupled or stateful or not repeatable
         return Behaviour(drew, coupled, stateful, not repeatable, single, changing, parameters, single or apart)
 
@@ -220,7 +220,7 @@ class _Look:
         seed_all(0)
         states = random_states()
         output = self.network.module(self.network.prepare(x))
-        self.drew = not _same_states(states, random_states())
+        self.drew = not same_states(states, random_states())
         scores = rows(self.network.outputs.tensor(output), len(x))
         if scores is not None:
             return [scores[-1].clone()]
@@ -228,11 +228,12 @@ class _Look:
         return [t[-1].clone() for t in result if t.dim() and len(t) == len(x)]
 
 
-def _equal(one: list[Tensor], two: list[Tensor]) -> bool:
+def equal(one: list[Tensor], two: list[Tensor]) -> bool:
+    """Whether outputs are the same to the last bit."""
     return len(one) == len(two) and all(map(same_values, one, two))
 
 
-def _agree(one: list[Tensor], two: list[Tensor], times: float = 1) -> bool:
+def agree(one: list[Tensor], two: list[Tensor], times: float = 1) -> bool:
     """Whether outputs differ by rounding alone, or by so many times of it."""
     if len(one) != len(two) or any(a.shape != b.shape for a, b in zip(one, two, strict=True)):
         return False
@@ -246,7 +247,8 @@ def _agree(one: list[Tensor], two: list[Tensor], times: float = 1) -> bool:
     return True
 
 
-def _same_states(one: dict[str, Any], two: dict[str, Any]) -> bool:
+def same_states(one: dict[str, Any], two: dict[str, Any]) -> bool:
+    """Whether no generator has moved between two results of `random_states`."""
     cuda = zip(one.get("cuda", ()), two.get("cuda", ()), strict=False)
     same = one["python"] == two["python"] and torch.equal(one["torch"], two["torch"])
     same = same and all(torch.equal(a, b) for a, b in cuda)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from visx.network.behaviour import PLAIN, Behaviour
 from visx.network.outputs import Outputs
@@ -28,6 +28,8 @@ class BlackBox(ABC):
 
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
+    about: str = ""  # how it computes, in words
+    remarks: tuple[str, ...] = ()  # what its user has to know, one line each
 
     @property
     @abstractmethod
@@ -39,6 +41,21 @@ class BlackBox(ABC):
         """The values (B, ...) of pictures (B, C, H, W), float32 or better, without gradients; class columns (B, K) of a
         classifier. `seeds`: one a row, where rows are pictures of their own. Raises `VisxError` (exit 4) where an output is
         not what `outputs` says."""
+
+    def examine(self, shape: Sequence[int], means: str | None = None, head: str | int | None = None) -> Outputs:
+        """Its `outputs`, and its `behaviour` from now on, found by running it on noise of this shape (C, H, W) where it does
+        not know them itself; `means` and `head` overrule what is found. Raises `VisxError`: exit 1 where it fails, 2 for a
+        `means` or `head` that does not fit, 4 for an output that cannot be explained."""
+        return self.outputs
+
+    def move(self, device: torch.device) -> torch.device:
+        """Where it computes from now on: on this device, if it can choose. Raises `VisxError` where that cannot be used."""
+        return self.device
+
+    def as_module(self, shape: Sequence[int]) -> tuple[nn.Module | None, str]:
+        """A torch module that computes the same for pictures of this shape (C, H, W), for methods that need more than
+        scores, and in words how it was had; or None, and in words why there is none (empty: it never has one)."""
+        return None, ""
 
     def scores_of_many(self, x: Tensor, seeds: Sequence[int] = ()) -> Tensor:
         """As `scores_of`, of one batch among many, for instance of perturbed copies of a picture."""

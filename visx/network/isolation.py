@@ -31,8 +31,14 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
     device of the caller are off inside.
     """
     refuse_transforms()
+    with _claimed(_parts(module)), plain_torch():
+        yield
+
+
+@contextmanager
+def plain_torch() -> Iterator[None]:
+    """Inside, full float32 and gradients possible, whatever the caller's thread has switched on; outside, as before."""
     with ExitStack() as stack:
-        stack.enter_context(_claimed(_parts(module)))
         stack.enter_context(plain_settings())
         stack.enter_context(torch.inference_mode(False))  # whose tensors know no gradients
         for kind in ("cpu", "cuda", "mps", "xpu"):

@@ -1,7 +1,9 @@
-"""What a model's raw output means, found from one pass over one picture: by its values, and by its autograd graph."""
+"""What a model's raw output means, found from one pass over one picture: by its values, and by its autograd graph; of a
+black box by values alone, or by what its file names as its last operation."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 
 from visx.errors import unknown, unsupported, usage
-from visx.network.heads import Ending, ending
+from visx.network.heads import Ending, Squash, ending
 from visx.network.members import members, nearest, rows
 from visx.network.outputs import LOGITS, WAY_ON, Outputs, described
 
@@ -49,11 +51,37 @@ def recognise(
     return result
 
 
+def recognise_alone(
+    raw: Any,
+    more: Callable[[], Iterable[Any]],
+    *,
+    means: str | None = None,
+    head: str | int | None = None,
+    squash: Callable[[str | None], Squash] = lambda member: "",
+) -> Outputs:
+    """What the raw output of a black box for one picture means, by its values and those for `more` pictures, which are asked
+    for where they all lie within 0..1. `squash` is the activation that a file names as the last before a member ("": none,
+    or not known).
+    `means`, `head` and errors as in `recognise`."""
+    means = check_means(means)
+    member, values = _pick(raw, head)
+    if not values.is_floating_point() or values.numel() == 0:
+        raise unsupported(f"the model returns {described(raw)} for one image, not {LOGITS.expected}", WAY_ON)
+    if _within(values):
+        values = torch.cat([values, *(_pick(other, head)[1] for other in more())])
+    last = squash(member)
+    end = Ending(bool(last), last)
+    result = _meant(values, end, means) if means else _by_graph_and_values(values, end)
+    if not means and not last and result.single and _within(values):
+        result = replace(result, probable=True, seen="it lies within 0..1")
+    return replace(result, member=member)
+
+
 def _by_graph_and_values(values: Tensor, end: Ending) -> Outputs:
-    """The meaning of rows (1, K), by the graph and the values."""
+    """The meaning of rows (N, K), by the graph and the values."""
     count, inside = values.shape[1], _within(values)
-    total = float(values.detach().double().sum())
-    sums = count > 1 and inside and abs(total - 1) < _rounding(values)
+    totals = values.detach().double().sum(1)
+    sums = count > 1 and inside and bool(((totals - 1).abs() < _rounding(values)).all())
     if sums or (end.squash == "softmax" and not end.mixed and count > 1):
         why = "a softmax is inside" if end.squash == "softmax" else "they are not negative and sum to one"
         return Outputs("probabilities", classes=count, seen=why)

@@ -44,6 +44,7 @@ class Source(ABC):
     unstated: tuple[str, ...] = ()
     why_unstated: str = ""
     remarks: tuple[str, ...] = ()  # about loading the default weights, one line each
+    given: frozenset[str] = frozenset()  # what of `preprocess` the user has stated: `size`, `mean`, ...
 
     @abstractmethod
     def __init__(self, spec: str) -> None:

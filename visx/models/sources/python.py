@@ -1,4 +1,4 @@
-"""`FILE.py:FACTORY`: the user's own model."""
+"""`FILE.py:FACTORY`: the user's own model, a module or a callable that scores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from visx.errors import VisxError, said_by, unknown, usage
+from visx.errors import VisxError, said_by, unknown, unsupported, usage
 from visx.images.geometry import Preprocess
 from visx.models import checkpoint
 from visx.models.model import Model, Weights
@@ -19,16 +19,19 @@ from visx.models.seeded import seeded
 from visx.models.sources.contract import Source
 from visx.models.sources.neighbours import Neighbours
 from visx.network.blackbox import BlackBox
+from visx.network.called import Called
+from visx.network.function import Function
 from visx.network.probe import complete
 
 _EXAMPLE = "def make(): return Net()"
+_OF_SCORES = "def make(): return visx.wrap({}, size=224)"
 
 
 class Factory(Source):
     """The user's module from a Python file: a callable without arguments that returns it, or the module itself.
 
-    The callable may return an `nn.Module` (with an input of 224 pixels and ImageNet's mean and standard deviation) or the
-    result of `visx.wrap`. The file is loaded apart from the rest of the process (see `neighbours`). Raises `VisxError`
+    The callable may return an `nn.Module` (with an input of 224 pixels and ImageNet's mean and standard deviation), a
+    callable that scores a batch (of a size that the user states), or the result of `visx.wrap`. The file is loaded apart from the rest of the process (see `neighbours`). Raises `VisxError`
     where the file or the callable fails or returns something else.
     """
 
@@ -47,12 +50,17 @@ class Factory(Source):
         self.made = self._call(path, attribute)
         if isinstance(self.made, Model):  # it may state what its outputs mean
             self.means, self.head = self.made.means, self.made.head
+        elif isinstance(self.made, Called):
+            self.unstated, self.why_unstated = (
+                ("size",),
+                "the size of the pictures that its callable takes is not known",
+            )
 
     @classmethod
     def takes(cls, spec: str) -> bool:
         return ".py:" in spec or spec.endswith(".py")
 
-    def _call(self, path: Path, attribute: str) -> nn.Module | Model:
+    def _call(self, path: Path, attribute: str) -> nn.Module | Called | Model:
         """The result of the factory `attribute` in the file `path`, loaded with its neighbours."""
         neighbours = Neighbours(path)
         self.code = neighbours.digest
@@ -66,12 +74,11 @@ class Factory(Source):
                 said_by(error).replace(f"{neighbours.root}.", "").replace(neighbours.root, path.resolve().parent.name)
             )
             raise VisxError(f"{self.name} failed: {message}", hint="VISX_DEBUG=1 shows the traceback") from error
-        module = made.module if isinstance(made, Model) else made
-        weakref.finalize(module, neighbours.forget)
+        weakref.finalize(made.source if isinstance(made, Model) else made, neighbours.forget)
         return made
 
-    def _made_by(self, module: ModuleType, path: Path, attribute: str) -> nn.Module | Model:
-        """The result of the factory. Raises `VisxError` (usage, exit 2) where it is neither a module nor a `Model`."""
+    def _made_by(self, module: ModuleType, path: Path, attribute: str) -> nn.Module | Called | Model:
+        """The result of the factory. Raises `VisxError` (usage, exit 2) where it is no module, `Model` or callable."""
         if not hasattr(module, attribute):
             names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
             raise unknown(f"factory in {path}", attribute, names)
@@ -84,7 +91,7 @@ class Factory(Source):
         if needed:
             raise usage(
                 f"{self.name} needs arguments ({', '.join(needed)}), and a factory is called without any",
-                f"give them defaults, or write another one: {_EXAMPLE}",
+                f"give them defaults, or write another one: {_EXAMPLE}; if it scores pictures: {_OF_SCORES.format(attribute)}",
             )
         made = seeded(factory)
         if isinstance(made, (nn.Module, Model)):
@@ -96,12 +103,22 @@ class Factory(Source):
             raise usage(
                 f"{self.name} returned the class {made.__name__}, no instance of it", f"return {made.__name__}()"
             )
+        if callable(made):
+            return Called(self.name, made)
         raise usage(
-            f"{self.name} returned a {type(made).__name__}", "return a torch.nn.Module, or visx.wrap(module, ...)"
+            f"{self.name} returned a {type(made).__name__}",
+            "return a torch.nn.Module, a callable that scores, or visx.wrap(module, ...)",
         )
 
+    @property
+    def source(self) -> nn.Module | BlackBox:
+        """What the factory has made: a module, or what scores."""
+        return self.made.source if isinstance(self.made, Model) else self.made
+
     def build(self) -> nn.Module:
-        return self.made.module if isinstance(self.made, Model) else self.made
+        if isinstance(self.source, BlackBox):
+            raise unsupported(f"{self.name} scores by a callable, which has no weights", "--weights default")
+        return self.source
 
     def preprocess(self) -> Preprocess:
         return self.made.preprocess if isinstance(self.made, Model) else Preprocess(256, (224, 224))
@@ -109,7 +126,10 @@ class Factory(Source):
     def labels(self, module: nn.Module | BlackBox) -> tuple[str, ...] | None:
         return self.made.labels if isinstance(self.made, Model) else None
 
-    def default(self) -> tuple[nn.Module, Weights]:
+    def default(self) -> tuple[nn.Module | BlackBox, Weights]:
+        if isinstance(self.source, Function):
+            self.source.name, self.source.nhwc = self.name, self.preprocess().layout == "NHWC"
+            return self.source, Weights("factory", "")
         module = self.build()
         complete(self.name, module, (len(self.preprocess().mean), *self.preprocess().crop))
         return module, Weights("factory", checkpoint.digest_state(module))

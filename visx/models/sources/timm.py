@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,6 +10,7 @@ from visx.errors import unknown, usage
 from visx.images.geometry import Preprocess
 from visx.models import checkpoint, downloads
 from visx.models.model import Weights
+from visx.models.preprocessing import of_config
 from visx.models.sources.builtin import imagenet_labels
 from visx.models.sources.contract import Source
 from visx.network.blackbox import BlackBox
@@ -62,8 +63,7 @@ class Timm(Source):
         import timm
 
         pretrained = timm.get_pretrained_cfg(self.name)
-        config = timm.data.resolve_data_config({}, pretrained_cfg=pretrained.to_dict() if pretrained else {})
-        return preprocess_of(config)
+        return of_config(timm.data.resolve_data_config({}, pretrained_cfg=pretrained.to_dict() if pretrained else {}))
 
     def labels(self, module: nn.Module | BlackBox) -> tuple[str, ...] | None:
         from timm.data import ImageNetInfo, infer_imagenet_subset
@@ -88,20 +88,3 @@ class Timm(Source):
             module = timm.create_model(self.name, pretrained=True, pretrained_cfg_overlay=overlay)
         tag = getattr(module, "pretrained_cfg", {}).get("tag") or "default"
         return module, Weights(f"timm {tag}", checkpoint.digest_state(module))
-
-
-def preprocess_of(config: dict[str, Any]) -> Preprocess:
-    """The `Preprocess` of timm's data configuration."""
-    height, width = config["input_size"][1:]
-    scale = config["crop_pct"]
-    resize: int | tuple[int, int] = (int(height / scale), int(width / scale))
-    fit: Literal["stretch", "cover", "inside"] = "stretch"
-    fill = (0, 0, 0)
-    mean, std = tuple(config["mean"]), tuple(config["std"])
-    if config["crop_mode"] == "border":
-        fit, fill = "inside", (round(255 * mean[0]), round(255 * mean[1]), round(255 * mean[2]))
-    elif config["crop_mode"] != "squash" and height != width:
-        fit = "cover"
-    elif config["crop_mode"] != "squash":
-        resize = int(height / scale)
-    return Preprocess(resize, (height, width), config["interpolation"], mean, std, fit, fill)

@@ -84,6 +84,8 @@ class RayWorker:
         try:
             os.chdir(task.folder)
             model = task.load()
+            if any(job.method.needs_with(job.params) for job in task.jobs):
+                model.open()  # as planning the jobs has done on the machine of the command
             if model.weights != task.weights:
                 raise VisxError(f"a Ray worker found other weights for {model.name} than the machine of the command")
             self.worker = Worker(model, task.settings, model.device, self.remarks.append)
