@@ -16,7 +16,7 @@ from oracles import class_targets
 from visx.errors import ExitCode, VisxError
 from visx.methods import get_method
 from visx.methods.contract import Attribution, Request
-from visx.methods.rise import RandomMasks, weigh
+from visx.methods.rise import RandomMasks, filled, weigh
 from visx.network.memory import BatchSize
 from visx.network.scorer import Scorer
 from visx.params import parse
@@ -73,7 +73,8 @@ def test_all_masks_of_a_linear_model_give_the_exact_expectation(fill):
     net, x = Weighted(4, 6), image(4, 6)
     grids = torch.tensor(list(itertools.product([0.0, 1.0], repeat=4)), dtype=torch.float64).view(16, 2, 2)
     masks = grids.repeat_interleave(2, 1).repeat_interleave(3, 2)
-    sums = weigh(request(net, x, [0, 1]), 0, 16, lambda a, b: masks[a:b], fill)
+    asked = request(net, x, [0, 1])
+    sums = weigh(asked, 16, lambda a, b: masks[a:b], filled(asked, 0, fill))
     hidden = torch.full_like(x[0], 0.0 if fill == "zero" else (0.5 - 0.4) / 0.2)
     parts = (net.weight * (x[0] - hidden)).sum(1).view(2, 2, 2, 2, 3).sum((2, 4))
     start = (net.weight * hidden).sum((1, 2, 3))[:, None, None]
@@ -178,7 +179,8 @@ def test_intervals_of_saturated_scores_cover_what_they_say():
     truth = (s * m).sum(0) / m.sum(0)
     covered = []
     for seed in range(40):
-        sums = weigh(request(net, x, [0], (seed,)), 0, 400, RandomMasks(seed, 3, 0.5, x), squares=True)
+        asked = request(net, x, [0], (seed,))
+        sums = weigh(asked, 400, RandomMasks(seed, 3, 0.5, x), filled(asked, 0), squares=True)
         off = sums.by_pixel()[0] - 0.999 - truth
         covered.append((off.abs() < 1.96 * sums.error_by_pixel()[0]).double().mean())
     assert 0.9 < torch.stack(covered).mean() < 0.99

@@ -91,7 +91,7 @@ def _explain(
     copies: BatchSize,
 ) -> list[list[Answer] | VisxError]:
     """One batch in the passes that the method makes."""
-    scorer = Scorer(network.scores_of_many, copies, network.layout, network.patched)
+    scorer = Scorer(network.scores_of_many, copies, network.layout, network.patched, network.tokens)
     x = x.to(network.device, torch.float64 if network.dtype == torch.float64 else torch.float32)
     net = network if isinstance(network, Network) else None
     request = Request(
@@ -100,7 +100,7 @@ def _explain(
     try:
         if job.method.passes == "many":
             _ = request.objectives  # of the whole batch, padded as for any other job
-        if not job.method.needs_with(job.params):
+        if not job.method.needs_with(job.params) - {"droppable"}:
             request = _some(request, slice(count))  # images go their way one by one: the padding need not
         if job.method.passes == "many" and targets.uneven:
             alone = [_some(request, slice(b, b + 1)) for b in range(count)]

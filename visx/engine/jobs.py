@@ -11,7 +11,7 @@ from visx.methods.contract import NEEDS, Method
 from visx.models import Model
 from visx.network.anatomy import ONLY_SCORES, reaches
 from visx.network.blackbox import BlackBox
-from visx.network.forms import closed, scripted
+from visx.network.forms import closed, quantised, scripted
 from visx.network.outputs import ScoreKind
 from visx.network.paths import layer_paths
 from visx.params import Params, parse
@@ -113,7 +113,7 @@ def missing(model: Model, method: Method, params: Params, layers: Sequence[str] 
             needed = " and ".join(text for need, text in NEEDS.items() if need in needs)
             return f"{ONLY_SCORES}; {method.name} needs {needed}{f': {why}' if why else ''}"
         anatomy = model.anatomy
-    if needs & {"layer", "gap_head", "relu", "rules"} and (reason := closed(model.module)):
+    if needs & {"layer", "gap_head", "relu", "rules", "droppable"} and (reason := closed(model.module)):
         return reason
     if "relu" in needs and (inside := scripted(model.module)):
         return f"a ReLU rule does not reach into its scripted module {inside}"
@@ -125,6 +125,8 @@ def missing(model: Model, method: Method, params: Params, layers: Sequence[str] 
         ]
         if needs != {"grad", "layer"} or not all(reaches(model.network(), model.input_shape, n) for n in looked_at):
             return anatomy.no_input_gradient
+    if "layer" in needs and (kind := quantised(model.module)):
+        return f"it is quantised ({kind}), and so are the values of its layers"
     if "layer" in needs and not layers and anatomy.default_layer is None:
         return anatomy.no_layer
     if "gap_head" in needs and not anatomy.gap_head:
@@ -134,6 +136,10 @@ def missing(model: Model, method: Method, params: Params, layers: Sequence[str] 
         return f"it has no ReLU whose rule could change{others}"
     if "rules" in needs and anatomy.no_rules:
         return anatomy.no_rules
+    if "droppable" in needs:
+        with model.network().session() as network:
+            tokens = network.tokens(model.input_shape)
+        return f"it is no {NEEDS['droppable'].removeprefix('a ')}: {tokens}" if isinstance(tokens, str) else ""
     return ""
 
 

@@ -24,6 +24,8 @@ NAMES = (
     "lime",
     "meaningful_perturbation",
     "rise",
+    "tis",
+    "vit_cx",
 )
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from visx.network.scorer import Scorer, Scores
     from visx.targets.contract import Identity, Objectives, Targets
 
-Need = Literal["grad", "layer", "gap_head", "relu", "rules"]
+Need = Literal["grad", "layer", "gap_head", "relu", "rules", "droppable"]
 Picture = Literal["overlay", "gradient"]
 Passes = Literal["few", "many"]
 
@@ -41,6 +41,7 @@ NEEDS: dict[str, str] = {
     "gap_head": "global average pooling followed by one linear layer (or a 1x1 convolution before it)",
     "relu": "ReLU or ReLU6 activations",
     "rules": "operations that all have a relevance rule",
+    "droppable": "a plain vision transformer, whose tokens can be left out",
 }
 
 

@@ -17,6 +17,10 @@ a frame of fill half a patch wide, so that a patch can be centred on every pixel
 interpolated linearly where the stride is above 1. In that program the sign is the opposite (occluded minus clean), and every
 row begins one stride late.
 
+Extension: `hide=drop` leaves the tokens under the patch out of a plain vision transformer (visx/network/tokens.py) instead of
+filling pixels, so that a copy costs its visible tokens only. A token goes where its mask's mean over the token's patch is under
+one half: where more than half of it is covered. Patches that hide the same tokens are scored once.
+
 Copies of a convolutional network compute its early layers only around the patch, which is exact but for
 rounding (visx/network/fast/crops.py). The clean image is the first copy of the same stream, so that its score has the same
 rounding as the others. A copy whose score is not finite is left out of the mean, with a warning; its place in the grid is 0.
@@ -28,6 +32,7 @@ from typing import TYPE_CHECKING
 
 from visx.errors import unsupported, usage
 from visx.methods.common.fills import FILL_HELP, Fill, fill_image
+from visx.methods.common.hiding import HIDE_HELP, Hide, needs_of, visible
 from visx.methods.contract import Attribution, Request, method
 from visx.params import Field, Params
 
@@ -50,6 +55,11 @@ class OcclusionParams(Params):
     )
     fill: Fill = Field("mean", description=FILL_HELP)
     pad: bool = Field(False, description="centre patches on pixels up to the border, in a frame of fill (kazuto1011)")
+    hide: Hide = Field("fill", description=HIDE_HELP)
+
+    def extra_needs(self) -> frozenset[str]:
+        """Tokens, where they are left out."""
+        return needs_of(self.hide)
 
 
 @method(
@@ -76,8 +86,13 @@ def occlusion(req: Request, p: OcclusionParams) -> Attribution:
     for b in range(len(req.x)):
         image, fill = _framed(req.x[b], fill_image(req, b, p.fill), frame)
         passes = 1 + len(tops) * len(lefts)
-        same = bool((image - fill).abs().max() < SAME)
-        scores = req.x.new_zeros(passes, count) if same else _scores(req, b, image, fill, patch, tops, lefts)
+        same = p.hide == "fill" and bool((image - fill).abs().max() < SAME)
+        if same:
+            scores = req.x.new_zeros(passes, count)
+        elif p.hide == "drop":
+            scores = _dropped(req, b, patch, [top - frame for top in tops], [left - frame for left in lefts])
+        else:
+            scores = _scores(req, b, image, fill, patch, tops, lefts)
         drops = (scores[0] - scores[1:]).cpu().double().T.reshape(-1, len(tops), len(lefts))  # (T, rows, columns)
         finite = drops.isfinite()
         grid = drops.where(finite, 0.0)
@@ -158,6 +173,28 @@ def _scores(req: Request, b: int, image: Tensor, fill: Tensor, patch: int, tops:
             raise
         size = " x ".join(map(str, image.shape[-2:]))
         raise unsupported(f"the model does not take the framed image of {size}: {error}", "leave out -p pad") from None
+
+
+def _dropped(req: Request, b: int, patch: int, tops: list[int], lefts: list[int]) -> Tensor:
+    """(1 + patches, T): the scores of the clean image, then those without the tokens under each patch, row by row.
+
+    Raises `VisxError` (usage, exit 2) where no patch covers half of a token's patch.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    height, width = req.x.shape[-2:]
+    grid = req.score.tokens_of(req.x[b]).grid
+    covered = [
+        F.adaptive_avg_pool1d(_covering(starts, patch, size).T[:, None], cells)[:, 0]  # (starts, cells)
+        for starts, size, cells in zip((tops, lefts), (height, width), grid, strict=True)
+    ]
+    stays = visible(1 - torch.einsum("ri,cj->rcij", *covered).flatten(0, 1).flatten(1))
+    if stays.all():
+        size = f"{height // grid[0]} x {width // grid[1]}"
+        raise usage(f"occlusion: a patch of {patch} covers no half of a token's {size} pixels", "a larger patch")
+    every = torch.ones(1, stays.shape[1], dtype=torch.bool)
+    return req.score.token_scores(req.x[b], torch.cat([every, stays]), req.scalars_of(b))
 
 
 def _warnings(lost: int, patches: int, same: bool, unchanged: bool, try_logit: bool) -> list[str]:

@@ -11,6 +11,10 @@ Deviation from the paper: a copy whose score is not finite is left out as if it 
 
 Extensions beyond the paper:
 - `fill` replaces masked pixels with something else.
+- `hide=drop` leaves hidden tokens out of a plain vision transformer (visx/network/tokens.py), so that a copy costs its visible
+  tokens only: about half of a pass at p = 0.5. A token goes where its mask's mean over the token's patch is under one half; the
+  map still weighs the masks themselves. A head that averages the patches averages those that stay. A copy without any token is
+  scored by the class token alone, or is left out where there is none.
 - `normalise=pixel` divides by the sum of masks at each pixel instead of N p. This ratio has less noise where few masks kept
   the pixel.
 - `stderr=true` writes the standard error of the map as a further file; that of the ratio is a first-order approximation.
@@ -24,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from visx.errors import usage
 from visx.methods.common.fills import FILL_HELP, Fill, fill_image
+from visx.methods.common.hiding import HIDE_HELP, Hide, needs_of, visible_patches
 from visx.methods.contract import Attachment, Attribution, Request, method
 from visx.params import Field, Params
 from visx.seeds import generator
@@ -32,6 +37,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Masks = Callable[[int, int], "Tensor"]  # (start, stop) -> masks number start to stop - 1, (n, H, W) in 0..1
+Scored = Callable[[int, int, "Tensor"], "Tensor"]  # (start, stop, these masks) -> scores (n, T) of their copies
+CHUNK = 64  # masks that are made at a time where no copies are
 
 
 class RiseParams(Params):
@@ -43,6 +50,11 @@ class RiseParams(Params):
         "np", description="divide by masks x p (the paper), or by each pixel's masks"
     )
     stderr: bool = Field(False, description="also write the map's standard error, stderr.npy")
+    hide: Hide = Field("fill", description=HIDE_HELP)
+
+    def extra_needs(self) -> frozenset[str]:
+        """Tokens, where they are left out."""
+        return needs_of(self.hide)
 
 
 @method(
@@ -66,7 +78,8 @@ def rise(req: Request, p: RiseParams) -> Attribution:
     attachments: list[list[dict[str, Attachment]]] = []
     for b in range(len(req.x)):
         masks = RandomMasks(req.seeds[b], p.cells, p.p, req.x)
-        sums = weigh(req, b, p.masks, masks, p.fill, squares=p.stderr)
+        scored = dropped(req, b, p.masks, masks) if p.hide == "drop" else filled(req, b, p.fill)
+        sums = weigh(req, p.masks, masks, scored, squares=p.stderr)
         maps.append(sums.by_pixel() if p.normalise == "pixel" else sums.by_count(p.p))
         counts = [int(n) for n in sums.count.flatten().tolist()]
         extras.append([{"masks": n} for n in counts])
@@ -167,19 +180,38 @@ class Sums:
         return self.weighted / self.masks.clamp_min(1e-12)
 
 
-def weigh(req: Request, b: int, count: int, masks: Masks, fill: str | float = "zero", *, squares: bool = False) -> Sums:
-    """The sums over `count` masks of image `b`, for its T objectives; `squares` are needed for a standard error."""
+def filled(req: Request, b: int, fill: str | float = "zero") -> Scored:
+    """The scores of copies of image `b` that show the fill where their mask hides."""
     import torch
 
-    scores, targets = req.scalars_of(b), req.objectives.count
+    scores = req.scalars_of(b)
     hidden = req.score.copies(fill_image(req, b, fill), 1)
     difference = req.score.copies(req.x[b] - hidden[0], 1)
+    return lambda start, stop, m: scores(req.score.forward(torch.addcmul(hidden, difference, m[:, None])))
+
+
+def dropped(req: Request, b: int, count: int, masks: Masks) -> Scored:
+    """The scores of copies of image `b` without the tokens that their mask hides; all are scored at once, those of one size
+    together."""
+    import torch
+
+    grid = req.score.tokens_of(req.x[b]).grid
+    parts = [visible_patches(masks(start, min(start + CHUNK, count)), grid) for start in range(0, count, CHUNK)]
+    known = req.score.token_scores(req.x[b], torch.cat(parts), req.scalars_of(b))
+    return lambda start, stop, m: known[start:stop]
+
+
+def weigh(req: Request, count: int, masks: Masks, scored: Scored, *, squares: bool = False) -> Sums:
+    """The sums over `count` masks, given the scores of their copies; `squares` are needed for a standard error."""
+    import torch
+
+    targets = req.objectives.count
     wide = torch.float64 if req.x.device.type != "mps" else torch.float32  # MPS has no float64
     reference = torch.full((targets, 1), torch.nan, device=req.x.device, dtype=wide)
 
     def work(start: int, stop: int) -> list[Tensor]:
         m = masks(start, stop)
-        s = scores(req.score.forward(torch.addcmul(hidden, difference, m[:, None]))).T.to(wide)  # (T, n)
+        s = scored(start, stop, m).T.to(wide)  # (T, n)
         kept = s.isfinite()
         number = kept.sum(1, keepdim=True)
         mean = s.where(kept, 0.0).sum(1, keepdim=True) / number  # NaN where no score of this batch is finite

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from visx.network.behaviour import PLAIN, Behaviour
 from visx.network.outputs import Outputs
 from visx.network.scorer import Patch, Patched
+from visx.network.tokens import Tokens
 
 
 class BlackBox(ABC):
@@ -84,3 +85,7 @@ class BlackBox(ABC):
     def patched(self, image: Tensor, patches: Sequence[Patch]) -> Patched | None:
         """A faster way to the values of copies of an image (C, H, W) with one of `patches` filled; None where there is none."""
         return None
+
+    def tokens(self, shape: torch.Size) -> Tokens | str:
+        """The tokens of pictures of this shape (C, H, W), any of which can be left out, or why none can, in words."""
+        return "it only gives scores"

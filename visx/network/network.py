@@ -9,13 +9,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from visx.errors import unsupported
-from visx.network import gradients, probe
+from visx.network import gradients, probe, token_trial
 from visx.network.behaviour import PLAIN, Behaviour, drawing
 from visx.network.blackbox import BlackBox
 from visx.network.fast import Accelerated
@@ -23,12 +24,13 @@ from visx.network.forms import at, eager, input_dtype, scripted, submodule, unwr
 from visx.network.grid import SPATIAL, Layer
 from visx.network.isolation import StopForward, hooked, undisturbed
 from visx.network.layers import layers
-from visx.network.outputs import LOGITS, Outputs
+from visx.network.outputs import LOGITS, Outputs, in_full
 from visx.network.record import Record
 from visx.network.relevance import relevance
 from visx.network.restoring import Kept
 from visx.network.scorer import Patch, Patched
 from visx.network.settings import default_device, seed_all
+from visx.network.tokens import Tokens
 from visx.network.trace import glance
 
 
@@ -64,6 +66,7 @@ class Network(BlackBox):
         self._record: Record | None = None  # of the latest pass over noise
         self.dtype, self.device = input_dtype(self.module), whereabouts(self.module)
         self.fast = Accelerated(self)
+        self._tokens: tuple[Record, Tokens | str] | None = None  # and the record from which they were learnt
         self._writes: bool | None = None  # whether the module works in place on its input; not known before a pass
 
     @property
@@ -173,18 +176,38 @@ class Network(BlackBox):
         """A faster way to score copies of an image (C, H, W) with one of `patches` filled; None where there is none."""
         return self.fast.patched(image, patches)
 
+    def tokens(self, shape: torch.Size) -> Tokens | str:
+        """The tokens of pictures of this shape (C, H, W), any of which can be left out, or why none can, in words. Call inside a
+        session."""
+        record = self.record(shape)
+        if self._tokens is None or self._tokens[0] is not record:
+            self._tokens = record, token_trial.learn(self, shape)
+        return self._tokens[1]
+
     @torch.no_grad()
-    def output_of(self, layer: nn.Module, x: Tensor, layout: torch.memory_format | None = None) -> Tensor:
-        """A module's output, without gradients; nothing behind it is computed."""
+    def output_of(
+        self, layer: nn.Module, x: Tensor, layout: torch.memory_format | None = None, call: int = 0
+    ) -> Tensor:
+        """A module's output in its run number `call`, without gradients; nothing behind it is computed."""
         outputs: list[Tensor] = []
+        calls = count()
 
         def stop(module: nn.Module, args: Any, output: Tensor) -> None:
-            outputs.append(output)
-            raise StopForward
+            if next(calls) == call:
+                outputs.append(output)
+                raise StopForward
 
         with suppress(StopForward), hooked(layer, stop):
             self.run(self.prepare(x, layout))
         return outputs[0]
+
+    def features(self, x: Tensor, name: str) -> tuple[Tensor, Layer]:
+        """The feature maps (B, K, h, w) of the layer at a path, in float32 or better, without gradients; and the layer.
+        Raises `VisxError` (exit 4) where its output is no feature map."""
+        layer = self.feature_layer(name, x.shape[1:])
+        output = layer.output(self.output_of(self.layer(name), x, call=layer.call), len(x))
+        assert layer.grid is not None
+        return in_full(layer.grid.maps(output)), layer
 
     def around(self, module: nn.Module) -> Network:
         """A network like this one, of another module: a copy of this one's."""

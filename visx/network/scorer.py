@@ -13,7 +13,9 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from visx.errors import unsupported
 from visx.network.memory import BatchSize
+from visx.network.tokens import Tokens
 
 R = TypeVar("R")
 Scores = Callable[[Tensor], Tensor]  # values (N, ...) of copies of an image -> its explained scalars (N, T)
@@ -34,13 +36,14 @@ class Scorer:
 
     `forward` maps (N, C, H, W) to values (N, ...) without gradients; `size` is how many copies go through it at a time; `layout`
     is the memory format that copies are best made in; `patched` gives a faster way for an image and all of its patches (None:
-    there is none).
+    there is none); `tokens` says which tokens of pictures of a shape (C, H, W) can be left out, or why none can.
     """
 
     forward: Callable[[Tensor], Tensor]
     size: BatchSize = field(default_factory=BatchSize)
     layout: torch.memory_format = torch.contiguous_format
     patched: Callable[[Tensor, Sequence[Patch]], Patched | None] = lambda image, patches: None
+    tokens: Callable[[torch.Size], Tokens | str] = lambda shape: "it only gives scores"
 
     def batches(self, count: int, work: Callable[[int, int], R]) -> Iterator[R]:
         """`work(start, stop)` over `count` copies in order, in batches that halve when memory runs out."""
@@ -72,3 +75,21 @@ class Scorer:
             return scores(self.forward(batch))
 
         return torch.cat(list(self.batches(len(patches), work)))
+
+    def tokens_of(self, image: Tensor) -> Tokens:
+        """The tokens of an image (C, H, W). Raises `VisxError` (exit 4) where they cannot be left out."""
+        tokens = self.tokens(image.shape)
+        if isinstance(tokens, str):
+            raise unsupported(f"tokens of this model cannot be left out: {tokens}", "hide=fill puts pixels in their place")
+        return tokens
+
+    def token_scores(self, image: Tensor, visible: Tensor, scores: Scores) -> Tensor:
+        """Explained scalars (N, T) of copies of an image (C, H, W) that keep the patches `visible` (N, cells) bool; the others
+        are left out of the network. Equal copies are scored once, and those that keep equally many side by side."""
+        tokens = self.tokens_of(image)
+        distinct, which = visible.unique(dim=0, return_inverse=True)
+        order = distinct.sum(1).argsort(stable=True)
+        distinct = distinct[order]
+        parts = self.batches(len(distinct), lambda a, b: scores(tokens.values(image, distinct[a:b])))
+        result = torch.cat(list(parts))
+        return result[order.argsort()[which].to(result.device)]
