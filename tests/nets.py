@@ -244,3 +244,70 @@ class Probed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.before(self.stem(self.entrance(x)))
         return self.fc(F.adaptive_avg_pool2d(self.behind(self.layer(x)), 1).flatten(1))
+
+
+def _by_hand(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1) @ v
+
+
+def _by_einsum(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    weights = torch.einsum("bhid,bhjd->bhij", q, k).div(q.shape[-1] ** 0.5).softmax(-1)
+    return torch.einsum("bhij,bhjd->bhid", weights, v)
+
+
+def _turned(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Values before weights: (B, H, d, Nk) @ (B, H, Nk, Nq)."""
+    weights = (k @ q.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-2)
+    return (v.transpose(-1, -2) @ weights).transpose(-1, -2)
+
+
+# Ways to write an attention of queries, keys and values (B, H, N, d).
+ATTENTIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "fused": F.scaled_dot_product_attention, "by hand": _by_hand, "einsum": _by_einsum, "turned": _turned
+}  # fmt: skip
+
+
+class Attention(nn.Module):
+    """Self-attention of tokens (B, N, C) in two heads, written in one of the `ATTENTIONS`."""
+
+    def __init__(self, width: int, spelling: str) -> None:
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.attend = ATTENTIONS[spelling]
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(2, (3, 2, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.proj(self.attend(4 * q, k, v).transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Attention and a small perceptron, each added to the tokens, normalised before."""
+
+    def __init__(self, width: int, spelling: str) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attn = Attention(width, spelling)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class TinyViT(nn.Module):
+    """A vision transformer for pictures of any size: patches of 4 x 4, `prefix` class tokens, `depth` blocks. The classifier
+    reads the mean of the class tokens, of the patches where there is none."""
+
+    def __init__(self, spelling: str = "fused", prefix: int = 1, depth: int = 3, width: int = 16) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 4, 4)
+        self.prefix = nn.Parameter(torch.randn(1, prefix, width))
+        self.blocks = nn.Sequential(*(Block(width, spelling) for _ in range(depth)))
+        self.norm, self.fc = nn.LayerNorm(width), nn.Linear(width, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.prefix.expand(len(x), -1, -1), tokens], 1)
+        tokens = self.norm(self.blocks(tokens))
+        count = self.prefix.shape[1]
+        return self.fc(tokens[:, :count].mean(1) if count else tokens.mean(1))

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nets import TwoConvs
+from nets import GapHead, TinyViT, TwoConvs
 from visx import Model, VisxError
 from visx.engine.batch import Answer, explain_batch
 from visx.engine.jobs import plan
 from visx.methods import get_method
-from visx.methods.contract import Attribution, Request
+from visx.methods.contract import Attribution, Method, Request
 from visx.models import wrap
 from visx.network.memory import BatchSize
 from visx.network.network import Network
@@ -33,9 +33,22 @@ CHEAP: dict[str, dict[str, Any]] = {
     "smoothgrad": {"samples": 6},
     "occlusion": {"patch": 4, "stride": 3},
     "rise": {"masks": 64, "cells": 3},
+    "tis": {"masks": 20},
     "lime": {"samples": 100, "segments": 9},
     "meaningful_perturbation": {"iterations": 6, "mask_size": 6},
 }
+
+OF_TRANSFORMERS = {"attention", "tokens", "droppable"}  # needs that only a transformer meets
+
+
+def of_transformers(method: Method) -> bool:
+    """Whether a method fits transformers alone."""
+    return bool(method.needs & OF_TRANSFORMERS)
+
+
+def net_for(method: Method) -> type[nn.Module]:
+    """A small network that a method fits; its classifier is `fc`."""
+    return TinyViT if of_transformers(method) else GapHead
 
 
 def column_scores(ids: Tensor, kind: Any = "logit") -> Scores:
@@ -74,7 +87,7 @@ def ask(
     method, network = get_method(name), Network(net)
     fixed = class_targets(torch.tensor(list(targets)).expand(len(x), -1))
     with network.session():
-        scorer = Scorer(network.scores_of, BatchSize(copies))
+        scorer = Scorer(network.scores_of, BatchSize(copies), tokens=network.tokens)
         request = Request(
             x, fixed, tuple(seeds or range(len(x))), scorer, kind, network, layer, mean, std  # type: ignore[arg-type]
         )  # fmt: skip

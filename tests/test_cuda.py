@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import visx
-from nets import GapHead, images, seeded
-from oracles import CHEAP, answers, assert_unchanged, fingerprint, maps_of, model_of, pearson
+from nets import images, seeded
+from oracles import CHEAP, answers, assert_unchanged, fingerprint, maps_of, model_of, net_for, pearson
 from visx.methods.contract import Method
 
 pytestmark = pytest.mark.cuda
@@ -39,7 +39,7 @@ def off(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def test_maps_equal_the_cpu_s(method: Method, record_property: Callable[[str, object], None]) -> None:
-    model, x = model_of(seeded(GapHead, dtype=torch.float32), 32), images(3, 32, dtype=torch.float32)
+    model, x = model_of(seeded(net_for(method), dtype=torch.float32), 32), images(3, 32, dtype=torch.float32)
     params = CHEAP.get(method.name, {})
     expected = maps_of(answers(model, method.name, x, "top2", **params))
     found = maps_of(answers(model, method.name, x, "top2", device=CUDA, **params))
@@ -84,7 +84,7 @@ def test_half_precision_states_its_error(
 
 
 def test_model_and_random_state_on_the_device_are_unchanged(method: Method) -> None:
-    module = seeded(GapHead, dtype=torch.float32).to(CUDA).train()
+    module = seeded(net_for(method), dtype=torch.float32).to(CUDA).train()
     torch.backends.cuda.matmul.allow_tf32, before_tf32 = True, torch.backends.cuda.matmul.allow_tf32
     try:
         before, random_state = fingerprint(module), torch.cuda.get_rng_state_all()

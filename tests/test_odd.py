@@ -17,8 +17,9 @@ from torch import nn
 import odd_networks
 import visx
 from in_process import visx as command
+from oracles import of_transformers
 from visx.errors import ExitCode, VisxError
-from visx.methods import NAMES, all_methods
+from visx.methods import all_methods
 from visx.models.seeded import seeded
 
 FILE = Path(odd_networks.__file__)
@@ -30,7 +31,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "lime": {"samples": 64},
     "rise": {"masks": 16},
 }
-METHODS = {name: CHEAP.get(name, {}) for name in NAMES}
+METHODS = {m.name: CHEAP.get(m.name, {}) for m in all_methods() if not of_transformers(m)}
 SCORES = {m.name for m in all_methods() if not m.needs}
 LAYER = {m.name for m in all_methods() if m.needs == {"layer"}}
 INPUT_GRADIENT = {m.name for m in all_methods() if m.needs == {"grad"}}

@@ -11,13 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from nets import GapHead, Wrapped, images, seeded
-from oracles import CHEAP, answers, assert_unchanged, column_scores, fingerprint, model_of
+from oracles import CHEAP, answers, assert_unchanged, column_scores, fingerprint, model_of, of_transformers
 from visx import Model, VisxError
+from visx.methods import all_methods, get_method
 from visx.methods.contract import Method
 from visx.network.isolation import undisturbed
 from visx.network.network import Network
 
 SIZE = 12
+
+
+@pytest.fixture(params=[m.name for m in all_methods() if not of_transformers(m)])
+def method(request: pytest.FixtureRequest) -> Method:
+    """Every registered method that a convolutional network fits; those of transformers have their own tests."""
+    return get_method(request.param)
 
 
 def lived_in(answer: Callable[[Tensor], object] = lambda logits: logits) -> nn.Module:

@@ -82,7 +82,7 @@ def plan(
 def _jobs(model: Model, method: Method, values: Params, layers: Sequence[str], score: ScoreKind | None) -> list[Job]:
     lacking = missing(model, method, values, layers)
     if lacking:
-        raise unsupported(f"{method.name} does not fit {model.name}: {lacking}", _alternatives(model, method))
+        raise unsupported(f"{method.name} does not fit {model.name}: {lacking}", _alternatives(model, method, values))
     kind = score or method.score
     if kind == "logprob" and not model.outputs.has_probabilities:
         raise unsupported(f"--score logprob: {model.outputs} have no probability", "--score logit")
@@ -143,8 +143,11 @@ def missing(model: Model, method: Method, params: Params, layers: Sequence[str] 
     return ""
 
 
-def _alternatives(model: Model, method: Method) -> str:
+def _alternatives(model: Model, method: Method, values: Params) -> str:
     from visx.methods import all_methods
 
+    default = method.params()
+    if method.needs_with(values) > method.needs_with(default) and not missing(model, method, default):
+        return f"{method.name} fits with other parameters, for instance its defaults"
     fitting = [m.name for m in all_methods() if m.name != method.name and not missing(model, m, m.params())]
     return f"these fit: {', '.join(fitting)}" if fitting else ""

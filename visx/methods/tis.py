@@ -58,6 +58,7 @@ def tis(req: Request, p: TisParams) -> Attribution:
         features = tokens.features(image)  # alone: k-means must not depend on the batch
         if not len(features):
             raise unsupported("tis: no module of this model is a transformer block", "rise -p hide=drop")
+        features = features[features.isfinite().all(1)]
         masks = token_masks(features, p.masks, p.ratio, req.seeds[b])  # (N, cells)
         scores = req.score.token_scores(image, masks, req.scalars_of(b)).double().cpu().T  # (T, N)
         finite = scores.isfinite()
@@ -74,11 +75,13 @@ def tis(req: Request, p: TisParams) -> Attribution:
 
 def token_masks(features: Tensor, count: int, ratio: float, seed: int) -> Tensor:
     """(N, cells) bool: for each of at most `count` clusters of features (K, cells), the `ratio` of cells at which its
-    centre is largest."""
+    centre is largest. Of no features, one mask that keeps all."""
     import numpy as np
     import torch
     from sklearn.cluster import KMeans
 
+    if not len(features):
+        return torch.ones(1, features.shape[1], dtype=torch.bool)
     points = features.cpu().numpy()
     distinct = np.unique(points, axis=0)
     centres = distinct

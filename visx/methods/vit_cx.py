@@ -101,12 +101,12 @@ class Raster:
         return self.rows.to(maps) @ maps @ self.columns.to(maps).T
 
     def normed(self, maps: Tensor) -> Tensor:
-        """Maps (N, h, w) that lie in 0..1 after upsampling; those that are the same everywhere are left out."""
+        """Maps (N, h, w) that lie in 0..1 after upsampling; those that are the same everywhere, or not finite, are left out."""
         import torch
 
         ends = [torch.stack(torch.aminmax(self.up(part).flatten(1), dim=1)) for part in maps.split(CHUNK)]
         low, high = torch.cat(ends, 1)[..., None, None]
-        varied = (high > low).flatten()
+        varied = ((high > low) & (high - low).isfinite()).flatten()
         return ((maps - low) / (high - low))[varied]
 
     def groups(self, features: Tensor, distance: float) -> Tensor:

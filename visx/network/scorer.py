@@ -80,7 +80,9 @@ class Scorer:
         """The tokens of an image (C, H, W). Raises `VisxError` (exit 4) where they cannot be left out."""
         tokens = self.tokens(image.shape)
         if isinstance(tokens, str):
-            raise unsupported(f"tokens of this model cannot be left out: {tokens}", "hide=fill puts pixels in their place")
+            raise unsupported(
+                f"tokens of this model cannot be left out: {tokens}", "hide=fill puts pixels in their place"
+            )
         return tokens
 
     def token_scores(self, image: Tensor, visible: Tensor, scores: Scores) -> Tensor:

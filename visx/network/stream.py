@@ -50,11 +50,10 @@ def entrances(record: Record) -> list[Site] | str:
     if result:
         return result
     grid = read(before[-1].shape, before[-1].places, paired=before[-1].paired)
-    if isinstance(grid, str):
-        return f"what its first attention sees is no single sequence of patches: {grid}"
-    if _tokens(before[-1]) is None:
-        return f"its patches stay in rows and columns ({grid.layout})"
-    return "none of its modules takes or returns the sequence of tokens that its first attention sees"
+    if _tokens(before[-1]) is not None:
+        return "none of its modules takes or returns the sequence of tokens that its first attention sees"
+    what = grid if isinstance(grid, str) else f"the last that everything passes through is a map, {grid.layout}"
+    return f"no single sequence of tokens leads to its first attention ({what})"
 
 
 def blocks(record: Record) -> list[Site]:
@@ -92,9 +91,7 @@ def _sites(record: Record, node: Node) -> list[Site]:
         return []
     runs = [(run, call) for run, call in _numbered(record) if run.name]
     leaving = [Site(run.name, call, False, grid) for run, call in runs if run.node is node]
-    entering = [
-        Site(run.name, call, True, grid) for run, call in runs if run.inputs and run.inputs[0].node is node
-    ]
+    entering = [Site(run.name, call, True, grid) for run, call in runs if run.inputs and run.inputs[0].node is node]
     return leaving[::-1] + sorted(entering, key=lambda site: site.name.count("."))
 
 

@@ -24,6 +24,7 @@ from visx.network.outputs import Outputs, in_full
 from visx.network.record import Record
 from visx.network.stream import Site, blocks
 
+
 class Followed(Protocol):
     """A network whose tokens can be left out (`visx.network.network.Network`)."""
 
