@@ -192,6 +192,8 @@ def test_the_grid_pointing_game_is_played_on_mosaics(photos: Path) -> None:
     assert done.code == 0, done.err
     assert done.rows[0]["count"] == 4
     assert 0 <= done.rows[0]["mean"] <= 1
+    values = json.loads((photos.parent / "out" / "evaluation.json").read_text())["values"]
+    assert [v["target"] for v in values] == [v["details"]["target"] for v in values] == [0, 1, 2, 3]
 
 
 def test_an_edge_detector_passes_the_randomisation_check_for_nothing(

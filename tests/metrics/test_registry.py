@@ -51,7 +51,7 @@ def test_defaults_are_those_that_the_sources_name() -> None:
         "road": {"steps": 4, "noise": 0.01},
         "infidelity": {"samples": 64, "noise": 0.2, "rescale": True},
         "max_sensitivity": {"samples": 10, "radius": 0.02},
-        "grid_pointing": {"grid": 2, "confidence": 0.9, "mosaics": 500},
+        "grid_pointing": {"grid": 2, "confidence": 0.9, "mosaics": 500, "cells": "whole"},
         "randomization": {"stages": 5},
     }
     assert {m.name: m.params().model_dump() for m in all_metrics() if m.params.model_fields} == named

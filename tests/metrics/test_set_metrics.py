@@ -47,7 +47,23 @@ def test_a_method_that_finds_its_class_wins_the_grid(make_trial: Make) -> None:
 
     found = measure("grid_pointing", survey(colours(make_trial, 8, finds)))
     assert [m.value for m in found] == [1.0] * 8  # two mosaics of four cells
-    assert sorted(m.details["target"] for m in found) == list(range(8))
+    assert [m.details["target"] for m in found] == list(range(8))  # in the order of the images
+
+
+def test_shrunk_cells_make_a_mosaic_of_the_models_own_size(make_trial: Make) -> None:
+    seen = []
+
+    def finds(i: int) -> Callable[[Tensor], np.ndarray]:
+        def explain(mosaic: Tensor) -> np.ndarray:
+            seen.append(tuple(mosaic.shape))
+            return (mosaic[:, 0] - (i + 1) / 10).abs().lt(1e-9).numpy() * 1.0
+
+        return explain
+
+    for grid in (2, 5):  # SIDE is no multiple of 5
+        found = measure("grid_pointing", survey(colours(make_trial, 25, finds)), cells="shrunk", grid=grid)
+        assert [m.value for m in found] == [1.0] * (24 if grid == 2 else 25)
+    assert set(seen) == {(1, 3, SIDE, SIDE)}
 
 
 def test_a_constant_map_scores_chance_and_a_blind_one_nothing(make_trial: Make) -> None:
@@ -59,6 +75,22 @@ def test_a_constant_map_scores_chance_and_a_blind_one_nothing(make_trial: Make) 
     assert [m.value for m in measure("grid_pointing", survey(trials), grid=3)] == pytest.approx([1 / 9] * 9)
     blind = colours(make_trial, 4, lambda i: lambda mosaic: -np.ones((1, *mosaic.shape[-2:])))
     assert [m.value for m in measure("grid_pointing", survey(blind))] == [0.0] * 4
+
+
+@pytest.mark.parametrize("error", [RuntimeError, AssertionError])
+def test_a_model_of_one_size_is_refused_whole_cells_and_told_of_shrunk_ones(
+    make_trial: Make, error: type[Exception]
+) -> None:
+    def strict(mosaic: Tensor) -> np.ndarray:
+        if mosaic.shape[-1] != SIDE:
+            raise error(f"this model takes {SIDE} pixels")
+        return np.ones((1, SIDE, SIDE))
+
+    trials = colours(make_trial, 4, lambda i: strict)
+    with pytest.raises(VisxError, match=f"takes {SIDE} pixels") as caught:
+        measure("grid_pointing", survey(trials))
+    assert caught.value.code == 4 and "cells=shrunk" in (caught.value.hint or "")
+    assert len(measure("grid_pointing", survey(trials), cells="shrunk")) == 4
 
 
 def test_only_confident_images_of_distinct_classes_play(make_trial: Make) -> None:

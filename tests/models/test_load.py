@@ -209,6 +209,20 @@ def test_random_weights_are_the_same_in_two_processes() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_vit_of_timm_takes_another_size(tmp_path: Path) -> None:
+    """Trained at that size, or at its own and resampled as timm does it."""
+    timm = pytest.importorskip("timm")
+    name, x = "vit_tiny_patch16_224", torch.rand(1, 3, 48, 64)
+    for trained in ((48, 64), (224, 224)):
+        module = timm.create_model(name, img_size=trained, num_classes=3).eval()
+        nn.init.normal_(module.head.weight)
+        torch.save(module.state_dict(), tmp_path / "w.pth")
+        model = load_model(f"timm/{name}", tmp_path / "w.pth", size=(48, 64))
+        module.set_input_size((48, 64))
+        assert torch.equal(model.module(x), module(x)) and model.classes == 3
+    assert load_model(f"timm/{name}", "random", size=(48, 64)).module(x).shape == (1, 1000)
+
+
 def test_no_network_for_torchvision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def dead(*args: Any, **kwargs: Any) -> None:
         raise URLError("no route\nto host")

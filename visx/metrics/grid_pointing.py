@@ -6,21 +6,30 @@ al. 2021, arXiv:2104.00032, section 4).
 
 Deviations from the paper: 2x2 cells instead of 3x3, and mosaics of images at a probability of 0.9 and above instead of 500
 mosaics of a data set's most confident images, because a user's folder is small. The seed shuffles the images, and each is in
-one mosaic at most. A model that takes its own input size only is refused.
+one mosaic at most. A model that takes its own input size only, such as most ViTs, is refused, unless `cells` is shrunk: then
+each image is made small enough (bilinear, antialiased) that the mosaic has the model's input size.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Literal
+
 from visx.errors import unsupported, usage
-from visx.metrics.contract import Measured, Survey, metric
+from visx.metrics.contract import Measured, Survey, Trial, metric
 from visx.params import Field, Params
 from visx.targets.contract import reference_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class GridPointingParams(Params):
     grid: int = Field(2, ge=2, le=8, description="cells along each side")
     confidence: float = Field(0.9, ge=0, le=1, description="least probability of the class on an image of a mosaic")
     mosaics: int = Field(500, ge=1, description="mosaics at most")
+    cells: Literal["whole", "shrunk"] = Field(
+        "whole", description="images of their usual size, or shrunk so that the mosaic has the model's input size"
+    )
 
 
 @metric(
@@ -35,7 +44,6 @@ class GridPointingParams(Params):
 )
 def grid_pointing(survey: Survey, p: GridPointingParams) -> list[Measured]:
     import numpy as np
-    import torch
 
     if np.isnan(survey.probabilities).any():
         raise unsupported("grid_pointing asks for probabilities, and this output has none")
@@ -48,30 +56,49 @@ def grid_pointing(survey: Survey, p: GridPointingParams) -> list[Measured]:
             f"there are {len(confident)}",
             "more images, -p grid_pointing.confidence=0.5, or a smaller -p grid_pointing.grid",
         )
-    values = []
+    values: dict[int, Measured] = {}
     for group in groups:
-        trials = [survey.trials[i] for i in group]
-        height, width = trials[0].values.shape
-        rows = [torch.cat([t.x for t in trials[r * p.grid : (r + 1) * p.grid]], 2) for r in range(p.grid)]
-        mosaic = torch.cat(rows, 1)[None]
-        for cell, trial in enumerate(trials):
+        mosaic, edges = _mosaic([survey.trials[i] for i in group], p)
+        for cell, number in enumerate(group):
+            trial = survey.trials[number]
             try:
                 positive = np.maximum(trial.explain(mosaic)[0], 0)
-            except RuntimeError as error:
+            except (RuntimeError, AssertionError, ValueError) as error:  # AssertionError: timm's ViTs
                 reason = str(error).splitlines()[0][:120]
                 raise unsupported(
-                    f"grid_pointing: the model takes no picture of {tuple(mosaic.shape)}: {reason}"
+                    f"the model takes no picture of {tuple(mosaic.shape)}: {reason}",
+                    "-p grid_pointing.cells=shrunk",
                 ) from None
-            top, left = cell // p.grid * height, cell % p.grid * width
-            total = float(positive.sum())
-            inside = float(positive[top : top + height, left : left + width].sum())
-            values.append(
-                Measured(
-                    inside / total if total > 0 else 0.0,
-                    details={"target": reference_of(trial.objective.identity.json), "cell": cell},
-                )
+            (top, bottom), (left, right) = (
+                axis[i : i + 2] for axis, i in zip(edges, divmod(cell, p.grid), strict=True)
             )
-    return values
+            total = float(positive.sum())
+            inside = float(positive[top:bottom, left:right].sum())
+            values[number] = Measured(
+                inside / total if total > 0 else 0.0,
+                details={"target": reference_of(trial.objective.identity.json), "cell": cell},
+            )
+    return [values[number] for number in sorted(values)]
+
+
+def _mosaic(trials: list[Trial], p: GridPointingParams) -> tuple[Tensor, tuple[list[int], list[int]]]:
+    """A mosaic (1, C, h, w) of one image a cell, row by row, and where its rows and columns of cells begin and end."""
+    from torch.nn.functional import interpolate
+
+    cells = range(p.grid + 1)
+    if p.cells == "whole":
+        height, width = ([i * side for i in cells] for side in trials[0].x.shape[-2:])
+    else:
+        height, width = ([round(i * side / p.grid) for i in cells] for side in trials[0].x.shape[-2:])
+    mosaic = trials[0].x.new_empty((1, trials[0].x.shape[0], height[-1], width[-1]))
+    for cell, trial in enumerate(trials):
+        row, column = divmod(cell, p.grid)
+        place = mosaic[:, :, height[row] : height[row + 1], width[column] : width[column + 1]]
+        same = place.shape[-2:] == trial.x.shape[-2:]
+        place.copy_(
+            trial.x[None] if same else interpolate(trial.x[None], place.shape[-2:], mode="bilinear", antialias=True)
+        )
+    return mosaic, (height, width)
 
 
 def _confident(survey: Survey, p: GridPointingParams) -> list[int]:

@@ -90,6 +90,8 @@ def load_model(
             model.remarks = source.remarks
         else:
             model = _from_checkpoint(source, spec, Path(weights))
+        if isinstance(model.source, nn.Module):
+            model.module = source.sized(model.source)
     model.labels = model.labels if given is None else given
     model.means = means or source.means
     model.head = source.head if head is None else head

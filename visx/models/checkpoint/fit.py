@@ -84,6 +84,12 @@ def classes_in(module: nn.Module, state: dict[str, Any]) -> int | None:
     return int(state[weights[-1]].shape[0]) if len(rows) == 1 else None
 
 
+def shapes_that_differ(module: nn.Module, state: dict[str, Any]) -> int:
+    """How many of a module's tensors have another shape in a state dict."""
+    own = module.state_dict()
+    return len(_other_shapes(own, arranged(own, state)[0]))
+
+
 def arranged(
     own: Mapping[str, Any], state: dict[str, Any], path: Path | None = None
 ) -> tuple[dict[str, Any], list[str]]:

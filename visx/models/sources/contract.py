@@ -75,6 +75,11 @@ class Source(ABC):
     def preprocess(self) -> Preprocess:
         """How a picture becomes the input."""
 
+    def sized(self, module: nn.Module) -> nn.Module:
+        """A network that has its weights, made to take pictures of the size of `preprocess`, which the user may have changed.
+        A network that takes any size, or one only, is returned as it is."""
+        return module
+
     def labels(self, module: nn.Module | BlackBox) -> tuple[str, ...] | None:
         """The names of the classes of a network that the source has built; None where they are not known."""
         return None

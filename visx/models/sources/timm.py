@@ -57,7 +57,25 @@ class Timm(Source):
         return timm.create_model(self.name, pretrained=False, **options)
 
     def build_for(self, state: dict[str, Tensor], classes: int | None = None, digest: str = "") -> nn.Module:
-        return self.build(classes)
+        """The network at its own size, or at that of `preprocess` where more of the shapes in `state` fit it: a checkpoint is
+        trained at the one or the other."""
+        own = self.build(classes)
+        if not self._other_size():
+            return own
+        sized = self.sized(self.build(classes))
+        return min(own, sized, key=lambda module: checkpoint.shapes_that_differ(module, state))
+
+    def sized(self, module: nn.Module) -> nn.Module:
+        """The network for pictures of the size of `preprocess`. timm resamples its position embedding; a network that cannot
+        be told of a size takes any, or examining it shows that it does not take this one."""
+        set_input_size: Any = getattr(module, "set_input_size", None)
+        if self._other_size() and set_input_size is not None:
+            set_input_size(img_size=self.preprocess().crop)
+        return module
+
+    def _other_size(self) -> bool:
+        """Whether the user states another size than timm's."""
+        return self.preprocess().crop != type(self).preprocess(self).crop
 
     def preprocess(self) -> Preprocess:
         import timm
