@@ -8,7 +8,6 @@ of a forward pass of one image, and only a change that keeps each of these sums 
 
 from __future__ import annotations
 
-from operator import attrgetter
 from types import ModuleType
 from typing import Any
 
@@ -57,15 +56,21 @@ class Snapshot:
         `matrices`: large ones (of linear layers, embeddings) are compared from now on, too. Nothing is remembered of their
         values unless a copy of the module is made.
         """
-        for attributes, copy in self._attributes:
+        if any(self._empty) or list(map(type, self._modules)) != self._types:  # a parametrisation is another class
+            return False
+        return (self._contains_the_same() or self._contains_the_same(modes=True)) and self.values_hold(
+            matrices=matrices
+        )
+
+    def _contains_the_same(self, modes: bool = False) -> bool:
+        """Whether all containers hold what they held; with `modes`, whatever training mode modules are in now."""
+        for attributes, copy in self._attributes if modes else ():
             if "training" in attributes:  # a compiled part has only its module's
                 copy["training"] = attributes["training"]
         try:
-            same = not any(self._empty) and self._containers == self._copies
+            return self._containers == self._copies
         except (RuntimeError, ValueError, TypeError):  # an array in another's place
             return False
-        # a parametrisation is another class
-        return same and list(map(type, self._modules)) == self._types and self.values_hold(matrices=matrices)
 
     def values_hold(self, *, matrices: bool = False) -> bool:
         """The same of the tensors that the module had, whatever became of its attributes and hooks."""
@@ -113,7 +118,7 @@ class Snapshot:
 
 
 class Memory:
-    """Where tensors lie: their storage, shapes, strides and dtypes."""
+    """Where tensors lie: their storages, shapes and strides."""
 
     def __init__(self, tensors: list[Tensor]) -> None:
         plain = [t.layout is torch.strided and not t.is_meta and not t.is_quantized for t in tensors]
@@ -132,17 +137,16 @@ class Memory:
     def _formed(self) -> list[Any]:
         return [
             *map(Tensor.data_ptr, self._tensors),  # which moves where a storage is made smaller
-            *map(attrgetter("dtype"), (*self._tensors, *self._others)),
-            *map(attrgetter("shape"), self._others),
+            *((t.dtype, t.shape) for t in self._others),
         ]
 
 
 class Values:
-    """Values of tensors that stay where they are: small ones, and sums of large ones."""
+    """The values of tensors that stay where they are: those of small ones, and sums of large ones."""
 
     def __init__(self, tensors: list[Tensor]) -> None:
-        self._small: dict[Any, list[Tensor]] = {}
-        self._rows: list[Tensor] = []
+        small: dict[Any, list[Tensor]] = {}
+        rows: dict[Any, list[Tensor]] = {}
         self._odd: list[Tensor] = []  # those that no view shows in one dimension
         for tensor in tensors:
             if tensor.is_meta:
@@ -153,9 +157,10 @@ class Values:
                 continue
             whole = len(flat) // _ROW * _ROW if len(flat) > _EXACT else 0
             if whole:
-                self._rows.append(flat[:whole].view(-1, _ROW))
+                rows.setdefault((flat.dtype, flat.device), []).append(flat[:whole].view(-1, _ROW))
             if whole < len(flat):
-                self._small.setdefault((flat.dtype, flat.device), []).append(flat[whole:])
+                small.setdefault((flat.dtype, flat.device), []).append(flat[whole:])
+        self._small, self._rows = list(small.values()), list(rows.values())
         self._were = self._now()
 
     def hold(self) -> bool:
@@ -164,14 +169,14 @@ class Values:
 
     @torch.no_grad()
     def _now(self) -> list[Tensor]:
-        parts = {kind: [torch.cat(group)] for kind, group in self._small.items()}
+        parts = list(map(torch.cat, self._small))
         for rows in self._rows:
-            sums = rows.sum(1, dtype=torch.float32 if rows.dtype in _HALF else None)
-            parts.setdefault((sums.dtype, sums.device), []).append(sums)
+            dtype = torch.float32 if rows[0].dtype in _HALF else None
+            parts.append(torch.cat([matrix.sum(1, dtype=dtype) for matrix in rows]))
         for tensor in self._odd:
-            values = (tensor.int_repr() if tensor.is_quantized else tensor.to_dense()).reshape(-1)
-            parts.setdefault((values.dtype, values.device), []).append(values)
-        return [_integers(torch.cat(group)) for group in parts.values()]
+            values = tensor.int_repr() if tensor.is_quantized else tensor.to_dense()
+            parts.append(values.reshape(-1).clone())
+        return list(map(_integers, parts))
 
 
 def _flat(tensor: Tensor) -> Tensor | None:
