@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from oracles import of_transformers
 from visx.methods import NAMES, get_method
 from visx.methods.contract import Method
 from visx.network.fast import plain
@@ -38,4 +39,10 @@ def two_threads() -> Iterator[None]:
 @pytest.fixture(params=NAMES)
 def method(request: pytest.FixtureRequest) -> Method:
     """Every registered method in turn."""
+    return get_method(request.param)
+
+
+@pytest.fixture(params=[name for name in NAMES if not of_transformers(get_method(name))])
+def cnn_method(request: pytest.FixtureRequest) -> Method:
+    """Every registered method in turn that fits a network of convolutions."""
     return get_method(request.param)

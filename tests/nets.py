@@ -187,11 +187,12 @@ class WithoutReLU(nn.Module):
 
 
 class Wrapped(nn.Module):
-    """`GapHead` whose answer goes through `answer`: for outputs that are no logits, and for forwards that raise."""
+    """`GapHead` (or another) whose answer goes through `answer`: for outputs that are no logits, and for forwards that
+    raise."""
 
-    def __init__(self, answer: Callable[[Tensor], object]) -> None:
+    def __init__(self, answer: Callable[[Tensor], object], build: Callable[[], nn.Module] | None = None) -> None:
         super().__init__()
-        self.net = GapHead()
+        self.net = (build or GapHead)()
         self.answer = answer
 
     def forward(self, x: Tensor) -> object:
@@ -298,9 +299,11 @@ class TinyViT(nn.Module):
     """A vision transformer for pictures of any size: patches of 4 x 4, `prefix` class tokens, `depth` blocks. The classifier
     reads the mean of the class tokens, of the patches where there is none."""
 
-    def __init__(self, spelling: str = "fused", prefix: int = 1, depth: int = 3, width: int = 16) -> None:
+    def __init__(
+        self, spelling: str = "fused", prefix: int = 1, depth: int = 3, width: int = 16, channels: int = 3
+    ) -> None:
         super().__init__()
-        self.patches = nn.Conv2d(3, width, 4, 4)
+        self.patches = nn.Conv2d(channels, width, 4, 4)
         self.prefix = nn.Parameter(torch.randn(1, prefix, width))
         self.blocks = nn.Sequential(*(Block(width, spelling) for _ in range(depth)))
         self.norm, self.fc = nn.LayerNorm(width), nn.Linear(width, CLASSES)

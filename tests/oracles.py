@@ -38,7 +38,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "meaningful_perturbation": {"iterations": 6, "mask_size": 6},
 }
 
-OF_TRANSFORMERS = {"attention", "tokens", "droppable"}  # needs that only a transformer meets
+OF_TRANSFORMERS = {"droppable", "attention", "tokens"}  # needs that a transformer alone meets
 
 
 def of_transformers(method: Method) -> bool:
@@ -49,6 +49,10 @@ def of_transformers(method: Method) -> bool:
 def net_for(method: Method) -> type[nn.Module]:
     """A small network that a method fits; its classifier is `fc`."""
     return TinyViT if of_transformers(method) else GapHead
+
+
+ANY_CLASS = {"attention", "rollout"}  # methods whose maps no target and no score changes
+PRODUCTS = {"transformer_attribution"}  # methods that multiply gradients of several blocks: maps are not linear in them
 
 
 def column_scores(ids: Tensor, kind: Any = "logit") -> Scores:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 import visx
+from nets import TinyViT, seeded
 from oracles import of_transformers
 from visx.errors import VisxError
 from visx.images.geometry import Preprocess
-from visx.methods import all_methods
+from visx.methods import all_methods, get_method
 from visx.models.preprocessing import adapted
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
@@ -46,16 +47,18 @@ class Last(Net):
         return super().forward(x.permute(0, 3, 1, 2))
 
 
-def of(channels: int) -> visx.Model:
+def of(channels: int, method: str = "gradcam") -> visx.Model:
     mean, std = np.linspace(0.2, 0.6, channels), np.linspace(0.3, 0.5, channels)
-    return visx.wrap(Net(channels), size=20, resize=20, mean=tuple(mean), std=tuple(std))
+    attends = of_transformers(get_method(method))
+    net = seeded(lambda: TinyViT(channels=channels), dtype=torch.float32) if attends else Net(channels)
+    return visx.wrap(net, size=20, resize=20, mean=tuple(mean), std=tuple(std))
 
 
 @pytest.mark.parametrize("channels", [2, 4, 6, 11])
-@pytest.mark.parametrize("method", [m.name for m in all_methods() if not of_transformers(m)])
+@pytest.mark.parametrize("method", [m.name for m in all_methods()])
 def test_every_method_explains_networks_of_any_channels(method: str, channels: int) -> None:
     values = np.random.default_rng(channels).random((20, 20, channels), dtype=np.float32)
-    model = of(channels)
+    model = of(channels, method)
     result = visx.explain(model, values, method, **FEW.get(method, {}))
     assert result.map.shape == (20, 20) and np.isfinite(result.map).all()
     assert result.overlay().shape == (20, 20, 3)

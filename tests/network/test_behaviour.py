@@ -295,28 +295,30 @@ def unversioned(state: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", OTHERWISE)
-def test_alone_or_in_a_folder_in_any_order_and_again(kind: str, method: Method) -> None:
+def test_alone_or_in_a_folder_in_any_order_and_again(kind: str, cnn_method: Method) -> None:
     module = OTHERWISE[kind]()
     module.train()
     before = fingerprint(module)
     model = wrapped(module)
     images = pictures()
     layer = "net.features.2" if kind == "fake_quantised" else "features.2"
-    more = {"layer": layer} if "layer" in method.needs else {}
+    more = {"layer": layer} if "layer" in cnn_method.needs else {}
     try:
-        whole = explained(model, images, method.name, **more)
+        whole = explained(model, images, cnn_method.name, **more)
     except visx.VisxError as error:
-        assert method.name == "cam" and error.code == 4  # no linear layer behind the pooling
+        assert cnn_method.name == "cam" and error.code == 4  # no linear layer behind the pooling
         pytest.skip(str(error))
     assert unversioned(before) == unversioned(fingerprint(module))
-    rounding = 1e-6 if (kind, method.name) == ("fake_quantised", "rise") else 0  # float32 sums over masks go by batches
+    rounding = (
+        1e-6 if (kind, cnn_method.name) == ("fake_quantised", "rise") else 0
+    )  # float32 sums over masks go by batches
     for size, order in ((2, [2, 0, 1]), (1, [1, 2, 0])):
-        again = explained(model, [images[i] for i in order], method.name, batch_size=size, **more)
+        again = explained(model, [images[i] for i in order], cnn_method.name, batch_size=size, **more)
         for i, result in zip(order, again, strict=True):
             np.testing.assert_allclose(result.map, whole[i].map, rtol=rounding, atol=0)
             assert result.score == whole[i].score
     assert all(r.warnings for r in whole) or kind.startswith("single")
-    fresh = explained(wrapped(OTHERWISE[kind]()), images[1], method.name, **more)
+    fresh = explained(wrapped(OTHERWISE[kind]()), images[1], cnn_method.name, **more)
     np.testing.assert_array_equal(fresh.map, whole[1].map)
 
 

@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nets import GapHead, Wrapped, images, seeded
-from oracles import CHEAP, answers, assert_unchanged, column_scores, fingerprint, model_of, of_transformers
+from nets import GapHead, TinyViT, Wrapped, images, seeded
+from oracles import CHEAP, answers, assert_unchanged, column_scores, fingerprint, model_of, net_for
 from visx import Model, VisxError
-from visx.methods import all_methods, get_method
 from visx.methods.contract import Method
 from visx.network.isolation import undisturbed
 from visx.network.network import Network
@@ -21,22 +20,20 @@ from visx.network.network import Network
 SIZE = 12
 
 
-@pytest.fixture(params=[m.name for m in all_methods() if not of_transformers(m)])
-def method(request: pytest.FixtureRequest) -> Method:
-    """Every registered method that a convolutional network fits; those of transformers have their own tests."""
-    return get_method(request.param)
-
-
-def lived_in(answer: Callable[[Tensor], object] = lambda logits: logits) -> nn.Module:
+def lived_in(
+    answer: Callable[[Tensor], object] = lambda logits: logits, build: Callable[[], nn.Module] = GapHead
+) -> nn.Module:
     """A module as a user may have it: training partly, gradients kept, a hook, a frozen parameter, its own layout."""
-    module = seeded(lambda: Wrapped(answer))
+    module = seeded(lambda: Wrapped(answer, build))
     module.train()
     net = module.net
-    net.features[1].eval()
+    parts, numbers = (net.blocks, (1, 0, 2)) if build is TinyViT else (net.features, (0, 1, 4))
+    first, still, hooked = (parts[number] for number in numbers)
+    still.eval()
     net.fc.bias.requires_grad_(False)
-    net.features[0].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    first.to(memory_format=torch.channels_last)
     net.fc.weight.grad = torch.full_like(net.fc.weight, 0.25)
-    net.features[4].register_forward_hook(lambda m, args, output: None)
+    hooked.register_forward_hook(lambda m, args, output: None)
     net.fc.register_full_backward_hook(lambda m, a, b: None)
     return module
 
@@ -65,16 +62,16 @@ def run(model: Model, method: Method, **more: object) -> None:
 
 
 def test_after_success(method: Method) -> None:
-    module = lived_in(drawing)
+    module = lived_in(drawing, net_for(method))
     before = fingerprint(module)
     run(model_of(module, SIZE), method)
     assert_unchanged(before, fingerprint(module))
 
 
-def looks() -> int:
+def looks(build: Callable[[], nn.Module]) -> int:
     """How many passes the first look at a module makes."""
     counting = Countdown(10**6, RuntimeError())
-    _ = model_of(lived_in(counting), SIZE).anatomy
+    _ = model_of(lived_in(counting, build), SIZE).anatomy
     return 10**6 - counting.left
 
 
@@ -84,9 +81,9 @@ def looks() -> int:
 )
 def test_after_a_forward_that_raises(method: Method, at: str, error: BaseException) -> None:
     """Some forwards are the look at the module, the next are the method's, for one image at a time: the module draws."""
-    last = looks()
+    last = looks(net_for(method))
     calls = {"first": 1, "second": 2, "last look": last, "first pass": last + 1, "third pass": last + 3}[at]
-    module = lived_in(Countdown(calls, error))
+    module = lived_in(Countdown(calls, error), net_for(method))
     before = fingerprint(module)
     if at == "third pass" and method.single_pass:
         run(model_of(module, SIZE), method)  # it needs no second pass an image
@@ -120,7 +117,7 @@ def test_after_a_hook_that_cannot_be_registered(which: str, calls: int, monkeypa
 
 def test_after_a_method_s_hook_that_cannot_be_registered(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
     """The anatomy known, the first hook that a method registers fails, then the second, where it has one."""
-    module = lived_in()
+    module = lived_in(build=net_for(method))
     model = model_of(module, SIZE)
     _ = model.anatomy
     before = fingerprint(module)
@@ -161,7 +158,7 @@ def test_after_a_backward_that_raises(method: Method) -> None:
         def backward(ctx, grad):  # type: ignore[no-untyped-def]
             raise RuntimeError("the backward pass failed")
 
-    module = lived_in(Refusing.apply)
+    module = lived_in(Refusing.apply, net_for(method))
     before = fingerprint(module)
     with pytest.raises(RuntimeError, match="the backward pass failed"):
         run(model_of(module, SIZE), method)
@@ -207,7 +204,7 @@ def test_inside_everything_is_eval_frozen_and_full_precision(on: bool, switches:
 
 def test_the_answer_is_that_of_eval_mode(method: Method) -> None:
     """A module in training mode is explained as it predicts: no dropout, no batch statistics."""
-    module = seeded(GapHead)
+    module = seeded(net_for(method))
     params = CHEAP.get(method.name, {})
     (still,) = answers(model_of(module, SIZE), method.name, images(1, SIZE), "1", **params)
     module.train()
@@ -218,7 +215,7 @@ def test_the_answer_is_that_of_eval_mode(method: Method) -> None:
 
 @pytest.mark.parametrize("surroundings", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_grad_mode_of_the_caller_does_not_matter(method: Method, surroundings: Callable[[], object]) -> None:
-    module, x, params = seeded(GapHead), images(1, SIZE), CHEAP.get(method.name, {})
+    module, x, params = seeded(net_for(method)), images(1, SIZE), CHEAP.get(method.name, {})
     (expected,) = answers(model_of(module, SIZE), method.name, x, "1", **params)
     with surroundings():  # type: ignore[attr-defined]
         (found,) = answers(model_of(module, SIZE), method.name, x, "1", **params)

@@ -17,6 +17,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import visx
+from nets import TinyViT, seeded
+from oracles import of_transformers
 from visx.methods.contract import Method
 from visx.network.isolation import undisturbed
 
@@ -75,6 +77,11 @@ def net() -> nn.Sequential:
 
 def picture() -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8))
+
+
+def fitting(method: Method) -> nn.Module:
+    """A network that a method fits."""
+    return seeded(TinyViT, dtype=torch.float32) if of_transformers(method) else net()
 
 
 def explained(module: nn.Module, name: str) -> np.ndarray:
@@ -190,7 +197,7 @@ SURROUNDINGS: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("surroundings", SURROUNDINGS)
 def test_what_the_caller_has_switched_on(method: Method, surroundings: str) -> None:
-    wanted, module = explained(net(), method.name), net()
+    wanted, module = explained(fitting(method), method.name), fitting(method)
     with SURROUNDINGS[surroundings]():
         got = explained(module, method.name)
     np.testing.assert_array_equal(got, wanted)

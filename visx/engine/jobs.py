@@ -113,7 +113,8 @@ def missing(model: Model, method: Method, params: Params, layers: Sequence[str] 
             needed = " and ".join(text for need, text in NEEDS.items() if need in needs)
             return f"{ONLY_SCORES}; {method.name} needs {needed}{f': {why}' if why else ''}"
         anatomy = model.anatomy
-    if needs & {"layer", "gap_head", "relu", "rules", "droppable"} and (reason := closed(model.module)):
+    inside = {"layer", "gap_head", "relu", "rules", "droppable", "attention", "tokens"}
+    if needs & inside and (reason := closed(model.module)):
         return reason
     if "relu" in needs and (inside := scripted(model.module)):
         return f"a ReLU rule does not reach into its scripted module {inside}"
@@ -131,6 +132,10 @@ def missing(model: Model, method: Method, params: Params, layers: Sequence[str] 
         return anatomy.no_layer
     if "gap_head" in needs and not anatomy.gap_head:
         return f"it has no {NEEDS['gap_head']}"
+    if needs & {"attention", "tokens"} and anatomy.no_attention:
+        return anatomy.no_attention
+    if "tokens" in needs and anatomy.no_tokens:
+        return anatomy.no_tokens
     if "relu" in needs and anatomy.relus == 0:
         others = f"; it uses {', '.join(anatomy.others)}" if anatomy.others else ""
         return f"it has no ReLU whose rule could change{others}"

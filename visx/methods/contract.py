@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from visx.network.scorer import Scorer, Scores
     from visx.targets.contract import Identity, Objectives, Targets
 
-Need = Literal["grad", "layer", "gap_head", "relu", "rules", "droppable"]
+Need = Literal["grad", "layer", "gap_head", "relu", "rules", "droppable", "attention", "tokens"]
 Picture = Literal["overlay", "gradient"]
 Passes = Literal["few", "many"]
 
@@ -42,6 +42,8 @@ NEEDS: dict[str, str] = {
     "relu": "ReLU or ReLU6 activations",
     "rules": "operations that all have a relevance rule",
     "droppable": "a plain vision transformer, whose tokens can be left out",
+    "attention": "self-attention over the picture's tokens",
+    "tokens": "attention over one sequence of tokens from the first block to the last",
 }
 
 
@@ -83,14 +85,18 @@ class Request:
         """The explained scalars (n, T) of image `b`, given the values (n, ...) of n copies of it."""
         return partial(self.objectives.of(b).scores, kind=self.kind)
 
+    @property
+    def scalars(self) -> Scores:
+        """The explained scalars (B, T) of the images, given the values (B, ...) of a clean pass, or of another after it."""
+        return partial(self.targets.scores, kind=self.kind)
+
     def input_gradients(self, rule: Rule | None = None) -> InputGradients:
         """Gradients of every objective's score with respect to the images."""
-        scores = partial(self.targets.scores, kind=self.kind)
-        return self.network.input_gradients(self.x, scores, rule, one_of_many=self.averaged)
+        return self.network.input_gradients(self.x, self.scalars, rule, one_of_many=self.averaged)
 
     def relevance(self, composite: Composite) -> InputGradients:
         """Gradients of every objective's score with respect to the images, each operation under its relevance rule."""
-        return self.network.relevance(self.x, partial(self.targets.scores, kind=self.kind), composite)
+        return self.network.relevance(self.x, self.scalars, composite)
 
     def layer_gradients(self) -> list[LayerGradients]:
         """Gradients of every objective's score with respect to the output of the layer; of `A+B`, of each of its layers, by
@@ -98,8 +104,7 @@ class Request:
         from visx.network.paths import layer_paths
 
         assert self.layer is not None, "a method without needs={'layer'} asked for a layer"
-        scores = partial(self.targets.scores, kind=self.kind)
-        return self.network.layers_gradients(self.x, layer_paths(self.network.module, self.layer), scores)
+        return self.network.layers_gradients(self.x, layer_paths(self.network.module, self.layer), self.scalars)
 
     def normalised(self, pixels: float | Tensor) -> Tensor:
         """Pixels in 0..1, one grey value or (..., C, H, W), as the network sees them: (C, 1, 1) or (..., C, H, W)."""
@@ -197,7 +202,7 @@ REGISTRY: dict[str, Method] = {}
 def method(
     name: str,
     *,
-    family: Literal["gradient", "cam", "perturbation"],
+    family: Literal["gradient", "cam", "attention", "perturbation"],
     title: str,
     source: str,
     needs: set[Need] | frozenset[Need] = frozenset(),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from visx.network.attention import attentions
 from visx.network.choice import choose
 from visx.network.grid import Layer
 from visx.network.head import cam_head
@@ -23,7 +24,8 @@ class Anatomy:
     """What one run showed. `default_layer` is None where there is none, and `no_layer` says why; `gap_head` says whether
     the logits are one linear map of globally averaged features; `relus` and `others` count activations; `outputs` says
     what comes out; `no_input_gradient` says why none can be had (empty where one can); `no_rules` why relevance rules do
-    not hold (empty where they do)."""
+    not hold (empty where they do); `no_attention` why there is no self-attention over tokens, `no_tokens` why its attentions
+    are not over one sequence of tokens (empty where they are)."""
 
     layers: tuple[Layer, ...]
     default_layer: str | None
@@ -34,11 +36,14 @@ class Anatomy:
     outputs: Outputs
     no_input_gradient: str = ""
     no_rules: str = ""
+    no_attention: str = ""
+    no_tokens: str = ""
 
     @classmethod
     def of_scores(cls, outputs: Outputs) -> Anatomy:
         """That of a black box, of which nothing but its output can be seen."""
-        return cls((), None, ONLY_SCORES, False, 0, (), outputs, no_input_gradient=ONLY_SCORES)
+        why = dict.fromkeys(("no_input_gradient", "no_rules", "no_attention", "no_tokens"), ONLY_SCORES)
+        return cls((), None, ONLY_SCORES, False, 0, (), outputs, **why)
 
     @property
     def classes(self) -> int:
@@ -65,8 +70,9 @@ def examine(
         no_rules = lacking(outputs.tensor(record.graphed), LIBRA)
         score = outputs.tensor(record.output)
         default, why = choose(record.runs, score, record.node(score))
-        network.remember(torch.Size(shape), record, score)
+        network.remember(torch.Size(shape), record, outputs)
     cam = cam_head(record, record.score)
+    attends = attentions(record)
     return Anatomy(
         layers=tuple(network.recorded[torch.Size(shape)].values()),
         default_layer=default,
@@ -77,6 +83,8 @@ def examine(
         outputs=outputs,
         no_input_gradient=record.no_input_gradient,
         no_rules=no_rules,
+        no_attention=attends.lacking,
+        no_tokens=attends.apart,
     )
 
 

@@ -25,6 +25,7 @@ from visx.network.grid import SPATIAL, Layer
 from visx.network.isolation import StopForward, hooked, undisturbed
 from visx.network.layers import layers
 from visx.network.outputs import LOGITS, Outputs, in_full
+from visx.network.products import queries_read
 from visx.network.record import Record
 from visx.network.relevance import relevance
 from visx.network.restoring import Kept
@@ -266,12 +267,15 @@ class Network(BlackBox):
         Inside a session: a lane has none of its own, and would wait for the run's.
         """
         record = probe.look(self.module, self.prepare(probe.noise(shape)))
-        self.remember(shape, record, self.outputs.tensor(record.output))
+        self.remember(shape, record, self.outputs)
         return record
 
-    def remember(self, shape: torch.Size, record: Record, score: Any) -> None:
-        """Remember the record of a pass, of whose output the tensor `score` is explained, and how its layers are read."""
-        record.close(score)
+    def remember(self, shape: torch.Size, record: Record, outputs: Outputs) -> None:
+        """Remember the record of a pass whose outputs mean this, and how its layers are read."""
+        graphed = outputs.tensor(record.graphed)
+        if isinstance(graphed, Tensor):
+            record.reads = queries_read(record, graphed)
+        record.close(outputs.tensor(record.output))
         self.recorded[shape] = layers(record)
         self._record = record
 

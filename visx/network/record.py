@@ -67,7 +67,8 @@ class Call:
 @dataclass(eq=False)
 class ModuleRun:
     """One run of a module: its path, its type and its output's shape (None where it is no tensor). `inputs` and `outputs`
-    are the tensors that hooks on it see; `began` and `ended` count the calls of the pass before its start and its end."""
+    are the tensors that hooks on it see; `began` and `ended` count the calls of the pass before its start and its end;
+    `made` has the numbers (`Node.index`) of the nodes that were made inside."""
 
     name: str
     module: nn.Module
@@ -79,6 +80,7 @@ class ModuleRun:
     node: Node | None  # None where the output does not depend on the picture
     edge: Any  # where a gradient arrives at the output; None where none does, and once the record is closed
     unchanged: bool  # the module returned what it was given
+    made: range
 
     @property
     def type(self) -> str:
@@ -114,6 +116,7 @@ class Record:
         self.output: Any = None
         self.graphed: Any = None  # the raw output with its autograd graph, where there is one
         self.no_input_gradient = ""  # why none leads from the output to the picture; empty where one does
+        self.reads: Tensor | None = None  # of the last attention: which queries (R, Nq) of its rows the score reads
         self.score: State | None = None  # the tensor of the output that is explained; known once the record is closed
         self._values: dict[int, Value] = {}
         self._constants: list[tuple[Tensor, int, int]] = []  # with version and address, once the record is closed

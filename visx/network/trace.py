@@ -60,7 +60,7 @@ class _Runs:
 
     def __init__(self, record: Record, watch: _Operations, name: str, module: nn.Module, stack: ExitStack) -> None:
         self._record, self._watch, self._name = record, watch, name
-        self._entered: list[tuple[list[Value], int, Node | None]] = []
+        self._entered: list[tuple[list[Value], int, Node | None, int]] = []
         stack.callback(module.register_forward_pre_hook(self._enter).remove)
         stack.callback(module.register_forward_hook(self._leave).remove)
 
@@ -71,13 +71,14 @@ class _Runs:
                 record.picture = record.value(args[0])
                 self._watch.start(args[0])
             node = record.node(args[0]) if args else None
-            self._entered.append(([record.value(t) for t in tensors(args)], len(record.calls), node))
+            inputs = [record.value(t) for t in tensors(args)]
+            self._entered.append((inputs, len(record.calls), node, self._watch.count))
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         record = self._record
         if not self._entered:
             return
-        inputs, began, given = self._entered.pop()
+        inputs, began, given, first = self._entered.pop()
         with torch._C.DisableTorchFunction():
             shape = tuple(output.shape) if isinstance(output, Tensor) else None
             node = record.node(output)
@@ -85,8 +86,9 @@ class _Runs:
             edge = torch.autograd.graph.get_gradient_edge(output) if linked else None
             outputs = [record.value(t) for t in tensors(output)]
         unchanged = node is not None and node is given
+        made = range(first, self._watch.count)
         self._record.runs.append(
-            ModuleRun(self._name, module, inputs, began, outputs, len(record.calls), shape, node, edge, unchanged)
+            ModuleRun(self._name, module, inputs, began, outputs, len(record.calls), shape, node, edge, unchanged, made)
         )
 
 
@@ -148,7 +150,7 @@ class _Operations(TorchDispatchMode):
         super().__init__()
         self._record, self._nodes = record, record.nodes
         self._placement = Placement()
-        self._count = 0
+        self.count = 0  # of the nodes so far
 
     def start(self, picture: Tensor) -> None:
         """(1, C, H, W): the network's input."""
@@ -187,14 +189,14 @@ class _Operations(TorchDispatchMode):
             places, pairs = placed[position] if position < len(placed) else (None, None)
             places = places if places is not None and places.shape == tensor.shape else None
             picks = func.is_view and inputs[0].places is not None and (places is None or _nowhere(places))
-            node = Node(self._count, name, tuple(inputs), tuple(tensor.shape), None if picks else places)
+            node = Node(self.count, name, tuple(inputs), tuple(tensor.shape), None if picks else places)
             node.paired = places is not None and (paired if pairs is None else pairs)
             node.attends, node.weighs, node.picks = attends, weighs, picks
             self._add(tensor, node)
         return output
 
     def _add(self, tensor: Tensor, node: Node) -> None:
-        self._count += 1
+        self.count += 1
         self._nodes[key(tensor)] = node
 
 

@@ -273,9 +273,9 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_visx_plain_turns_every_faster_way_off_and_maps_stay(
-    method: Method, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    cnn_method: Method, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ):
-    if method.name == "lime" and dtype == torch.float32:
+    if cnn_method.name == "lime" and dtype == torch.float32:
         pytest.skip("a surrogate's coefficients move by more than the scores that it is fitted to")
     maps, seen = {}, spied(monkeypatch)
     for setting in ("0", "1"):
@@ -283,8 +283,8 @@ def test_visx_plain_turns_every_faster_way_off_and_maps_stay(
         seen.clear()
         model = visx.wrap(build(dtype=dtype), size=SIZE, resize=SIZE)
         model.owned = True
-        maps[setting] = asked_for(model, method.name)
-        assert bool(seen) == (setting == "0" and method.name != "cam"), seen
+        maps[setting] = asked_for(model, cnn_method.name)
+        assert bool(seen) == (setting == "0" and cnn_method.name != "cam"), seen
     scale = maps["1"].max() - maps["1"].min()
     rounding = 1e-9 if dtype == torch.float64 else 1e-4  # what a difference of two scores has left of its digits
     assert scale > 0 and np.abs(maps["0"] - maps["1"]).max() <= rounding * scale

@@ -1,0 +1,49 @@
+"""Attention of a block: a row of its weights, against weights written by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from by_hand import FUSE, by_hand
+from nets import ATTENTIONS, TinyViT, images, seeded
+from oracles import answers, ask, model_of, same
+from visx import VisxError
+from visx.errors import ExitCode
+
+
+@pytest.mark.parametrize("fusion", FUSE)
+@pytest.mark.parametrize("spelling", ATTENTIONS)
+def test_it_is_the_class_tokens_row(spelling: str, fusion: str) -> None:
+    net = seeded(lambda: TinyViT(spelling))
+    x = images(2)
+    result = ask("attention", net, x, (1, 3), head_fusion=fusion)
+    for b in range(2):
+        row = FUSE[fusion](by_hand(net, x[b], 0).weights[-1])[0, 1:]
+        assert same(result.map[b, 0], row.view(3, 3)) and torch.equal(result.map[b, 0], result.map[b, 1])
+    assert "same for every class" in result.warned(1, 1)[0]
+
+
+@pytest.mark.parametrize("block", [0, 1, -3])
+def test_of_another_block(block: int) -> None:
+    net, x = seeded(TinyViT), images(1)
+    row = by_hand(net, x[0], 0).weights[block].mean(0)[0, 1:]
+    assert same(ask("attention", net, x, block=block).map[0, 0], row.view(3, 3))
+
+
+def test_of_a_network_that_averages_its_patches_it_is_the_mean_row() -> None:
+    net, x = seeded(lambda: TinyViT(prefix=0)), images(1)
+    assert same(ask("attention", net, x).map[0, 0], by_hand(net, x[0], 0).weights[-1].mean((0, 1)).view(3, 3))
+
+
+def test_of_two_class_tokens_it_is_the_mean_of_their_rows() -> None:
+    net, x = seeded(lambda: TinyViT(prefix=2)), images(1)
+    assert same(
+        ask("attention", net, x).map[0, 0], by_hand(net, x[0], 0).weights[-1].mean(0)[:2, 2:].mean(0).view(3, 3)
+    )
+
+
+def test_a_block_that_is_not_there_is_said() -> None:
+    with pytest.raises(VisxError, match="3 attentions") as refused:
+        answers(model_of(seeded(TinyViT)), "attention", images(1), block=3)
+    assert refused.value.code == ExitCode.USAGE
