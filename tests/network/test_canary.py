@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
-from visx.network import forms, heads, placement
+from visx.network import forms, heads, placement, products
 from visx.network.fast import onednn
 from visx.network.rules import nodes as rules
 from visx.network.rules.operations import PRODUCTS, operation
@@ -229,6 +229,43 @@ def test_a_batch_norms_node_keeps_its_input():
     x = values()
     node: Any = F.batch_norm(x, torch.zeros(3), torch.ones(3)).grad_fn
     assert node.name() == "NativeBatchNormBackward0" and node._saved_input is not None, "on it leans norms.py"
+
+
+ATTENDING = "products.py: the attentions of a pass"
+
+
+def heads_of(count: int = 5) -> Tensor:
+    return torch.rand(2, 2, count, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+
+@pytest.mark.parametrize("mask", [None, torch.zeros(5, 5), torch.ones(5, 5, dtype=torch.bool)])
+def test_a_fused_attentions_node_keeps_what_its_weights_are_made_of(mask: Tensor | None):
+    query, key, value = heads_of(), heads_of(), heads_of()
+    output = F.scaled_dot_product_attention(query, key, value, mask, scale=0.3)
+    (product,) = products.in_graph(output)
+    wanted = (0.3 * query @ key.transpose(-1, -2)).softmax(-1).flatten(0, 1)
+    assert output.grad_fn.name().startswith(products._FUSED_NODES), f"on its name leans {ATTENDING}"
+    for name in ("query", "key", "value", "attn_mask", "scale", "is_causal"):
+        assert hasattr(output.grad_fn, f"_saved_{name}"), f"on _saved_{name} leans {ATTENDING}"
+    torch.testing.assert_close(product.weights(), wanted)
+
+
+def test_a_fused_attention_is_an_operation_with_named_arguments():
+    seen: list[products.Product] = []
+    with torch.no_grad(), products.Stream(seen.append, []):
+        F.scaled_dot_product_attention(heads_of(), heads_of(), heads_of())
+    wanted = (heads_of() @ heads_of().transpose(-1, -2) / 2).softmax(-1).flatten(0, 1)
+    torch.testing.assert_close(seen[0].weights(), wanted, msg=f"on ops.aten's names leans {ATTENDING}")
+
+
+def test_a_written_attentions_nodes_keep_weights_and_values():
+    weights = (heads_of() @ heads_of().transpose(-1, -2)).softmax(-1)
+    assert weights.grad_fn.name() in products._SOFTMAX_NODES, f"on its name leans {ATTENDING}"
+    node: Any = torch.bmm(weights.flatten(0, 1), heads_of().flatten(0, 1)).grad_fn
+    assert node.name() == "BmmBackward0" and node._sequence_nr() > weights.grad_fn._sequence_nr()
+    assert torch.equal(node._saved_self, weights.flatten(0, 1)) and node._saved_mat2 is not None
+    parameter: Any = torch.bmm(weights.flatten(0, 1), torch.ones(4, 5, 3)).grad_fn
+    assert parameter._saved_self is None, f"a product with a constant keeps that alone, on which leans {ATTENDING}"
 
 
 ENDINGS: list[tuple[str, Callable[[], Tensor]]] = [
