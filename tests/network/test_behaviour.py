@@ -309,9 +309,8 @@ def test_alone_or_in_a_folder_in_any_order_and_again(kind: str, cnn_method: Meth
         assert cnn_method.name == "cam" and error.code == 4  # no linear layer behind the pooling
         pytest.skip(str(error))
     assert unversioned(before) == unversioned(fingerprint(module))
-    rounding = (
-        1e-6 if (kind, cnn_method.name) == ("fake_quantised", "rise") else 0
-    )  # float32 sums over masks go by batches
+    sums = (kind, cnn_method.name) == ("fake_quantised", "rise")  # float32 sums over masks go by batches
+    rounding = 1e-6 if sums else 0
     for size, order in ((2, [2, 0, 1]), (1, [1, 2, 0])):
         again = explained(model, [images[i] for i in order], cnn_method.name, batch_size=size, **more)
         for i, result in zip(order, again, strict=True):

@@ -113,8 +113,7 @@ def missing(model: Model, method: Method, params: Params, layers: Sequence[str] 
             needed = " and ".join(text for need, text in NEEDS.items() if need in needs)
             return f"{ONLY_SCORES}; {method.name} needs {needed}{f': {why}' if why else ''}"
         anatomy = model.anatomy
-    inside = {"layer", "gap_head", "relu", "rules", "droppable", "attention", "tokens"}
-    if needs & inside and (reason := closed(model.module)):
+    if needs - {"grad"} and (reason := closed(model.module)):
         return reason
     if "relu" in needs and (inside := scripted(model.module)):
         return f"a ReLU rule does not reach into its scripted module {inside}"
