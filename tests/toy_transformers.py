@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from nets import CLASSES
 
 Mode = Literal["plain", "libra", "attnlrp"]
+# Parameters by which the plain gradient passes linear layers
+EPSILON: dict[str, dict[str, Any]] = {"libragrad": {}, "attnlrp": {"gamma": 0, "gamma_conv": 0}}
 
 
 def half(y: Tensor) -> Tensor:

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nets import CLASSES, images, seeded
-from oracles import ask, pearson, same
-from toy_transformers import ToyViT, half, ratio
+from oracles import ask, assert_unchanged, fingerprint, pearson, same
+from toy_transformers import EPSILON, Mlp, ToyViT, half, ratio
 from visx.network.norms import align_norms
-from visx.network.rules import ATTNLRP, LIBRA, Composite, Graph
+from visx.network.rules import LIBRA, Composite, Graph, attnlrp
 
 timm = pytest.importorskip("timm", reason="needs timm")
 
@@ -123,13 +123,13 @@ def perturbed(net: nn.Module) -> nn.Module:
     return net
 
 
-@pytest.mark.parametrize(("name", "composite"), [("libragrad", LIBRA), ("attnlrp", ATTNLRP)])
+@pytest.mark.parametrize(("name", "composite"), [("libragrad", LIBRA), ("attnlrp", attnlrp())])
 @pytest.mark.parametrize("fused", [True, False])
 def test_vit_tiny_by_hand(name: str, composite: Composite, fused: bool) -> None:
     net, x = perturbed(tiny(img_size=64)), images(2, 64)
     for block in net.blocks:  # type: ignore[union-attr]
         block.attn.fused_attn = fused  # type: ignore[union-attr]
-    found = ask(name, net, x, (1, 3)).map
+    found = ask(name, net, x, (1, 3), **EPSILON[name]).map
     for t, target in enumerate((1, 3)):
         expected = relevance_by_hand(net, x, target, Detached(composite))
         assert same(found[:, t], expected, 1e-10) and pearson(found[:, t], expected) > 0.9999
@@ -137,7 +137,7 @@ def test_vit_tiny_by_hand(name: str, composite: Composite, fused: bool) -> None:
 
 def test_the_authors_package_agrees() -> None:
     net, x = perturbed(tiny(img_size=64, depth=4)), images(1, 64)
-    found, expected = ask("attnlrp", net, x, (2,)).map[:, 0], relevance_by_hand(net, x, 2, Lxt())
+    found, expected = ask("attnlrp", net, x, (2,), **EPSILON["attnlrp"]).map[:, 0], relevance_by_hand(net, x, 2, Lxt())
     assert pearson(found, expected) > 0.999999 and same(found, expected, 1e-3)  # its norm adds an epsilon
 
 
@@ -175,7 +175,7 @@ def test_every_rule_as_a_share_of_relevance() -> None:
     r_k = k * torch.einsum("nd,nm->md", q, r_s / scores) / 2
     r_t = t * sum(r / y @ layer.weight for r, y, layer in ((r_q, q, net.q), (r_k, k, net.k), (r_v, v, net.v)))
     expected = rows * (r_t / t @ net.embed.weight)
-    found = ask("attnlrp", net, x, (2,))
+    found = ask("attnlrp", net, x, (2,), **EPSILON["attnlrp"])
     assert same(found.map[0, 0], expected.reshape(6, 3, 6).sum(1), 1e-11)
     kept = r_a.sum() - r_s.sum()  # the share of the softmax's constant part
     assert abs(float(kept)) > 1e-3
@@ -230,7 +230,7 @@ def test_fused_attention_changes_nothing(name: str, family: str) -> None:
     for fused in (True, False):
         for m in attentions:
             m.fused_attn = fused
-        maps.append(ask(name, net, x, (0, 4)).map)
+        maps.append(ask(name, net, x, (0, 4), **EPSILON[name]).map)
     assert attentions and same(maps[0], maps[1], 1e-10)
 
 
@@ -252,7 +252,9 @@ def test_torchvision_and_timm_give_one_answer(name: str) -> None:
                 key = key.replace(old, new)
             value.copy_(state[key])
     x = images(2, 64)
-    assert same(ask(name, theirs, x, (1, 2)).map, ask(name, ours, x, (1, 2)).map, 1e-10)
+    assert same(
+        ask(name, theirs, x, (1, 2), **EPSILON[name]).map, ask(name, ours, x, (1, 2), **EPSILON[name]).map, 1e-10
+    )
 
 
 @pytest.mark.parametrize("name", ["libragrad", "attnlrp"])
@@ -270,7 +272,7 @@ def test_transformers_eager_and_sdpa(name: str) -> None:
     for how in ("eager", "sdpa"):
         config._attn_implementation = how
         net = perturbed(seeded(lambda: Logits(transformers.ViTForImageClassification(config))))
-        maps.append(ask(name, net, x, (1, 4)).map)
+        maps.append(ask(name, net, x, (1, 4), **EPSILON[name]).map)
     assert same(maps[0], maps[1], 1e-5)  # the eager one's softmax is in float32
 
 
@@ -298,3 +300,94 @@ def test_one_forward_and_one_backward_pass_and_nothing_is_kept(name: str) -> Non
     for _ in range(3):
         ask(name, net, x)
     assert sum(type(o) is Tensor for o in gc.get_objects()) == before
+
+
+def gamma_by_contributions(x: Tensor, w: Tensor, g: Tensor, gamma: float) -> Tensor:
+    """The gradient by the input (n, i) of a linear layer (j, i), given that by its output: every contribution by itself."""
+    c = torch.einsum("ni,ji->nji", x, w)
+    z = c.sum(2, keepdim=True)
+    alike = torch.where(c * z > 0, c, 0)
+    share = (c + gamma * alike) / (z + gamma * alike.sum(2, keepdim=True))
+    return torch.einsum("nji,nj->ni", share, g * z[..., 0]) / x
+
+
+class GammaLinear(torch.autograd.Function):
+    """A linear layer with the gamma rule."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, gamma: float) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.gamma = gamma
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        grad = gamma_by_contributions(x.flatten(0, -2), weight, g.flatten(0, -2), ctx.gamma)
+        return grad.view(x.shape), None, None, None
+
+
+class WithGamma(nn.Module):
+    """A linear layer, or a convolution by patches, with the gamma rule."""
+
+    def __init__(self, layer: Any, gamma: float) -> None:
+        super().__init__()
+        self.layer, self.gamma = layer, gamma
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.layer, nn.Linear):
+            return GammaLinear.apply(x, self.layer.weight, self.layer.bias, self.gamma)  # type: ignore[no-any-return]
+        size = self.layer.kernel_size[0]
+        patches = F.unfold(x, size, stride=size).transpose(1, 2)
+        y = GammaLinear.apply(patches, self.layer.weight.flatten(1), self.layer.bias, self.gamma)
+        return y.transpose(1, 2).unflatten(2, (x.shape[2] // size, -1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize(("gamma", "gamma_conv"), [(0.05, 0.25), (0, 2.0), (100.0, 0)])
+def test_gamma_is_for_layers_outside_of_attention(fused: bool, gated: bool, gamma: float, gamma_conv: float) -> None:
+    net, x = seeded(lambda: ToyViT(fused=fused, gated=gated)), images(2, 12)
+    slow = seeded(lambda: ToyViT("attnlrp", gated=gated))
+    slow.embed = WithGamma(slow.embed, gamma_conv)
+    slow.head = WithGamma(slow.head, gamma)
+    for mlp in slow.mlps:  # type: ignore[union-attr]
+        assert isinstance(mlp, Mlp)
+        mlp.first, mlp.second = WithGamma(mlp.first, gamma), WithGamma(mlp.second, gamma)  # type: ignore[assignment]
+        mlp.gate = None if mlp.gate is None else WithGamma(mlp.gate, gamma)  # type: ignore[assignment]
+    leaf = x.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(slow(leaf)[:, 3].sum(), leaf)
+    found = ask("attnlrp", net, x, (3,), gamma=gamma, gamma_conv=gamma_conv).map[:, 0]
+    assert same(found, (leaf * grad).sum(1), 1e-9)
+
+
+class Convolutions(nn.Module):
+    """Convolutions of several kinds without biases; each keeps the sum of relevance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.ReLU(),
+            nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=4, bias=False), nn.GELU(),
+            nn.ConvTranspose2d(8, 6, 2, stride=2, bias=False), nn.MaxPool2d(2), nn.Flatten(),
+            nn.Linear(6 * 36, 7, bias=False), nn.SiLU(), nn.Linear(7, CLASSES, bias=False),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("gamma", [0, 0.3, 10])
+def test_the_sum_is_kept_whatever_gamma(gamma: float) -> None:
+    net, x = seeded(Convolutions), images(2, 12)
+    found = ask("attnlrp", net, x, (0, 3), gamma=gamma, gamma_conv=gamma).map
+    with torch.no_grad():
+        assert same(found.sum((2, 3)), net(x)[:, [0, 3]], 1e-10)
+
+
+def test_parameters_are_left_as_they_were() -> None:
+    net, x = seeded(ToyViT), images(1, 12)
+    net.token.requires_grad_(False)
+    before = fingerprint(net)
+    ask("attnlrp", net, x)
+    assert_unchanged(before, fingerprint(net))

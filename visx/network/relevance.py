@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from visx.errors import unsupported
 from visx.network.forms import scripted
@@ -28,7 +31,8 @@ def relevance(network: Differentiable, x: Tensor, scores: Scores, composite: Com
         raise unsupported(f"a relevance rule cannot reach into the scripted module {inside}", "use the eager module")
     with torch.enable_grad():
         leaf = network.prepare(x).requires_grad_()
-        values = network.logits(leaf.clone())  # a network may work in place on its input
+        with recorded(network.module) if composite.weighs else nullcontext():
+            values = network.logits(leaf.clone())  # a network may work in place on its input
         require_graph(values)
         plan = Graph(values, composite, leaf).plan()
         if plan.lacking:
@@ -37,6 +41,20 @@ def relevance(network: Differentiable, x: Tensor, scores: Scores, composite: Com
         scored = scores(values)
         (grads,) = score_gradients(scored, [leaf])
     return InputGradients(grads, scored.detach(), Activations().others)
+
+
+@contextmanager
+def recorded(module: nn.Module) -> Iterator[None]:
+    """Inside, the parameters of a module want gradients, so that autograd keeps the inputs of its layers. Call inside a
+    session, which has them frozen; they are as before afterwards."""
+    frozen = [p for p in module.parameters() if p.is_floating_point() and not p.requires_grad and not p.is_inference()]
+    try:
+        for p in frozen:
+            p.requires_grad_()
+        yield
+    finally:
+        for p in frozen:
+            p.requires_grad_(False)
 
 
 WITHOUT_RULES = "input_x_gradient and integrated_gradients need no rules"

@@ -20,12 +20,11 @@ from __future__ import annotations
 from visx.network.rules.activations import Activations, Rule
 from visx.network.rules.arithmetic import Arithmetic
 from visx.network.rules.calls import OTHER_ACTIVATIONS, RELUS, ReluCall, Rules, relu_call
-from visx.network.rules.composites import ATTNLRP, LIBRA
+from visx.network.rules.composites import LIBRA, attnlrp
 from visx.network.rules.nodes import complete, custom_functions, guide
 from visx.network.rules.relevance import Composite, Graph, lacking
 
 __all__ = [
-    "ATTNLRP",
     "LIBRA",
     "OTHER_ACTIVATIONS",
     "RELUS",
@@ -36,6 +35,7 @@ __all__ = [
     "ReluCall",
     "Rule",
     "Rules",
+    "attnlrp",
     "complete",
     "custom_functions",
     "guide",

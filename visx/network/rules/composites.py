@@ -7,8 +7,10 @@ LibraGrad its probabilities are constants; AttnLRP linearises the softmax and gi
 from __future__ import annotations
 
 from visx.network.rules import local
+from visx.network.rules.gamma import LAYERS, gamma
 from visx.network.rules.operations import (
     BATCH_NORMS,
+    CONVOLUTIONS,
     FUSED_ATTENTION,
     LINEAR,
     PIECEWISE,
@@ -55,4 +57,11 @@ LIBRA = Composite(
     (_GATES[0], Gates(SOFTMAX, "linear"), *_GATES[1:]),
     _DIVISORS | dict.fromkeys(FUSED_ATTENTION, frozenset({0, 1, 3})),
 )
-ATTNLRP = Composite((*BASE, (SOFTMAX, local.plain), (FUSED_ATTENTION, local.attention)), _GATES, _DIVISORS)
+_ATTENDING: _Rules = (*BASE, (SOFTMAX, local.plain), (FUSED_ATTENTION, local.attention))
+
+
+def attnlrp(linear: float = 0.0, convolution: float = 0.0) -> Composite:
+    """AttnLRP with the gamma rule on linear layers and on convolutions; 0 is the epsilon rule."""
+    gammas = ((LAYERS - CONVOLUTIONS, linear), (CONVOLUTIONS, convolution))
+    rules = tuple((layers, gamma(value)) for layers, value in gammas if value)
+    return Composite((*rules, *_ATTENDING), _GATES, _DIVISORS, weighs=bool(rules))

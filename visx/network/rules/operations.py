@@ -68,4 +68,5 @@ SIGMOIDS = frozenset({"Sigmoid", "Hardsigmoid"})
 SQUASHING = SOFTMAX | SIGMOIDS | {"LogSoftmax"}
 SCALES = _named("Rsqrt Sqrt Root Reciprocal LinalgVectorNorm Norm Std StdMean Var VarMean")  # of a normalisation
 BATCH_NORMS = frozenset({"NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm"})
+NORMS = BATCH_NORMS | {"NativeLayerNorm", "NativeGroupNorm", "FusedRmsNorm"}
 INPUT = "AccumulateGrad"  # a tensor that wants a gradient: the pictures, or a parameter

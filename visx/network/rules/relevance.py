@@ -20,7 +20,16 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from visx.network.rules.operations import INPUT, LINEAR, PIECEWISE, PRODUCTS, SQUASHING, operation
+from visx.network.rules.operations import (
+    FUSED_ATTENTION,
+    INPUT,
+    LINEAR,
+    PIECEWISE,
+    PRODUCTS,
+    SOFTMAX,
+    SQUASHING,
+    operation,
+)
 
 Grads = tuple[Any, ...]  # tensors, None where there is no gradient; the first that comes in is never None
 Hook = Callable[[Grads, Grads], Grads]
@@ -207,6 +216,8 @@ class Plan:
 
 def said(name: str) -> str:
     """An operation as a user is told of it."""
+    if name in SOFTMAX or name in FUSED_ATTENTION:
+        return "softmax (not of an attention)" if name in SOFTMAX else "attention over constant values"
     return "work in place on a slice" if name == "CopySlices" else name.rpartition(".")[2].lower()
 
 
