@@ -192,7 +192,7 @@ def test_safetensors_with_metadata(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "code", "text"),
     [
-        ("w.onnx", 2, "onnx2torch"), ("w.pt2", 2, "torch.export.load"), ("w.h5", 2, "FILE.py:FACTORY"),
+        ("w.onnx", 2, "-M FILE.onnx"), ("w.pt2", 2, "torch.export.load"), ("w.h5", 2, "FILE.py:FACTORY"),
         ("model.safetensors.index.json", 2, "several files"),
     ],
 )  # fmt: skip
@@ -220,7 +220,7 @@ def test_whole_networks_are_told(tmp_path: Path) -> None:
     ("spec", "text"),
     [
         ("model.pt", "-M resnet50 -w model.pt"), ("a/model.PTH", "-w a/model.PTH"), ("w.safetensors", "-w w.safetensors"),
-        ("w.ckpt", "-w w.ckpt"), ("net.onnx", "onnx2torch"), ("net.h5", "FILE.py:FACTORY"),
+        ("w.ckpt", "-w w.ckpt"), ("net.h5", "FILE.py:FACTORY"),
     ],
 )  # fmt: skip
 def test_a_file_as_the_model_points_the_way(spec: str, text: str) -> None:

@@ -43,7 +43,8 @@ class Preprocess:
     `mean` and `std`: of pixels in 0..1, one number for each channel of the network. `range`: the (black, white) of numeric
     pictures; None where a file or its type states it. `layout`: the network's own order of the axes of a batch; the input
     is (C, h, w) in both cases. `floor_crop`: where the crop cannot lie in the very middle, it lies half a pixel towards the
-    top or left, as in transformers; else it is rounded as in torchvision.
+    top or left, as in transformers; else it is rounded as in torchvision. `bgr`: the network takes blue first; the input, `mean`
+    and `std` are red first all the same.
     """
 
     resize: int | tuple[int, int] | None
@@ -56,6 +57,7 @@ class Preprocess:
     range: tuple[float, float] | None = None
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     floor_crop: bool = False
+    bgr: bool = False
 
     @property
     def channels(self) -> int:

@@ -242,6 +242,7 @@ class Model:
             module, self.closed = self.source.as_module(self.input_shape)
             if module is None:
                 return self.closed
+            self.head = self.outputs.member  # the name that it has in the module's output
             self.source, self.about, self.owned, self.accelerate = module, self.closed, True, True
             self._anatomy = self._rest = None
             return ""

@@ -33,11 +33,13 @@ WITHIN = (
 
 
 class Function(BlackBox):
-    """Scores of a function that is given pictures (N, C, H, W), or (N, H, W, C) where it is `nhwc`: up to `most` at a time
-    (None: any number), and always so many where it is `exact`."""
+    """Scores of a function that is given pictures (N, C, H, W), or (N, H, W, C) where it is `nhwc`, with their channels in
+    reverse order where it is `bgr`: up to `most` at a time (None: any number), and always so many where it is `exact`."""
 
-    def __init__(self, name: str, *, nhwc: bool = False, most: int | None = None, exact: bool = False) -> None:
-        self.name, self.nhwc, self.most, self.exact = name, nhwc, most, exact
+    def __init__(
+        self, name: str, *, nhwc: bool = False, bgr: bool = False, most: int | None = None, exact: bool = False
+    ) -> None:
+        self.name, self.nhwc, self.bgr, self.most, self.exact = name, nhwc, bgr, most, exact
         self._outputs: Outputs | None = None
         self._behaviour = PLAIN
         self._seed = 0  # of the picture at work, from which the function draws
@@ -128,6 +130,7 @@ class Function(BlackBox):
         if self.exact and self.most and len(x) < self.most:
             x = torch.cat([x, x[-1:].expand(self.most - len(x), *x.shape[1:])])
         given = x.detach().to(self.device, self.dtype)
+        given = given.flip(1) if self.bgr else given
         given = given.permute(0, 2, 3, 1).contiguous() if self.nhwc else given.contiguous()
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())

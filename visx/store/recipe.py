@@ -16,7 +16,7 @@ from visx.images.geometry import Preprocess
 from visx.models import Model
 
 # Fields that came later, with what they were before: left out where they are that, so that earlier results keep their names
-_LATER = {"floor_crop": False}
+_LATER = {"floor_crop": False, "bgr": False}
 
 
 def of_preprocessing(preprocess: Preprocess) -> dict[str, Any]:

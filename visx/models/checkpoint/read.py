@@ -58,7 +58,7 @@ DICTS = (
 _CONTAINERS = (OrderedDict, frozenset, dict, list, set, tuple, int, float, complex, bool, str, bytes)
 # Endings of files that hold a network in another form, and the advice for them
 FOREIGN = {
-    ".onnx": "ONNX files are not read yet: build the network in PyTorch (the package onnx2torch converts one): -M FILE.py:FACTORY",
+    ".onnx": "it is a network with its weights: -M FILE.onnx",
     ".pt2": "an exported program: torch.export.load(FILE).module() in a file of yours, -M FILE.py:FACTORY",
     **dict.fromkeys(
         (".h5", ".keras", ".pb", ".tflite", ".mlmodel", ".engine"), "build the network in PyTorch: -M FILE.py:FACTORY"

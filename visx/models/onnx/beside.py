@@ -8,6 +8,7 @@
 | `interpolation` | of the resize: "bilinear", "bicubic", ... |
 | `mean`, `std` | of pixels in 0..1, one number a channel |
 | `labels` (`label_names`, `id2label`) | the classes' names: a list, or {index: name} |
+| `channel_order` | "BGR" where the network takes blue first; `mean` and `std` are red first all the same |
 | `means`, `head`, `layout` | as the options of these names |
 
 All may be missing; other keys do not count.
@@ -40,6 +41,7 @@ class Beside:
     means: str | None = None
     head: str | int | None = None
     layout: Literal["NCHW", "NHWC"] | None = None
+    bgr: bool = False
 
 
 def read(path: Path) -> Beside:
@@ -80,13 +82,14 @@ def _read(name: str, content: dict[str, Any]) -> Beside:
     for key in ("mean", "std"):
         if key in pictures:
             pictures[key] = numbers(key, pictures[key])
-    layout = config.get("layout")
-    if layout is not None and layout not in LAYOUTS:
-        raise unknown("layout", str(layout), LAYOUTS)
+    layout, order = config.get("layout"), config.get("channel_order", "RGB")
+    for key, value, choices in (("layout", layout or "NCHW", LAYOUTS), ("channel_order", order, ("RGB", "BGR"))):
+        if value not in choices:
+            raise unknown(key, str(value), choices)
     labels = next((config[key] for key in _LABELS if config.get(key)), None)
     if labels is not None and not isinstance(labels, (list, dict)):
         raise usage(f"labels are {labels!r:.60}", "a list of names, or {index: name}")
     return Beside(
         name, pictures, None if labels is None else labels_of(labels), check_means(config.get("means")), config.get("head"),
-        layout,
+        layout, order == "BGR",
     )  # fmt: skip

@@ -23,9 +23,9 @@ _FULL = re.compile(r"allocate memory|out of memory|bad_alloc|CUBLAS_STATUS_ALLOC
 class OnnxBox(Function):
     """Scores of an ONNX file. A batch has the size that the file states, filled up with copies, where it states one."""
 
-    def __init__(self, name: str, file: File, *, nhwc: bool = False) -> None:
+    def __init__(self, name: str, file: File, *, nhwc: bool = False, bgr: bool = False) -> None:
         batch = file.input.dims[0]
-        super().__init__(name, nhwc=nhwc, most=batch, exact=batch is not None)
+        super().__init__(name, nhwc=nhwc, bgr=bgr, most=batch, exact=batch is not None)
         self.file, self._fetched = file, list(file.outputs)
         self._element = file.input.dtype
         self.dtype = torch.float64 if self._element == torch.float64 else torch.float32
@@ -96,7 +96,7 @@ class OnnxBox(Function):
 
     def hint(self, error: BaseException) -> str:
         sizes = re.search(r"dimension|shape|broadcast|axis", str(error), re.IGNORECASE)
-        free = self.file.input.dims[2] is None or self.file.input.dims[1 if self.nhwc else 3] is None
+        free = None in (self.file.input.dims[1:3] if self.nhwc else self.file.input.dims[2:])
         if sizes and free:
             return "the file does not say the size that it takes: --size N (or H,W); perhaps --layout NHWC"
         return "onnx.checker.check_model(FILE, full_check=True) may say more"

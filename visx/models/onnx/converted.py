@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -17,10 +18,11 @@ from torch import Tensor, nn
 
 from visx.errors import said_by
 from visx.models.onnx.reading import File
-from visx.models.preprocessing import taking_nhwc
+from visx.models.preprocessing import taking_bgr, taking_nhwc
 from visx.network import repeatable
 from visx.network.function import Function
 
+OPSETS = (17, 13)  # of ONNX's standard operations, which onnx2torch knows better than later ones
 AGREE = 1e-4  # of the largest value, or of 1
 EXTRA = "pip install 'visx[onnx2torch]' converts it, for methods that need gradients"
 
@@ -52,11 +54,10 @@ def convert(box: Function, file: File, shape: Sequence[int]) -> tuple[nn.Module 
 def _module(box: Function, file: File) -> nn.Module:
     """The module, frozen, in evaluation mode, on the box's device; several outputs in a dict by their names in the file."""
     import onnx
-    import onnx2torch
 
     model = onnx.load(str(file.path))  # with weights in other files, which `reading` has checked
     _rename(model.graph)
-    module = onnx2torch.convert(model)
+    module = _converted(model)
     if len(model.graph.output) > 1:
         _by_name(module, file.outputs, [value.type.HasField("tensor_type") for value in model.graph.output])
     module = module.float() if box.dtype == torch.float32 else module
@@ -64,7 +65,20 @@ def _module(box: Function, file: File) -> nn.Module:
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     module.to(box.device)
-    return taking_nhwc(module) if box.nhwc else module
+    module = taking_nhwc(module) if box.nhwc else module
+    return taking_bgr(module) if box.bgr else module
+
+
+def _converted(model: Any) -> nn.Module:
+    """The module of a model (onnx.ModelProto), with its operations in the versions that onnx2torch knows."""
+    import onnx2torch
+    from onnx import version_converter
+
+    version = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    for older in (v for v in OPSETS if v < version):
+        with suppress(Exception):  # whatever either of them raises
+            return onnx2torch.convert(version_converter.convert_version(model, older))
+    return onnx2torch.convert(model)
 
 
 def _by_name(module: Any, names: Sequence[str], tensors: Sequence[bool]) -> None:

@@ -14,7 +14,7 @@ _ERRORS = (
     (r"Unsupported model IR version|opset .* is under development|only \*guarantees\* support|Opset \d+ .*support",
      "is newer than this onnxruntime ({version}) reads", "pip install -U onnxruntime, or export it with a lower opset_version"),
     (r"not a registered function/op|Could not find an implementation|is not registered|Fatal error: .* is not a",
-     "has operations that onnxruntime {version} does not have", "export it with the standard operations of ONNX"),
+     "has operations that onnxruntime {version} does not have", "export it with the standard operations of ONNX, in float32"),
     (r"External data|external data|model_path must not be empty", "lacks weights that lie in other files", "copy them beside it"),
     (r"Protobuf parsing failed|INVALID_PROTOBUF", "is damaged or not an ONNX file", "copy or download it again"),
 )  # fmt: skip

@@ -21,6 +21,7 @@ FORMS = {
     "torchvision.Torchvision": "a torchvision name",
     "timm.Timm": "timm/NAME",
     "huggingface.HuggingFace": "hf/NAME or hf/FOLDER",
+    "onnx.Onnx": "FILE.onnx",
     "python.Factory": "FILE.py:FACTORY",
 }
 SPECS = ", ".join([*list(FORMS.values())[:-1], f"or {list(FORMS.values())[-1]}"])

@@ -6,14 +6,16 @@ found by running it. How pictures become the input, options or `FILE.json` besid
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from visx.errors import unsupported, usage
+from visx.errors import VisxError, unsupported, usage
 from visx.images.geometry import Preprocess
 from visx.models.model import Weights
 from visx.models.onnx import beside, reading
@@ -42,7 +44,19 @@ class Onnx(Source):
         self.file = reading.read(path)
         self.beside = beside.read(path)
         self.means, self.head = self.beside.means, self.beside.head
-        self._remarks: list[str] = []
+
+    @cached_property
+    def _layout(self) -> Layout:
+        """The order of axes, found by running where the file leaves both sides of a picture and its channels open."""
+        dims = self.file.input.dims
+        if dims[1] is not None or dims[3] is not None:
+            return _layout(dims)
+        size = self.beside.pictures.get("input_size", (3, 224, 224))
+        for nhwc in (False, True):
+            with suppress(VisxError):
+                OnnxBox(self.name, self.file, nhwc=nhwc).examine(tuple(size))
+                return "NHWC" if nhwc else "NCHW"
+        return "NCHW"
 
     @classmethod
     def takes(cls, spec: str) -> bool:
@@ -53,19 +67,19 @@ class Onnx(Source):
 
     def preprocess(self) -> Preprocess:
         dims = self.file.input.dims
-        layout = self.beside.layout or _layout(dims)
+        layout = self.beside.layout or self._layout
         height, width, channels = (dims[1], dims[2], dims[3]) if layout == "NHWC" else (dims[2], dims[3], dims[1])
         config = self.beside.pictures
         size = config.get("input_size", (3, 224, 224))
         crop = (height or size[1], width or size[2])
         colours = self._colours(channels or size[0])
         if {"crop_pct", "crop_mode"} & config.keys():
-            return replace(of_config({**config, "input_size": (0, *crop), **colours}), layout=layout)
-        squash = True if crop[0] != crop[1] else None
-        return adapted(
-            Preprocess(256, (224, 224)), size=crop, squash=squash, layout=layout,
-            interpolation=config.get("interpolation"), **colours,
-        )  # fmt: skip
+            how = of_config({**config, "input_size": (0, *crop), **colours})
+        else:
+            squash = True if crop[0] != crop[1] else None
+            interpolation = config.get("interpolation")
+            how = adapted(Preprocess(256, (224, 224)), size=crop, squash=squash, interpolation=interpolation, **colours)
+        return replace(how, layout=layout, bgr=self.beside.bgr)
 
     def _colours(self, channels: int) -> dict[str, Any]:
         """The mean and standard deviation of pixels, where no option states them."""
@@ -81,8 +95,8 @@ class Onnx(Source):
         how, input = self.preprocess(), self.file.input
         nhwc = how.layout == "NHWC"
         _check(self.name, input.dims, how, self.given, input.dtype)
-        box = OnnxBox(self.name, self.file, nhwc=nhwc)
-        box.remarks = tuple(self._said(how))
+        box = OnnxBox(self.name, self.file, nhwc=nhwc, bgr=how.bgr)
+        self.remarks = tuple(self._said(how))
         return box, Weights(self.file.path.name, self.file.digest)
 
     def _said(self, how: Preprocess) -> list[str]:
@@ -100,7 +114,7 @@ class Onnx(Source):
 
 
 def _layout(dims: tuple[int | None, ...]) -> Layout:
-    """The order of axes that dimensions (N, ., ., .) suggest: channels are the few, or alone of a fixed size."""
+    """The order of axes of dimensions (N, ., ., .): channels are the few, or alone of a fixed size."""
     first, last = dims[1], dims[3]
     if first is None or last is None:
         return "NHWC" if last is not None else "NCHW"
