@@ -211,7 +211,6 @@ def test_random_weights_are_the_same_in_two_processes() -> None:
 
 def test_a_vit_of_timm_takes_another_size(tmp_path: Path) -> None:
     """Trained at that size, or at its own and resampled as timm does it."""
-    timm = pytest.importorskip("timm")
     name, x = "vit_tiny_patch16_224", torch.rand(1, 3, 48, 64)
     for trained in ((48, 64), (224, 224)):
         module = timm.create_model(name, img_size=trained, num_classes=3).eval()
@@ -221,6 +220,16 @@ def test_a_vit_of_timm_takes_another_size(tmp_path: Path) -> None:
         module.set_input_size((48, 64))
         assert torch.equal(model.module(x), module(x)) and model.classes == 3
     assert load_model(f"timm/{name}", "random", size=(48, 64)).module(x).shape == (1, 1000)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_backbone_of_timm_takes_the_head_of_its_checkpoint(prefix: str, tmp_path: Path) -> None:
+    """DINOv2 and others have no classifier of their own."""
+    name, x = "vit_small_patch14_dinov2", torch.rand(1, 3, 28, 28)
+    module = timm.create_model(name, img_size=28, num_classes=3).eval()
+    torch.save({prefix + key: value for key, value in module.state_dict().items()}, tmp_path / "w.pth")
+    model = load_model(f"timm/{name}", tmp_path / "w.pth", size=28)
+    assert torch.equal(model.module(x), module(x)) and model.classes == 3 and model.labels is None
 
 
 def test_no_network_for_torchvision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

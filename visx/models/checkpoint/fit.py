@@ -84,6 +84,13 @@ def classes_in(module: nn.Module, state: dict[str, Any]) -> int | None:
     return int(state[weights[-1]].shape[0]) if len(rows) == 1 else None
 
 
+def rows_in(module: nn.Module, state: dict[str, Any], name: str) -> int | None:
+    """The rows of the matrix `name` in a state dict, which may have it under a prefix; None where there is none. The module
+    need not have such a tensor."""
+    matrix = arranged(module.state_dict(), state)[0].get(name)
+    return int(matrix.shape[0]) if isinstance(matrix, Tensor) and matrix.dim() == 2 else None
+
+
 def shapes_that_differ(module: nn.Module, state: dict[str, Any]) -> int:
     """How many of a module's tensors have another shape in a state dict."""
     own = module.state_dict()

@@ -58,8 +58,12 @@ class Timm(Source):
 
     def build_for(self, state: dict[str, Tensor], classes: int | None = None, digest: str = "") -> nn.Module:
         """The network at its own size, or at that of `preprocess` where more of the shapes in `state` fit it: a checkpoint is
-        trained at the one or the other."""
+        trained at the one or the other. A backbone has the head that `state` has."""
         own = self.build(classes)
+        if classes is None and getattr(own, "num_classes", None) == 0:
+            head = (getattr(own, "pretrained_cfg", None) or {}).get("classifier")
+            classes = checkpoint.rows_in(own, state, f"{head}.weight")
+            own = own if classes is None else self.build(classes)
         if not self._other_size():
             return own
         sized = self.sized(self.build(classes))
