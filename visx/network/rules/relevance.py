@@ -225,7 +225,10 @@ def lacking(output: Any, composite: Composite) -> str:
     """Why a composite's rules do not hold in the graph behind an output, in words; empty where they do, or where there is no
     graph."""
     graph = getattr(output, "grad_fn", None)
-    return "" if graph is None else Graph(output, composite).plan().lacking
+    try:
+        return "" if graph is None else Graph(output, composite).plan().lacking
+    except RuntimeError:  # autograd does not hand out what was written to, and would fail in the backward pass
+        return "it writes in place to a value that its gradient needs"
 
 
 def _ordered(root: Any) -> list[Any]:
