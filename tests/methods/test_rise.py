@@ -8,11 +8,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import visx
 from oracles import class_targets
+from rise_masks import slow_masks
 from visx.errors import ExitCode, VisxError
 from visx.methods import get_method
 from visx.methods.contract import Attribution, Request
@@ -82,19 +82,6 @@ def test_all_masks_of_a_linear_model_give_the_exact_expectation(fill):
     want = want.repeat_interleave(2, 1).repeat_interleave(3, 2)
     torch.testing.assert_close(sums.by_count(0.5), want, rtol=0, atol=1e-6)
     torch.testing.assert_close(sums.by_pixel(), want, rtol=0, atol=1e-6)  # every pixel is shown by 8 of 16
-
-
-def slow_masks(seed: int, count: int, cells: int, p: float, height: int, width: int) -> Tensor:
-    """Section 3.2 mask by mask: a small grid, upsampled to one cell more, cropped at random."""
-    masks = []
-    for i in range(count):
-        draws = torch.rand(cells * cells + 2, generator=generator(seed, i))
-        grid = torch.tensor([1.0 if d < p else 0.0 for d in draws[:-2]], dtype=torch.float64).view(1, 1, cells, cells)
-        ch, cw = int(np.ceil(height / cells)), int(np.ceil(width / cells))
-        large = F.interpolate(grid, ((cells + 1) * ch, (cells + 1) * cw), mode="bilinear", align_corners=False)[0, 0]
-        top, left = int(draws[-2] * ch), int(draws[-1] * cw)
-        masks.append(large[top : top + height, left : left + width])
-    return torch.stack(masks)
 
 
 @pytest.mark.parametrize(("height", "width", "cells", "p"), [(14, 21, 7, 0.5), (15, 10, 4, 0.3), (6, 6, 1, 0.5)])
