@@ -18,10 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from visx.errors import unsupported
-from visx.network.fast import plain
-from visx.network.fast.fold import agree
-from visx.network.fast.pending import Astray
-from visx.network.fast.replay import Replay
+from visx.network.fast import Astray, Replay, agree, plain
 from visx.network.grid import Layer
 from visx.network.isolation import hooked
 from visx.network.memory import out_of_memory

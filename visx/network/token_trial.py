@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from visx.errors import said_by
-from visx.network.fast.fold import agree
+from visx.network.fast import agree
 from visx.network.forms import closed
 from visx.network.memory import out_of_memory
 from visx.network.probe import noise
