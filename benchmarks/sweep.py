@@ -1,12 +1,13 @@
 """One network of every family: the default layer, and its Grad-CAM against a plain PyTorch program.
 
-    python benchmarks/sweep.py                      # all families of timm and torchvision; resumes where it stopped
+    python benchmarks/sweep.py                      # all families of timm, torchvision, transformers; resumes where it stopped
     python benchmarks/sweep.py --only 'timm/swin*'  # a part: anew, shown, and put into the table
     python benchmarks/sweep.py --part 1/2           # the first of two halves, for two processes at a time
     python benchmarks/sweep.py --table              # only write benchmarks/sweep.md from what is there
 
 A family is the first token of a name; its smallest network is taken, with random weights (a head of zeros is filled, and
-networks without a head get one of ten classes). For each the map before its ReLU (`gradcam -p relu=false`) at the default
+networks without a head get one of ten classes). Those of transformers are in `sweep_transformers.py`. Rows of families that
+are not run stay in the table as they are. For each the map before its ReLU (`gradcam -p relu=false`) at the default
 layer is compared with a program that knows nothing of visx: a hook, `autograd.grad`, the mean of the gradient, and a
 reshape (float64 where float32 gives less than 0.9999). `places` says whether a change in a corner of the picture shows up
 in that corner of the layer; `cells` how many of the grid's cells receive a gradient.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import importlib.metadata
 import json
 import multiprocessing
 import os
@@ -28,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sweep_transformers
 import timm
 import torch
 import torchvision
@@ -40,7 +43,7 @@ from visx.methods import get_method
 from visx.targets.classes import parse_target
 
 HERE = Path(__file__).parent
-DONE = HERE / "sweep.jsonl"
+DONE, TABLE = HERE / "sweep.jsonl", HERE / "sweep.md"
 WORDS = [
     "test",
     "atto",
@@ -83,6 +86,7 @@ def families() -> dict[str, list[str]]:
         found.setdefault("timm/" + name.split("_")[0], []).append(name)
     for name in torchvision.models.list_models(torchvision.models):
         found.setdefault(re.split(r"_|(?<=[a-z])\d", name)[0], []).append(name)
+    found |= {family: [family] for family in sweep_transformers.FAMILIES}
     return {family: sorted(names, key=size) for family, names in sorted(found.items())}
 
 
@@ -97,18 +101,27 @@ def smallest(family: str, names: list[str]) -> tuple[str, float]:
         except Exception:  # not every network can be built without memory
             return 1e9
 
+    if family in sweep_transformers.FAMILIES:
+        return family, 0
     count, name = min((parameters(name), name) for name in names[:3])
     return (f"timm/{name}" if family.startswith("timm/") else name), count
 
 
 def load(spec: str) -> visx.Model:
     """A network with random weights, a head, and no layer whose weights are all zero."""
+    if spec in sweep_transformers.FAMILIES:
+        return filled(sweep_transformers.load(spec))
     model = visx.load_model(spec, "random")
     if spec.startswith("timm/") and not getattr(model.module, "num_classes", 1):
         torch.manual_seed(0)
         module = timm.create_model(spec.removeprefix("timm/"), num_classes=10).eval().requires_grad_(False)
         p = model.preprocess
         model = visx.wrap(module, size=p.crop, resize=p.resize, mean=p.mean, std=p.std, name=spec)
+    return filled(model)
+
+
+def filled(model: visx.Model) -> visx.Model:
+    """The model, with noise in the place of weights that are all zero."""
     generator = torch.Generator().manual_seed(1)
     for module in model.module.modules():
         weight = getattr(module, "weight", None)
@@ -127,7 +140,8 @@ def plain(module: nn.Module, layer: str, x: Tensor, grid: tuple[int, int], targe
         return kept[-1].clone()
 
     handle = module.get_submodule(layer).register_forward_hook(hook)
-    logits = module(x)
+    output = module(x)
+    logits = output if isinstance(output, Tensor) else output[0]
     handle.remove()
     (gradient,) = torch.autograd.grad(logits[0, target], kept[-1])
     a, g = as_map(kept[-1].detach(), grid), as_map(gradient, grid)
@@ -192,6 +206,7 @@ def check(spec: str) -> dict[str, Any]:
                 size=model.preprocess.crop,
                 mean=model.preprocess.mean,
                 std=model.preprocess.std,
+                head=model.head,
             )
             reference = reference.double()
         row |= compared(model, reference, layer.name, x.to(dtype), grid, target)
@@ -250,36 +265,52 @@ def isolated(spec: str) -> dict[str, Any]:
     return row
 
 
-def table(rows: list[dict[str, Any]], count: int) -> str:
-    """The Markdown table of the networks that were run, of so many families."""
-    have = [row for row in rows if row.get("layer")]
-    exact = [row for row in have if row["r"] >= 0.9999]
-    lines = [
+def line_of(row: dict[str, Any]) -> str:
+    """A row of the table."""
+    hugging = row["family"] in sweep_transformers.FAMILIES
+    network = sweep_transformers.shown(row["family"]) if hugging else row["network"]
+    if not row.get("layer"):
+        return f"| {row['family']} | {network} | none: {row.get('reason') or row.get('error')} | | | | | |"
+    cells, places = row["cells"], "yes" if row["places"] else "no"
+    r = f"{row['r']:.6f}" + (" (float64)" if row["dtype"] == "float64" else "")
+    shape = " x ".join(map(str, row["grid"]))
+    return (
+        f"| {row['family']} | {network} | `{row['layer']}` | {shape} | {row['layout']} | {r} "
+        f"| {cells[0]} of {cells[1]} | {places} |"
+    )
+
+
+def lines_there() -> dict[str, str]:
+    """Family -> its row of the table as it is."""
+    lines = TABLE.read_text(encoding="utf-8").splitlines() if TABLE.exists() else []
+    rows = [line for line in lines if line.startswith("| ") and not line.startswith(("| family", "| ---"))]
+    return {line.split(" | ")[0].removeprefix("| "): line for line in rows}
+
+
+def table(lines: dict[str, str], count: int) -> str:
+    """The Markdown table of the families that were run, of so many."""
+    cells = [[cell.strip() for cell in lines[family].split("|")[1:-1]] for family in sorted(lines)]
+    have = [row for row in cells if not row[2].startswith("none:")]
+    exact = [row for row in have if float(row[5].split()[0]) >= 0.9999]
+    versions = f"timm {timm.__version__}, torchvision {torchvision.__version__.split('+')[0]} and transformers {transformers_version()}"
+    text = [
         "# Default layers of one network a family",
         "",
-        f"{len(rows)} of {count} families were run, each with its smallest network and random weights, of timm "
-        f"{timm.__version__} and torchvision {torchvision.__version__.split('+')[0]}: {len(have)} ({len(have) / max(len(rows), 1):.1%}) have a default layer, for {len(exact)} of "
+        f"{len(cells)} of {count} families were run, each with its smallest network and random weights, of {versions}: "
+        f"{len(have)} ({len(have) / max(len(cells), 1):.1%}) have a default layer, for {len(exact)} of "
         f"these Grad-CAM before its ReLU equals a plain PyTorch program (r >= 0.9999), for "
-        f"{sum(bool(row['places']) for row in have)} changes in the picture's corners are in the map's. "
+        f"{sum(row[7] == 'yes' for row in have)} changes in the picture's corners are in the map's. "
         "Written by `benchmarks/sweep.py`, whose docstring says what is compared.",
         "",
         "| family | network | layer | K x h x w | layout | r | cells with a gradient | corners |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        *(lines[family] for family in sorted(lines)),
     ]
-    for row in rows:
-        if not row.get("layer"):
-            lines.append(
-                f"| {row['family']} | {row['network']} | none: {row.get('reason') or row.get('error')} | | | | | |"
-            )
-            continue
-        cells, places = row["cells"], "yes" if row["places"] else "no"
-        r = f"{row['r']:.6f}" + (" (float64)" if row["dtype"] == "float64" else "")
-        shape = " x ".join(map(str, row["grid"]))
-        lines.append(
-            f"| {row['family']} | {row['network']} | `{row['layer']}` | {shape} | {row['layout']} | {r} "
-            f"| {cells[0]} of {cells[1]} | {places} |"
-        )
-    return "\n".join(lines) + "\n"
+    return "\n".join(text) + "\n"
+
+
+def transformers_version() -> str:
+    return importlib.metadata.version("transformers")
 
 
 def done(family: str, spec: str) -> dict[str, Any]:
@@ -317,10 +348,10 @@ def main() -> None:
         rows[family] = done(family, spec)
     for family, spec in later:
         rows[family] = done(family, spec)
-    ordered = [rows[family] for family in sorted(rows)]
-    (HERE / "sweep.md").write_text(table(ordered, len(families())))
-    bad = [row["network"] for row in ordered if row.get("error") or (row.get("layer") and not row["r"] >= 0.9999)]
-    print(f"{len(ordered)} networks; without a right map: {', '.join(bad) or 'none'}", file=sys.stderr)
+    lines = lines_there() | {family: line_of(row) for family, row in rows.items()}
+    TABLE.write_text(table(lines, len(families())), encoding="utf-8")
+    bad = [row["network"] for row in rows.values() if row.get("error") or (row.get("layer") and not row["r"] >= 0.9999)]
+    print(f"{len(lines)} networks; without a right map: {', '.join(bad) or 'none'}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,6 @@ class HuggingFace(Source):
     title = "transformers"
     owned = True
     resizable = True
-    head = "logits"
 
     def __init__(self, spec: str) -> None:
         self.name = spec
@@ -72,10 +71,15 @@ class HuggingFace(Source):
             hub.CONFIG, lambda: self._library.AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
         )
         self.config.return_dict = True
+        if any("WithTeacher" in str(name) for name in self.config.architectures or ()):
+            self.head = (
+                "logits"  # beside those of the class token and of the distillation token, of which it is the mean
+            )
         self.means = MEANS.get(str(getattr(self.config, "problem_type", None)))
         self.flipped = False
         self._preprocess = self._prepared()
-        self.code = lambda: hashlib.sha256(path.read_bytes() + bytes([self.flipped])).hexdigest()
+        code = hashlib.sha256(path.read_bytes() + bytes([self.flipped])).hexdigest()
+        self.code = lambda: code
 
     def _check(self, content: dict[str, Any]) -> None:
         """Refuse a model by its config.json: code of its own, unknown to transformers, or of another task."""
