@@ -35,6 +35,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet": ("ResNet", _STAGES),
     "regnet": ("RegNet", {**_STAGES, "groups_width": 8}),
     "mobilevit": ("MobileViT", {**_THREE, "neck_hidden_sizes": [8, 8, 16, 16, 24, 32, 32]}),
+    "mobilevitv2": (
+        "MobileViTV2",
+        {"image_size": 64, "width_multiplier": 0.25, "base_attn_unit_dims": [32, 48, 64], "n_attn_blocks": [1, 1, 1]},
+    ),
     "mobilenet_v1": ("MobileNetV1", {"image_size": 64, "depth_multiplier": 0.25}),
     "mobilenet_v2": ("MobileNetV2", {"image_size": 64, "depth_multiplier": 0.25}),
     "pvt": ("Pvt", _PYRAMID),

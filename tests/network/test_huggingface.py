@@ -28,6 +28,7 @@ DEFAULT = {
     "swin": r"\.layernorm",
     "convnext": r"\.stages\.1",
     "resnet": r"\.stages\.1",
+    "mobilevitv2": r"\.layer\.4",  # behind patches that are unfolded and folded again
     "pvt": r"\.3\.0\.layer_norm_1",
 }
 TEACHER = "ForImageClassificationWithTeacher"

@@ -21,7 +21,7 @@ MATMULS = {"mm", "bmm", "addmm", "baddbmm", "mv", "addmv"}
 ATTENTION = "scaled_dot_product"  # in the names of PyTorch's fused attentions
 _MOVES = {
     "cat", "stack", "roll", "index", "index_select", "gather", "flip", "repeat", "pixel_shuffle", "pixel_unshuffle",
-    "channel_shuffle", "native_channel_shuffle", "constant_pad_nd", "im2col", "select_copy", "slice_copy", "unfold_copy",
+    "channel_shuffle", "native_channel_shuffle", "constant_pad_nd", "im2col", "col2im", "select_copy", "slice_copy", "unfold_copy",
 }  # fmt: skip
 _COPIES = {"clone", "_to_copy", "contiguous", "alias", "detach", "lift_fresh"}
 _RESHAPES = {"view", "_unsafe_view", "_reshape_alias", "reshape"}
@@ -152,6 +152,9 @@ def _moved(name: str, operation: Operation) -> Any:
     if name == "constant_pad_nd":
         source = replace(args[0])
         return func(compact(source, range(source.dim() - len(args[1]) // 2)), args[1], NOWHERE)
+    if name == "col2im":  # a sum where windows overlap
+        source = replace(args[0])
+        return func(source, *args[1:], **kwargs) / func(torch.ones_like(source), *args[1:], **kwargs)
     if name == "cat":
         parts = replace(args[0])
         dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % parts[0].dim()
