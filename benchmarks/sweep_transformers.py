@@ -33,7 +33,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], int]] = {
             "image_size": 224,
             "hidden_dim": 1280,
             "initializer_range": 0.1,
-        },  # fmt: skip  # with the default range the values vanish on the way
+        },  # with the default range the values vanish on the way
         224,
     ),
     "hf/focalnet": ("FocalNet", {}, 224),
