@@ -376,10 +376,21 @@ def name_of(node: Any) -> str:
     return (node if isinstance(node, str) else node.name()).rpartition("Backward")[0]
 
 
-RELEVANCE = "rules/local.py, rules/operations.py: the relevance rules"
+RELEVANCE = "rules/ (local, gamma, chefer, values, operations): the relevance rules"
 # What a rule reads of an operation's node
 RELEVANT: list[tuple[str, Callable[[], Tensor], tuple[str, ...]]] = [
     ("Gelu", lambda: F.gelu(values()), ("_saved_self", "_saved_approximate")),
+    ("Addmm", lambda: torch.addmm(values(4), values(2, 3), values(3, 4)), ("_saved_mat1", "_saved_mat2")),
+    ("Mm", lambda: values(2, 3) @ values(3, 4), ("_saved_self", "_saved_mat2")),
+    ("Bmm", lambda: torch.bmm(values(2, 3, 3), values(2, 3, 3)), ("_saved_self", "_saved_mat2")),
+    ("Baddbmm", lambda: torch.baddbmm(values(1), values(2, 3, 3), values(2, 3, 3)), ("_saved_batch1", "_saved_batch2")),
+    ("Mul", lambda: values() * values(), ("_saved_self", "_saved_other", "_input_metadata")),
+    ("Add", lambda: values() + values(), ("_saved_alpha",)),
+    ("Mean", lambda: values().mean(1), ("_saved_dim", "_saved_keepdim")),
+    ("Slice", lambda: values()[:, 1:], ("_saved_dim", "_saved_start", "_saved_end", "_saved_step")),
+    ("Select", lambda: values()[:, 1], ("_saved_dim", "_saved_index")),
+    ("Convolution", lambda: F.conv2d(values(), values(2, 3, 1, 1)), ("_saved_input", "_saved_weight", "_saved_stride",
+     "_saved_padding", "_saved_dilation", "_saved_transposed", "_saved_output_padding", "_saved_groups")),
     ("Silu", lambda: F.silu(values()), ("_saved_self",)),
     ("Hardswish", lambda: F.hardswish(values()), ("_saved_self",)),
     ("Mish", lambda: F.mish(values()), ("_saved_self",)),
@@ -392,7 +403,7 @@ RELEVANT: list[tuple[str, Callable[[], Tensor], tuple[str, ...]]] = [
     ("power of a tensor", lambda: values() ** torch.ones(4), ()),
     ("Reciprocal", lambda: values().reciprocal(), ()),
     ("Reciprocal", lambda: torch.ones(4) / values(), ()),
-    ("NativeLayerNorm", lambda: F.layer_norm(values(), (4,)), ("_saved_result2", "_saved_weight", "_saved_normalized_shape")),
+    ("NativeLayerNorm", lambda: F.layer_norm(values(), (4,)), ("_saved_input", "_saved_result1", "_saved_result2", "_saved_weight", "_saved_normalized_shape")),
     ("NativeGroupNorm", lambda: F.group_norm(values(), 3), ("_saved_result2", "_saved_weight", "_saved_group")),
     ("NativeBatchNorm", lambda: F.instance_norm(values()), ("_saved_result2", "_saved_weight", "_saved_training")),
     ("Softmax", lambda: values().softmax(1), ()),
@@ -400,7 +411,7 @@ RELEVANT: list[tuple[str, Callable[[], Tensor], tuple[str, ...]]] = [
     ("LinalgVectorNorm", lambda: values().norm(dim=1), ()),
     ("Erf", lambda: values().erf(), ()),
     ("Addcmul", lambda: torch.addcmul(values(), values(), values()), ()),
-    ("ScaledDotProductFlashAttentionForCpu", lambda: F.scaled_dot_product_attention(*[values()] * 3), ()),
+    ("ScaledDotProductFlashAttentionForCpu", lambda: F.scaled_dot_product_attention(*[values()] * 3), ("_saved_query", "_saved_key", "_saved_value", "_saved_scale")),
 ]  # fmt: skip
 
 
@@ -411,6 +422,12 @@ def test_a_node_that_relevance_rules_read(name: str, make: Callable[[], Tensor],
     assert operation(node) == name, f"on its name leans {RELEVANCE}"
     for attribute in saved:
         assert hasattr(node, attribute), f"{name} has no {attribute}, on which leans {RELEVANCE}"
+    kept = {
+        "Addmm": "_saved_mat1",
+        "Mm": "_saved_self",
+        "Convolution": "_saved_input",
+    }  # where the weight wants a gradient
+    assert name not in kept or getattr(node, kept[name]) is not None, f"on it leans {RELEVANCE}"
 
 
 def test_a_leaf_of_the_graph_tells_its_tensor():

@@ -49,6 +49,19 @@ class Attended:
         rows = values.new_zeros(self.product.shape) if arrived is None else self.product.gradient(arrived)
         return self.site.windows(rows)
 
+    def relevance(self, t: int) -> Tensor:
+        """The relevance of the weights (B, W, H, Nq, Nk) to target `t`, where what arrived is the result's: the weights' half of
+        it (arXiv:2012.09838, equations 8 and 9)."""
+        arrived, product = self.arrived[t], self.product
+        weights = product.weights()
+        if arrived is None:
+            return self.site.windows(torch.zeros_like(weights))
+        values = product.values.detach().to(weights)
+        result = weights @ values
+        r = arrived.flatten(0, -3).to(weights)
+        share = torch.where(result == 0, 0, (r.mT if product.flipped else r) / result)
+        return self.site.windows(weights * (share @ values.mT) / 2)
+
 
 def found(network: Network, x: Tensor) -> Attentions:
     """The attentions of a network for pictures like these (B, C, H, W). Raises `VisxError` (exit 4) where it has none, or
@@ -119,9 +132,11 @@ def attend(network: Network, known: Attentions, x: Tensor, scores: Scores) -> tu
         return scored.detach(), gather(known, scored, len(x))
 
 
-def gather(known: Attentions, scored: Tensor, batch: int, sites: set[Site] | None = None) -> list[Attended]:
+def gather(
+    known: Attentions, scored: Tensor, batch: int, sites: set[Site] | None = None, *, keep: bool = False
+) -> list[Attended]:
     """The attentions (those of `sites`, None: all) in the graph behind scores (B, T), with the gradients of each column's
-    sum. Backward passes go no further back than the first of them."""
+    sum. Backward passes go no further back than the first of them. `keep`: the graph is wanted once more."""
     products = in_graph(scored)
     if len(products) != len(known.behind):
         raise unsupported(_OTHERWISE)
@@ -136,7 +151,7 @@ def gather(known: Attentions, scored: Tensor, batch: int, sites: set[Site] | Non
     edges = [product.edge for _, product in pairs]
     count = scored.shape[1]
     arrived = [
-        torch.autograd.grad(scored[:, t].sum(), edges, retain_graph=t + 1 < count, allow_unused=True)  # type: ignore[arg-type]
+        torch.autograd.grad(scored[:, t].sum(), edges, retain_graph=keep or t + 1 < count, allow_unused=True)  # type: ignore[arg-type]
         for t in range(count)
     ]
     return [Attended(*pair, [grads[i] for grads in arrived]) for i, pair in enumerate(pairs)]

@@ -20,11 +20,13 @@ from __future__ import annotations
 from visx.network.rules.activations import Activations, Rule
 from visx.network.rules.arithmetic import Arithmetic
 from visx.network.rules.calls import OTHER_ACTIVATIONS, RELUS, ReluCall, Rules, relu_call
+from visx.network.rules.chefer import CHEFER
 from visx.network.rules.composites import LIBRA, attnlrp
 from visx.network.rules.nodes import complete, custom_functions, guide
 from visx.network.rules.relevance import Composite, Graph, lacking
 
 __all__ = [
+    "CHEFER",
     "LIBRA",
     "OTHER_ACTIVATIONS",
     "RELUS",

@@ -15,7 +15,7 @@ An operation that has no rule is named, never passed in silence.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -34,6 +34,10 @@ from visx.network.rules.operations import (
 Grads = tuple[Any, ...]  # tensors, None where there is no gradient; the first that comes in is never None
 Hook = Callable[[Grads, Grads], Grads]
 Rule = Callable[[Any, "Graph"], Hook | None]
+
+
+class NoRule(Exception):  # noqa: N818 (a signal, no error)
+    """Raised by a rule that does not hold for a node."""
 
 
 class Gates(NamedTuple):
@@ -99,12 +103,13 @@ class Graph:
             if before is not None and place not in cut and before not in self.constant
         )
 
-    def plan(self) -> Plan:
-        """The hooks that make the composite's rules hold, and what has none."""
-        plan = Plan([], Counter())
-        reached = {self.root}
+    def plan(self, ends: Collection[Any] = ()) -> Plan:
+        """The hooks that make the composite's rules hold, and what has none; of the nodes on the way to `ends` alone, where
+        relevance is not wanted further back."""
+        plan = Plan([], Counter(), reaches=bool(ends))
+        reached, wanted = {self.root}, self._on_the_way(ends) if ends else self.names.keys()
         for node, name in reversed(self.names.items()):
-            if node not in reached:
+            if node not in reached or node not in wanted:
                 continue
             if name == INPUT:
                 plan.reaches = True
@@ -115,11 +120,23 @@ class Graph:
             if not live or (rule is None and node not in self.endings):
                 plan.unknown[name] += 1
                 continue
-            hook = None if rule is None or node in self.endings else rule(node, self)
+            try:
+                hook = None if rule is None or node in self.endings else rule(node, self)
+            except NoRule:
+                plan.unknown[name] += 1
+                continue
             dead = {place for place, (before, _) in enumerate(node.next_functions) if before and place not in live}
             if hook or dead:
                 plan.hooks.append((node, _without(hook, frozenset(dead))))
         return plan
+
+    def _on_the_way(self, ends: Collection[Any]) -> set[Any]:
+        """The nodes that are made from these, themselves not included unless from another one."""
+        result: set[Any] = set()
+        for node in self.names:
+            if any(before in result or before in ends for before, _ in node.next_functions):
+                result.add(node)
+        return result
 
     def _find_constants(self) -> None:
         """Gates, tensors other than the input, and whatever is made of them alone."""
@@ -251,8 +268,8 @@ def _without(hook: Hook | None, dead: frozenset[int]) -> Hook:
     """A hook that also drops the gradients of these inputs: behind them nothing is computed. No gradient is no gradient."""
 
     def act(grads: Grads, incoming: Grads) -> Grads:
-        if hook is not None and incoming[0] is not None:
-            grads = hook(grads, incoming)
-        return tuple(None if place in dead else grad for place, grad in enumerate(grads))
+        result = grads if hook is None or incoming[0] is None else hook(grads, incoming)
+        unwanted = [place in dead or grad is None for place, grad in enumerate(grads)]
+        return tuple(None if none else grad for none, grad in zip(unwanted, result, strict=True))
 
     return act
