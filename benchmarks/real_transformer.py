@@ -159,7 +159,7 @@ def prepare(network: Path, photos: list[tuple[Path, int]], count: int, out: Path
 
 
 def evaluate(spec: str, photos: list[Path], out: Path, metrics: str, *params: str) -> dict[str, list[float]]:
-    """What `visx evaluate` finds of METHOD[:KEY=VALUE,...]: all values of each metric."""
+    """What `visx evaluate` finds of METHOD[:KEY=VALUE,...]: all values of each metric and of each of its details."""
     method, _, rest = spec.partition(":")
     folder = out / "evaluated" / spec.replace(":", "-")
     settings = [f"{method}.{pair}" for pair in rest.split(",") if pair] + list(params)
@@ -172,7 +172,8 @@ def evaluate(spec: str, photos: list[Path], out: Path, metrics: str, *params: st
     )
     values: dict[str, list[float]] = {}
     for value in json.loads((folder / "evaluation.json").read_text())["values"]:
-        values.setdefault(value["metric"], []).append(value["value"])
+        for name, one in (value["details"] | {value["metric"]: value["value"]}).items():
+            values.setdefault(name, []).append(one)
     return values
 
 
@@ -202,11 +203,12 @@ def main() -> None:
     if not (args.out / "dinov2.safetensors").is_file():
         prepare(args.network, photos, args.crops, args.out)
     order = [photos[i][0] for i in np.random.default_rng(0).permutation(len(photos))]  # the same for all methods
-    print("| method | grid pointing | maps | insertion | deletion | maps |\n| --- | ---: | ---: | ---: | ---: | ---: |")
+    print("| method | share | share above mean | maximum inside | maps | insertion | deletion | maps |")
     for spec in args.methods:
-        cells = ("grid_pointing.cells=shrunk", "grid_pointing.confidence=0.5")
-        grid = evaluate(spec, order[: 4 * args.mosaics], args.out, "grid_pointing", *cells)["grid_pointing"]
-        row = [spec, mean(grid), str(len(grid))]
+        settings = ("grid_pointing.cells=shrunk", "grid_pointing.confidence=0.5")
+        grid = evaluate(spec, order[: 4 * args.mosaics], args.out, "grid_pointing", *settings)
+        row = [spec, *(mean(grid[name]) for name in ("grid_pointing", "above_mean", "maximum_inside"))]
+        row.append(str(len(grid["cell"])))
         if args.singles:
             steps = ("insertion.steps=14", "deletion.steps=14")
             curves = evaluate(spec, order[: args.singles], args.out, "insertion,deletion", *steps)

@@ -73,6 +73,13 @@ def test_a_constant_map_scores_chance_and_a_blind_one_nothing(make_trial: Make) 
     trials = colours(make_trial, 9, everywhere)
     assert [m.value for m in measure("grid_pointing", survey(trials))] == pytest.approx([0.25] * 8)
     assert [m.value for m in measure("grid_pointing", survey(trials), grid=3)] == pytest.approx([1 / 9] * 9)
+
+    def floored(i: int) -> Callable[[Tensor], np.ndarray]:
+        return lambda mosaic: 1 + (mosaic[:, 0] - (i + 1) / 10).abs().lt(1e-9).numpy() * 1e-6
+
+    for one in measure("grid_pointing", survey(colours(make_trial, 4, floored))):  # positive everywhere
+        assert one.value == pytest.approx(0.25, abs=1e-5)
+        assert one.details["above_mean"] == pytest.approx(1) and one.details["maximum_inside"] is True
     blind = colours(make_trial, 4, lambda i: lambda mosaic: -np.ones((1, *mosaic.shape[-2:])))
     assert [m.value for m in measure("grid_pointing", survey(blind))] == [0.0] * 4
 

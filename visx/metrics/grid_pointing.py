@@ -2,7 +2,8 @@
 
 A mosaic has grid x grid cells, each an image of another class at its usual size. For the class of each cell the value is the
 sum of the map's positive values inside the cell over the sum of all positive values. A random map has 1 / cells (Boehle et
-al. 2021, arXiv:2104.00032, section 4).
+al. 2021, arXiv:2104.00032, section 4). So has a map that is positive everywhere (RISE, LeGrad, Recipro-CAM), however well it
+points: `details` in the JSON also has `above_mean`, the same part of what exceeds the map's mean, and `maximum_inside`.
 
 Deviations from the paper: 2x2 cells instead of 3x3, and mosaics of images at a probability of 0.9 and above instead of 500
 mosaics of a data set's most confident images, because a user's folder is small. The seed shuffles the images, and each is in
@@ -20,6 +21,7 @@ from visx.params import Field, Params
 from visx.targets.contract import reference_of
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 
@@ -62,7 +64,7 @@ def grid_pointing(survey: Survey, p: GridPointingParams) -> list[Measured]:
         for cell, number in enumerate(group):
             trial = survey.trials[number]
             try:
-                positive = np.maximum(trial.explain(mosaic)[0], 0)
+                result = trial.explain(mosaic)[0]
             except (RuntimeError, AssertionError, ValueError) as error:  # AssertionError: timm's ViTs
                 reason = str(error).splitlines()[0][:120]
                 raise unsupported(
@@ -72,13 +74,23 @@ def grid_pointing(survey: Survey, p: GridPointingParams) -> list[Measured]:
             (top, bottom), (left, right) = (
                 axis[i : i + 2] for axis, i in zip(edges, divmod(cell, p.grid), strict=True)
             )
-            total = float(positive.sum())
-            inside = float(positive[top:bottom, left:right].sum())
-            values[number] = Measured(
-                inside / total if total > 0 else 0.0,
-                details={"target": reference_of(trial.objective.identity.json), "cell": cell},
-            )
+            own = np.zeros(result.shape, dtype=bool)
+            own[top:bottom, left:right] = True
+            details = {
+                "target": reference_of(trial.objective.identity.json),
+                "cell": cell,
+                "above_mean": _share(result - result.mean(), own),
+                "maximum_inside": bool(own.flat[result.argmax()]) if result.max() > result.min() else False,
+            }
+            values[number] = Measured(_share(result, own), details=details)
     return [values[number] for number in sorted(values)]
+
+
+def _share(values: np.ndarray, own: np.ndarray) -> float:
+    """The part of the positive values that lies in the own cell, a mask; 0 where nothing is positive."""
+    positive = values.clip(min=0)
+    total = float(positive.sum())
+    return float(positive[own].sum()) / total if total > 0 else 0.0
 
 
 def _mosaic(trials: list[Trial], p: GridPointingParams) -> tuple[Tensor, tuple[list[int], list[int]]]:
