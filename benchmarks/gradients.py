@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 import os
+import time
 from collections.abc import Callable
 
 import torch
@@ -97,7 +98,9 @@ def loaded(name: str, device: str) -> Model:
     return visx.load_model(name, "default" if name == "efficientnet_lite0" else "random", device=device)
 
 
-def turns(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def turns(
+    contenders: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """`take_turns`, each turn waiting for the device to be done."""
 
     def finished(run: Callable[[], object]) -> Callable[[], object]:
@@ -108,7 +111,7 @@ def turns(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str,
 
         return whole
 
-    return take_turns({name: finished(run) for name, run in contenders.items()}, rounds)
+    return take_turns({name: finished(run) for name, run in contenders.items()}, rounds, clock)
 
 
 def main() -> None:

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from by_hand import block_by_hand, classified, embedded, vit_tiny
-from nets import ATTENTIONS, Probe, TinyViT, images, seeded
+from nets import ATTENTIONS, Block, Probe, TinyViT, images, seeded
 from oracles import answers, ask, model_of, pearson, same
+from visx import VisxError
+from visx.errors import ExitCode
 
 
 def slowly(net: TinyViT, picture: Tensor, target: int, pool: str = "mean", last: int = 3) -> Tensor:
@@ -76,6 +78,76 @@ def test_it_agrees_with_torch_cams() -> None:
     wanted = torch.stack([m[0] for m in maps]).mean(0)
     result = ask("legrad", net, x, (2,)).map[0, 0]
     assert wanted.shape == (4, 4) and pearson(result, wanted) >= 0.9999 and same(result, wanted, 1e-6)
+
+
+class InTuple(Block):
+    """A block that returns its tokens in a tuple, as some of transformers' do."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:  # type: ignore[override]
+        return (super().forward(x),)
+
+
+class OfTuples(TinyViT):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(InTuple(16, "fused") for _ in range(3))
+        self.blocks.load_state_dict(seeded(TinyViT).blocks.state_dict())
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.prefix.expand(len(x), -1, -1), tokens], 1)
+        for block in self.blocks:
+            tokens = block(tokens)[0]
+        return self.fc(self.norm(tokens)[:, 0])
+
+
+def test_blocks_may_return_their_tokens_in_a_tuple() -> None:
+    net, x = seeded(OfTuples), images(2)
+    plain = TinyViT().double()
+    plain.load_state_dict(net.state_dict())
+    assert same(ask("legrad", net, x, (1, 3)).map, ask("legrad", plain, x, (1, 3)).map)
+
+
+class Remembering(TinyViT):
+    """What follows its blocks is written for the batch that came in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        return self.fc(self.blocks(tokens).reshape(len(x), 9, -1)[:, :, :16].mean(1))
+
+
+def test_a_tail_of_a_fixed_batch_is_refused_with_the_reason() -> None:
+    with pytest.raises(VisxError, match="what follows its last block takes no other batch") as refused:
+        ask("legrad", seeded(Remembering), images(1))
+    assert refused.value.code == ExitCode.UNSUPPORTED
+
+
+class Stages(nn.Module):
+    """Two blocks of 16 tokens, two of 4."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.merge, self.fc = nn.Conv2d(3, 16, 4, 4), nn.Conv2d(16, 16, 2, 2), nn.Linear(16, 5)
+        self.first = nn.Sequential(Block(16, "fused"), Block(16, "fused"))
+        self.second = nn.Sequential(Block(16, "fused"), Block(16, "fused"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.first(self.patches(x).flatten(2).transpose(1, 2))
+        tokens = self.merge(tokens.transpose(1, 2).unflatten(2, (4, 4))).flatten(2).transpose(1, 2)
+        return self.fc(self.second(tokens).mean(1))
+
+
+def test_of_several_resolutions_the_last_has_scores_of_its_own() -> None:
+    net, x = seeded(Stages), images(1, 16)
+    result = ask("legrad", net, x, (1,)).map
+    tokens = net.first(net.patches(x.requires_grad_()).flatten(2).transpose(1, 2))
+    tokens = net.merge(tokens.transpose(1, 2).unflatten(2, (4, 4))).flatten(2).transpose(1, 2)
+    maps = []
+    for block in net.second:
+        tokens, weights = block_by_hand(block, tokens)
+        (gradient,) = torch.autograd.grad(net.fc(tokens.mean(1))[0, 1], weights, retain_graph=True)
+        maps.append(gradient.clamp(min=0).mean((0, 1)).view(2, 2))
+    assert same(result[0, 0], (maps[0] + maps[1]) / 2)
 
 
 def test_one_pass_serves_all_blocks() -> None:

@@ -47,7 +47,7 @@ def legrad(req: Request, p: LeGradParams) -> Attribution:
     network, shape = req.network, req.x.shape[1:]
     known = attending.found(network, req.x)
     some = blockwise.blocks(network, known, shape)[-p.blocks :]
-    average = p.pool == "mean" and some[-1][0] is known.sites[-1]
+    average = p.pool == "mean" and some[-1].site is known.sites[-1]
     every = blockwise.own_scores(network, known, req.x, req.scalars, some, average)
     grid = max((attended.site.grid for attended in every), key=lambda grid: grid[0] * grid[1])
     total: Tensor | None = None

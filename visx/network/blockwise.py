@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,29 +17,44 @@ from torch import Tensor, nn
 from visx.errors import VisxError, said_by, unsupported
 from visx.network.attending import Attended, gather
 from visx.network.attention import Attentions
-from visx.network.grid import Layer
+from visx.network.grid import FeatureGrid, read
 from visx.network.isolation import hooked
 from visx.network.memory import out_of_memory
 from visx.network.outputs import require_graph
 from visx.network.scorer import Scores
 from visx.network.sites import Site
+from visx.network.tensors import tensors
 
 if TYPE_CHECKING:
     from visx.network.network import Network
 
 
-def blocks(network: Network, known: Attentions, shape: torch.Size) -> list[tuple[Site, Layer]]:
-    """The attentions whose block has an output as the last block's, the last ones in order, with these blocks. The last
-    block is that of the last attention that is no pooling of tokens (class attention, attention pooling). Raises
-    `VisxError` (exit 4) where the last block is no module with a feature map that runs once."""
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A module whose only attention is `site`; the first tensor of its output is read as `grid`."""
+
+    name: str
+    site: Site
+    grid: FeatureGrid
+
+
+def blocks(network: Network, known: Attentions, shape: torch.Size) -> list[Block]:
+    """The last blocks of a network, in order, whose outputs have one form. The very last is that of the last attention that
+    is no pooling of tokens (class attention, attention pooling). Raises `VisxError` (exit 4) where that is no module of its
+    own that runs once, or its output no feature map."""
     sites = known.sites
     last = next((i for i in range(len(sites) - 1, -1, -1) if not sites[i].pools), len(sites) - 1)
-    result: list[tuple[Site, Layer]] = []
+    record = network.record(shape)
+    result: list[Block] = []
     for site in sites[last::-1]:
-        layer = network.recorded[shape].get(site.block)
-        if layer is None or layer.grid is None or layer.runs > 1 or (result and layer.shape != result[-1][1].shape):
+        runs = [run for run in record.runs if run.name == site.block and site.block]
+        value = runs[0].outputs[0] if len(runs) == 1 and runs[0].outputs else None
+        if value is None or value.node is None:
             break
-        result.append((site, layer))
+        grid = read(value.shape, value.node.places, paired=value.node.paired)
+        if isinstance(grid, str) or (result and grid.form(1) != result[-1].grid.form(1)):
+            break
+        result.append(Block(site.block, site, grid))
     if not result:
         raise unsupported("its last attention is in no block of its own whose output is a feature map")
     return result[::-1]
@@ -49,7 +65,7 @@ def own_scores(
     known: Attentions,
     x: Tensor,
     scores: Scores,
-    some: Sequence[tuple[Site, Layer]],
+    some: Sequence[Block],
     average: bool,
 ) -> list[Attended]:
     """The attentions of some blocks (from `blocks`, the last one included) in a pass over pictures (B, C, H, W), with the
@@ -57,9 +73,9 @@ def own_scores(
     `average`: each token of a block's output counts as the mean of all of them."""
     outputs: list[Tensor] = []
     with torch.enable_grad(), ExitStack() as stack:
-        for site, layer in some:
-            hook = _hook(layer, len(x), outputs, average, last=site is some[-1][0])
-            stack.enter_context(hooked(network.layer(layer.name), hook))
+        for block in some:
+            hook = _hook(block, len(x), outputs, average, last=block is some[-1])
+            stack.enter_context(hooked(network.layer(block.name), hook))
         leaf = network.prepare(x).requires_grad_()
         try:
             raw = network.run(leaf.clone())
@@ -73,22 +89,28 @@ def own_scores(
         clean, *own = values.split(len(x))
         scores(clean)
         scored = torch.stack([scores(each) for each in own]).sum(0)
-        return gather(known, scored, len(x), {site for site, _ in some})
+        return gather(known, scored, len(x), {block.site for block in some})
 
 
-def _hook(layer: Layer, batch: int, outputs: list[Tensor], average: bool, last: bool) -> Callable[..., Any]:
+def _hook(block: Block, batch: int, outputs: list[Tensor], average: bool, last: bool) -> Callable[..., Any]:
     """What is hung on a block: it keeps the output, and hands on a copy of it without its graph; the last one, all."""
-    grid = layer.grid
-    assert grid is not None
+    grid = block.grid
     places = tuple(sorted(grid.axes[1 + len(grid.features) :]))
 
     def mean(output: Tensor) -> Tensor:
         return output.mean(places, keepdim=True).expand_as(output) if average else output
 
-    def cut(module: nn.Module, args: Any, output: Any) -> Tensor:
-        outputs.append(layer.output(output, batch))
+    def cut(module: nn.Module, args: Any, output: Any) -> Any:
+        whole = output if isinstance(output, Tensor) else next(tensors(output))
+        if tuple(whole.shape) != grid.form(batch) or not (whole is output or type(output) in (tuple, list)):
+            raise unsupported(f"block {block.name} does not return the tokens of {batch} images")
+        outputs.append(whole)
         if last:
-            return torch.cat([outputs[-1], *map(mean, outputs)], grid.axes[0])
-        return outputs[-1].detach().requires_grad_().clone()
+            handed = torch.cat([whole, *map(mean, outputs)], grid.axes[0])
+        else:
+            handed = whole.detach().requires_grad_().clone()
+        if isinstance(output, Tensor):
+            return handed
+        return type(output)(handed if part is whole else part for part in output)
 
     return cut
