@@ -62,7 +62,8 @@ def run(model: Model, method: Method, **more: object) -> None:
 
 
 def test_after_success(method: Method) -> None:
-    module = lived_in(drawing, net_for(method))
+    answer = drawing if "droppable" not in method.needs else lambda logits: logits  # which takes no forward that draws
+    module = lived_in(answer, net_for(method))
     before = fingerprint(module)
     run(model_of(module, SIZE), method)
     assert_unchanged(before, fingerprint(module))
@@ -148,6 +149,8 @@ def test_after_a_method_s_hook_that_cannot_be_registered(method: Method, monkeyp
 def test_after_a_backward_that_raises(method: Method) -> None:
     if "grad" not in method.needs or method.name == "cam":
         pytest.skip("makes no backward pass")
+    if "rules" in method.needs:
+        pytest.skip("no rule is known of a function of somebody's own, so that it is refused")
 
     class Refusing(torch.autograd.Function):
         @staticmethod
