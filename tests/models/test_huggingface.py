@@ -308,6 +308,25 @@ def test_pictures_become_what_the_processor_makes_of_them(name: str, folder: Pat
         assert off.mean() < 0.2 and (off > 1.01).mean() < 1e-3, (off.mean(), off.max(), (off > 1.01).mean())
 
 
+@pytest.mark.parametrize("family", ["vit", "deit", "swin"])
+def test_another_size_interpolates_the_positions(family: str, tmp_path: Path) -> None:
+    folder = save(network(family), tmp_path / family)
+    model = load_model(f"hf/{folder}", size=(48, 64))
+    assert (model.input_size, model.classes) == ((48, 64), 5)
+    x = torch.randn(1, 3, 48, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(model.module(x).logits, network(family)(x, interpolate_pos_encoding=True).logits)
+    layer = next(one for one in model.anatomy.layers if one.name == model.anatomy.default_layer)
+    assert layer.grid is not None and layer.grid.shape[1] * 4 == layer.grid.shape[2] * 3
+
+
+def test_a_network_of_one_size_says_so(tmp_path: Path) -> None:
+    folder = save(network("levit"), tmp_path / "levit")
+    with pytest.raises(VisxError, match="1x3x96x96") as error:
+        _ = load_model(f"hf/{folder}", size=96).anatomy
+    assert error.value.code == 1
+
+
 def test_blue_first_is_turned_inside_the_network(folder: Path) -> None:
     transformers.MobileViTImageProcessor(
         size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}

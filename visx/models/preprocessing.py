@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -165,8 +166,21 @@ def taking_bgr(module: nn.Module) -> nn.Module:
     return _taking(_channels_turned, module)
 
 
+def called_with(module: nn.Module, **options: Any) -> nn.Module:
+    """The module, whose forward is called with these options where it has them; the module itself where it lacks one."""
+    inner = module
+    while isinstance(inner, _Taking):
+        inner = inner._inner
+    fits = set(options) <= set(inspect.signature(inner.forward).parameters)
+    return _Taking(_as_they_are, module, options) if fits else module
+
+
 def _taking(change: Callable[[Tensor], Tensor], module: nn.Module) -> nn.Module:
     return module if isinstance(module, _Taking) and module._change is change else _Taking(change, module)
+
+
+def _as_they_are(x: Tensor) -> Tensor:
+    return x
 
 
 def _channels_to_the_end(x: Tensor) -> Tensor:
@@ -178,26 +192,30 @@ def _channels_turned(x: Tensor) -> Tensor:
 
 
 class _Taking(nn.Module):
-    """Passes pictures (B, C, H, W) to the inner module as it takes them: changed by `_change`.
+    """Passes pictures (B, C, H, W) to the inner module as it takes them: changed by `_change`, with `_options`.
 
     It shares the inner module's children, parameters and buffers under their own names, so that layer names stay the same.
     """
 
     _change: Callable[[Tensor], Tensor]
     _inner: nn.Module
+    _options: Mapping[str, Any]
 
-    def __init__(self, change: Callable[[Tensor], Tensor], inner: nn.Module) -> None:
+    def __init__(
+        self, change: Callable[[Tensor], Tensor], inner: nn.Module, options: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__()
         object.__setattr__(self, "_change", change)
+        object.__setattr__(self, "_options", options or {})
         object.__setattr__(self, "_inner", inner)
         self.training = inner.training
         for kind in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
             object.__setattr__(self, kind, getattr(inner, kind))
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Tensor, **options: Any) -> Any:
         """The inner module's output, in the mode (training or evaluation) of this module."""
         mode, self._inner.training = self._inner.training, self.training
         try:
-            return self._inner(self._change(x))
+            return self._inner(self._change(x), **self._options, **options)
         finally:
             self._inner.training = mode

@@ -22,7 +22,7 @@ from visx.images.geometry import Preprocess
 from visx.models import checkpoint, downloads
 from visx.models.checkpoint.read import short
 from visx.models.model import Weights
-from visx.models.preprocessing import taking_bgr
+from visx.models.preprocessing import called_with, taking_bgr
 from visx.models.sources import hub
 from visx.models.sources.contract import Source
 from visx.models.sources.processors import Unmatched, flips, preprocess_of
@@ -147,6 +147,14 @@ class HuggingFace(Source):
             config.num_labels = classes
         auto = self._library.AutoModelForImageClassification
         return self._fed(self._doing(hub.CONFIG, lambda: auto.from_config(config, dtype=torch.float32)))
+
+    def sized(self, module: nn.Module) -> nn.Module:
+        """The network for pictures of the size of `preprocess`: its position embedding is interpolated in each pass, where
+        transformers does that. A network that cannot be told takes any size, or examining it shows that it does not."""
+        size = _sides(getattr(self.config, "image_size", None))
+        if size is None or self.preprocess().crop == size:
+            return module
+        return called_with(module, interpolate_pos_encoding=True)
 
     def labels(self, module: nn.Module | BlackBox) -> tuple[str, ...] | None:
         names = getattr(self.config, "id2label", None) or {}
