@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nets import CLASSES, images, seeded
 from oracles import ask, assert_unchanged, fingerprint, pearson, same
@@ -300,6 +301,19 @@ def test_one_forward_and_one_backward_pass_and_nothing_is_kept(name: str) -> Non
     for _ in range(3):
         ask(name, net, x)
     assert sum(type(o) is Tensor for o in gc.get_objects()) == before
+
+
+class Checkpointed(ToyViT):
+    """Its blocks run again in the backward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(super().forward, x, use_reentrant=False)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", ["libragrad", "attnlrp"])
+def test_what_runs_again_in_the_backward_pass_has_its_rules(name: str) -> None:
+    x = images(1, 12)
+    assert same(ask(name, seeded(Checkpointed), x).map, ask(name, seeded(ToyViT), x).map, 1e-10)
 
 
 def gamma_by_contributions(x: Tensor, w: Tensor, g: Tensor, gamma: float) -> Tensor:

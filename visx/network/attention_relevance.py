@@ -27,10 +27,9 @@ def attended_relevance(
     results, and the same with the relevance that arrives (arXiv:2012.09838): two backward passes a column."""
     if inside := scripted(network.module):
         raise unsupported(f"a relevance rule cannot reach into the scripted module {inside}", "use the eager module")
-    with torch.enable_grad():
+    with torch.enable_grad(), recorded(network.module):
         leaf = network.prepare(x).requires_grad_()
-        with recorded(network.module):
-            values = network.logits(leaf.clone())
+        values = network.logits(leaf.clone())
         require_graph(values)
         scored = scores(values)
         plain = gather(known, scored, len(x), keep=True)

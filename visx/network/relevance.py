@@ -29,10 +29,9 @@ def relevance(network: Differentiable, x: Tensor, scores: Scores, composite: Com
     """
     if inside := scripted(network.module):
         raise unsupported(f"a relevance rule cannot reach into the scripted module {inside}", "use the eager module")
-    with torch.enable_grad():
+    with torch.enable_grad(), recorded(network.module) if composite.weighs else nullcontext():
         leaf = network.prepare(x).requires_grad_()
-        with recorded(network.module) if composite.weighs else nullcontext():
-            values = network.logits(leaf.clone())  # a network may work in place on its input
+        values = network.logits(leaf.clone())  # a network may work in place on its input
         require_graph(values)
         plan = Graph(values, composite, leaf).plan()
         if plan.lacking:

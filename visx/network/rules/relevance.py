@@ -103,9 +103,9 @@ class Graph:
             if before is not None and place not in cut and before not in self.constant
         )
 
-    def plan(self, ends: Collection[Any] = ()) -> Plan:
+    def plan(self, ends: Collection[Any] = (), *, dry: bool = False) -> Plan:
         """The hooks that make the composite's rules hold, and what has none; of the nodes on the way to `ends` alone, where
-        relevance is not wanted further back."""
+        relevance is not wanted further back. `dry`: no hooks, and no value is read."""
         plan = Plan([], Counter(), reaches=bool(ends))
         reached, wanted = {self.root}, self._on_the_way(ends) if ends else self.names.keys()
         for node, name in reversed(self.names.items()):
@@ -119,16 +119,19 @@ class Graph:
             rule = self.composite.rule(name)
             if not live or (rule is None and node not in self.endings):
                 plan.unknown[name] += 1
-                continue
-            try:
-                hook = None if rule is None or node in self.endings else rule(node, self)
-            except NoRule:
-                plan.unknown[name] += 1
-                continue
-            dead = {place for place, (before, _) in enumerate(node.next_functions) if before and place not in live}
-            if hook or dead:
-                plan.hooks.append((node, _without(hook, frozenset(dead))))
+            elif not dry:
+                self._add(plan, node, live, None if node in self.endings else rule)
         return plan
+
+    def _add(self, plan: Plan, node: Any, live: tuple[int, ...], rule: Rule | None) -> None:
+        try:
+            hook = None if rule is None else rule(node, self)
+        except NoRule:
+            plan.unknown[self.names[node]] += 1
+            return
+        dead = {place for place, (before, _) in enumerate(node.next_functions) if before and place not in live}
+        if hook or dead:
+            plan.hooks.append((node, _without(hook, frozenset(dead))))
 
     def _on_the_way(self, ends: Collection[Any]) -> set[Any]:
         """The nodes that are made from these, themselves not included unless from another one."""
@@ -243,7 +246,7 @@ def lacking(output: Any, composite: Composite) -> str:
     graph."""
     graph = getattr(output, "grad_fn", None)
     try:
-        return "" if graph is None else Graph(output, composite).plan().lacking
+        return "" if graph is None else Graph(output, composite).plan(dry=True).lacking
     except RuntimeError:  # autograd does not hand out what was written to, and would fail in the backward pass
         return "it writes in place to a value that its gradient needs"
 
