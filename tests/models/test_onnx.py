@@ -272,6 +272,24 @@ def test_a_method_that_needs_gradients_converts_it(form: dict[str, Any]) -> None
     assert correlation(rise.map, other.map) >= 0.9999
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_transformer_exported_by_torch() -> None:
+    timm = pytest.importorskip("timm", reason="the extra visx[timm] is not installed")
+    pytest.importorskip("onnx2torch", reason="the extra visx[onnx2torch] is not installed")
+    torch.manual_seed(0)
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, num_classes=4).eval()
+    torch.onnx.export(
+        vit, (torch.zeros(2, 3, 32, 32),), "vit.onnx", input_names=["x"], output_names=["y"], dynamo=False,
+        dynamic_axes={"x": {0: "n"}, "y": {0: "n"}}, opset_version=17,
+    )  # fmt: skip
+    wanted = visx.wrap(vit, size=32, **HALF)
+    for method, params in {**CHEAP, "integrated_gradients": {"steps": 5}, "gradcam": {}}.items():
+        model = load_model("vit.onnx", **HALF)
+        result = visx.explain(model, picture(), method, **params)
+        assert correlation(result.map, visx.explain(wanted, picture(), method, **params).map) >= 0.9999, method
+        assert isinstance(model.source, BlackBox) == (method in CHEAP)
+
+
 @pytest.mark.parametrize(
     ("form", "text"), [({"element": "UINT8"}, "whole numbers"), ({"batch": 4}, "batches of 4 alone")]
 )
@@ -365,6 +383,21 @@ def test_a_damaged_file(kept: int) -> None:
     assert caught.value.code == 1
 
 
+def test_damaged_bytes_are_told_in_words() -> None:
+    """Bits in names, shapes and structure; those in weights are values like others."""
+    write(Path("whole.onnx"))
+    data, dice = Path("whole.onnx").read_bytes(), np.random.default_rng(0)
+    codes = set()
+    for place in (*range(0, 160, 5), *dice.integers(len(data) - 500, len(data), 30)):
+        Path("net.onnx").write_bytes(data[:place] + bytes([data[place] ^ 0xA0]) + data[place + 1 :])
+        try:
+            codes.add(int(load_model("net.onnx").classes > 0) - 1)
+        except VisxError as error:
+            codes.add(int(error.code))
+            assert len(str(error)) < 600 and "onnxruntime_src" not in str(error)
+    assert codes <= {0, 1, 2, 4} and 1 in codes
+
+
 @pytest.mark.parametrize("data", [b"not a network at all", b"\x89PNG\r\n\x1a\n" * 9, b"PK\x03\x04" * 30, bytes(300)])
 def test_another_file(data: bytes) -> None:
     Path("net.onnx").write_bytes(data)
@@ -432,6 +465,16 @@ def test_mistakes_are_told_in_words(make: Any, options: dict[str, Any], code: in
         _ = load_model("net.onnx", **options).classes
     assert text in str(caught.value) and caught.value.code == code, str(caught.value)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_provider_that_fails_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    write(Path("net.onnx"))
+    model = load_model("net.onnx", device="cuda", **HALF)
+    assert model.device.type == "cpu" and "could not use it" in notes(model)[0] and model.classes == CLASSES
 
 
 def test_weights_are_no_onnx_file() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visx.errors import VisxError, said_by
+from visx.errors import VisxError, said_by, unsupported
 from visx.network import repeatable
 from visx.network.behaviour import PLAIN, Behaviour, drawing
 from visx.network.blackbox import BlackBox
@@ -23,7 +23,7 @@ from visx.network.heads import Squash
 from visx.network.isolation import plain_torch
 from visx.network.meaning import recognise_alone
 from visx.network.memory import out_of_memory
-from visx.network.outputs import Outputs
+from visx.network.outputs import WAY_ON, Outputs
 from visx.network.settings import default_device, seed_all
 
 WITHIN = (
@@ -50,6 +50,8 @@ class Function(BlackBox):
     def answer(self, x: Tensor) -> Any:
         """The raw output for pictures in the function's own order of axes: tensors in any nesting, a row a picture. May raise
         anything."""
+
+    way_on = "return one row of scores for each picture, (N, classes)"  # from an output that cannot be explained
 
     def squash(self, member: str | None) -> Squash:
         """The activation that is known to come last before a member of the raw output; empty where none is."""
@@ -98,9 +100,15 @@ class Function(BlackBox):
         self._behaviour = PLAIN
         with self.session(), drawing:
             seed_all(0)
-            self._outputs = recognise_alone(
-                self._one(picture), lambda: map(self._one, others), means=means, head=head, squash=self.squash
-            )
+            raw = self._one(picture)
+            try:
+                self._outputs = recognise_alone(
+                    raw, lambda: map(self._one, others), means=means, head=head, squash=self.squash
+                )
+            except VisxError as error:
+                if error.hint != WAY_ON:
+                    raise
+                raise unsupported(f"{self.name}: {error.message}", self.way_on) from None
             self._behaviour = repeatable.observe(self._values, picture, others)
             inside = self._outputs.kind == "logits" and not means
             inside = inside and all(bool(((v >= 0) & (v <= 1)).all()) for v in map(self._values, (picture, *others)))

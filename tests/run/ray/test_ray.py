@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from in_process import visx
+from onnx_files import write
 
 if find_spec("ray") is None:
     pytest.skip("the extra visx[ray] is not installed", allow_module_level=True)
@@ -163,3 +164,25 @@ def test_an_address_where_nothing_listens_is_told_at_once() -> None:
         check_address("127.0.0.1:1")
     for address in (None, "auto", "local", "ray://127.0.0.1:1"):
         check_address(address)
+
+
+SCORES = """
+import numpy as np, visx
+def score(x): return np.stack([x[:, :, :16].mean((1, 2, 3)), x.mean((1, 2, 3))], 1)
+def make(): return visx.wrap(score, size=32)
+"""
+
+
+@pytest.mark.parametrize("spec", ["scores.py:make", "net.onnx"])
+def test_what_only_scores_is_loaded_in_every_worker(folder: Path, spec: str) -> None:
+    Path("scores.py").write_text(SCORES, encoding="utf-8")
+    methods = ["-m", "occlusion", "-p", "occlusion.patch=16", "-p", "occlusion.stride=16"]
+    if spec == "net.onnx":
+        pytest.importorskip("onnxruntime", reason="the extra visx[onnx] is not installed")
+        write(Path("net.onnx"))
+        methods += ["-m", "gradcam"] if find_spec("onnx2torch") else []
+    for engine in ("local", "ray"):
+        done = visx("explain", "photos", "-M", spec, *methods, "-o", engine, "--engine", engine)
+        assert done.code == 3 and "broken.jpg" in done.err, done.err
+    maps = sorted(path.relative_to("local") for path in Path("local").rglob("*.npy"))
+    assert len(maps) >= 21 and all((Path("local") / m).read_bytes() == (Path("ray") / m).read_bytes() for m in maps)

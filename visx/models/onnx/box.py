@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from visx.errors import unknown
-from visx.models.onnx.reading import File, last_activation
+from visx.models.onnx.reading import OWN, File, last_activation
 from visx.models.onnx.runtime import open_session
 from visx.network.function import Function
 from visx.network.heads import Squash
@@ -30,6 +30,8 @@ class OnnxBox(Function):
         self._element = file.input.dtype
         self.dtype = torch.float64 if self._element == torch.float64 else torch.float32
         self._session: Any = None
+
+    way_on = f"masks and maps are not explained, scores of classes are; {OWN}"
 
     @property
     def about(self) -> str:  # type: ignore[override]

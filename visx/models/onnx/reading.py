@@ -19,7 +19,7 @@ from visx.models.checkpoint import digest_file
 from visx.network.heads import Squash
 
 AGAIN = "copy or download it again"
-OWN = "def make(): return visx.wrap(function, size=224) in a file of yours, -M FILE.py:make"
+OWN = "a function of yours may make scores of it: def make(): return visx.wrap(function, size=224), -M FILE.py:make"
 # ONNX's names of element types -> torch's, and how onnxruntime writes them
 TYPES = {"FLOAT": torch.float32, "FLOAT16": torch.float16, "DOUBLE": torch.float64, "UINT8": torch.uint8}
 _SAME = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "CastLike", "Dropout", "Clip", "Transpose")
@@ -88,11 +88,11 @@ def _input(path: Path, model: Any) -> Input:
         raise unsupported(
             f"{path.name} takes {len(inputs)} inputs ({names}), and a picture is one" if inputs
             else f"{path.name} takes no input",
-            f"a function of yours can give it the others: {OWN}",
+            OWN,
         )  # fmt: skip
     (value,) = inputs
     tensor = value.type.tensor_type
-    kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
+    kind = dict(map(reversed, onnx.TensorProto.DataType.items())).get(tensor.elem_type, "of no known type")
     if not value.type.HasField("tensor_type") or kind not in TYPES:
         shown = kind.lower() if value.type.HasField("tensor_type") else "no tensor"
         raise unsupported(

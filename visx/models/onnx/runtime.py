@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from visx.errors import VisxError, said_by, unsupported
+from visx.errors import VisxError, unsupported
 
 _ERRORS = (
     (r"Unsupported model IR version|opset .* is under development|only \*guarantees\* support|Opset \d+ .*support",
      "is newer than this onnxruntime ({version}) reads", "pip install -U onnxruntime, or export it with a lower opset_version"),
-    (r"not a registered function/op|Could not find an implementation|is not registered|Fatal error: .* is not a",
+    (r"not a registered function/op|No Op registered|Could not find an implementation|is not registered|Fatal error: .* is not a",
      "has operations that onnxruntime {version} does not have", "export it with the standard operations of ONNX, in float32"),
     (r"External data|external data|model_path must not be empty", "lacks weights that lie in other files", "copy them beside it"),
-    (r"Protobuf parsing failed|INVALID_PROTOBUF", "is damaged or not an ONNX file", "copy or download it again"),
+    (r"Protobuf parsing failed|INVALID_PROTOBUF|codec can't decode", "is damaged or not an ONNX file", "copy or download it again"),
 )  # fmt: skip
+# The code of an error, the file, and the place in onnxruntime's sources with its function
+_CODES = r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed:\s*|/\S+\.(cc|h):\d+ .*?\) (?=[A-Z])"
 
 
 def open_session(path: Path, device: torch.device) -> tuple[Any, torch.device, str]:
@@ -28,9 +31,17 @@ def open_session(path: Path, device: torch.device) -> tuple[Any, torch.device, s
     there = onnxruntime.get_available_providers()
     wanted = _provider(device)
     chosen: list[Any] = [wanted] if wanted and wanted[0] in there else []
-    chosen.append("CPUExecutionProvider")
+
+    def opened(providers: list[Any]) -> Any:
+        # without fallback: it prints, and goes on elsewhere than asked
+        return onnxruntime.InferenceSession(str(path), _options(onnxruntime), providers=providers, enable_fallback=0)
+
+    session = None
+    if chosen:
+        with suppress(Exception):  # a provider whose libraries or device are not there
+            session = opened([*chosen, "CPUExecutionProvider"])
     try:
-        session = onnxruntime.InferenceSession(str(path), _options(onnxruntime), providers=chosen)
+        session = session or opened(["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a type of its own for each kind of failure
         raise refused(path, error) from error
     if device.type == "cuda" and session.get_providers()[0] == "CUDAExecutionProvider":
@@ -38,8 +49,8 @@ def open_session(path: Path, device: torch.device) -> tuple[Any, torch.device, s
     cpu = torch.device("cpu")
     if device.type == "cpu":
         return session, cpu, ""
-    why = "has no provider for it" if not chosen[:-1] else "could not use it"
-    hint = " (pip install onnxruntime-gpu)" if device.type == "cuda" and not chosen[:-1] else ""
+    why = "could not use it" if chosen else "has no provider for it"
+    hint = " (pip install onnxruntime-gpu)" if device.type == "cuda" and not chosen else ""
     return session, cpu, f"{path.name} runs on the CPU, not on {device}: this onnxruntime {why}{hint}"
 
 
@@ -58,12 +69,8 @@ def refused(path: Path, error: Exception) -> VisxError:
 
 def _said(error: Exception) -> str:
     """An error of onnxruntime without its codes and the places in its sources."""
-    text = re.sub(
-        r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed:\s*|/\S+\.(cc|h):\d+ \S+( \S+)? ",
-        "",
-        str(error),
-    )
-    return said_by(type(error)(text))
+    text = re.sub(_CODES, "", str(error))
+    return f"{type(error).__name__}: {text.strip().splitlines()[0][:200] if text.strip() else ''}"
 
 
 def _provider(device: torch.device) -> tuple[str, dict[str, Any]] | None:
