@@ -306,7 +306,8 @@ def test_alone_or_in_a_folder_in_any_order_and_again(kind: str, cnn_method: Meth
     try:
         whole = explained(model, images, cnn_method.name, **more)
     except visx.VisxError as error:
-        assert cnn_method.name == "cam" and error.code == 4  # no linear layer behind the pooling
+        # no linear layer behind the pooling; operations that no rule is known of
+        assert error.code == 4 and (cnn_method.name == "cam" or "that have no relevance rule" in error.message)
         pytest.skip(str(error))
     assert unversioned(before) == unversioned(fingerprint(module))
     sums = (kind, cnn_method.name) == ("fake_quantised", "rise")  # float32 sums over masks go by batches
