@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 import visx
 from normed import settled
-from oracles import CHEAP, column_scores, of_transformers
-from visx.methods import all_methods, get_method
+from oracles import CHEAP, column_scores
+from visx.methods import get_method
 from visx.methods.contract import Method
 from visx.network import tail
 from visx.network.behaviour import Behaviour
@@ -27,12 +27,6 @@ from visx.network.network import Network
 
 SIZE = 48
 IMAGE = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
-
-
-@pytest.fixture(params=[m.name for m in all_methods() if not of_transformers(m)])
-def method(request: pytest.FixtureRequest) -> Method:
-    """Every registered method that a convolutional network fits; those of transformers have their own tests."""
-    return get_method(request.param)
 
 
 class Net(nn.Module):
