@@ -30,8 +30,9 @@ class Masked(TorchFunctionMode):
         rows, count = self.keys.shape
         if func is F.scaled_dot_product_attention:
             self.seen += 1
-            assert kwargs.get("attn_mask") is None and args[1].shape[-2] == count
-            kwargs["attn_mask"] = self.keys[:, None, None]
+            extra = args[1].shape[-2] - count  # class tokens that join in later
+            assert kwargs.get("attn_mask") is None and extra in (0, 1)
+            kwargs["attn_mask"] = F.pad(self.keys, (extra, 0), value=True)[:, None, None]
         elif func is F.multi_head_attention_forward:
             self.seen += 1
             assert args[1].shape[:2] == (count, rows) and kwargs.get("key_padding_mask") is None

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from masked_attention import masked
@@ -51,6 +52,14 @@ def torchvision_vit() -> nn.Module:
     from torchvision.models import VisionTransformer
 
     return lively(VisionTransformer(64, 16, 2, 2, 24, 48, num_classes=CLASSES))
+
+
+def cait() -> nn.Module:
+    """Its weights are mixed behind the softmax, with a bias that would give hidden tokens weight again."""
+    net = of_timm("cait_xxs24_224", img_size=64, depth=2)
+    for block in net.blocks:
+        nn.init.zeros_(block.attn.proj_w.bias)
+    return net
 
 
 class Encoder(nn.Module):
@@ -117,6 +126,7 @@ FITTING: dict[str, tuple[Callable[[], nn.Module], int, tuple[int, int]]] = {
     "nn.TransformerEncoder": (Encoder, 12, (1, 0)),
     "nn.TransformerEncoder, batch second": (partial(Encoder, False), 12, (1, 0)),
     "blocks in forward": (Inline, 12, (1, 2)),
+    "CaiT": (cait, 64, (0, 0)),
 }  # fmt: skip
 
 
@@ -179,6 +189,21 @@ class Around(Inline):
         return super().forward(x) + self.fc(self.patch(x).mean((2, 3)))
 
 
+class Hybrid(Inline):
+    """Its tokens come from convolutions that see across patches."""
+
+    def embedded(self, x: Tensor) -> Tensor:
+        return super().embedded(F.avg_pool2d(x, 5, 1, 2))
+
+
+class Summary(Inline):
+    """One of its tokens is made from the whole picture."""
+
+    def embedded(self, x: Tensor) -> Tensor:
+        x = super().embedded(x)
+        return torch.cat([x[:, :1] + x[:, 1:].mean(1, keepdim=True), x[:, 1:]], 1)
+
+
 class Drawing(Inline):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) + torch.rand(len(x), CLASSES, dtype=x.dtype)
@@ -239,6 +264,8 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], int, str]] = {
     "places in every block": (Placed, 12, "depend on the order or the number of its tokens"),
     "a number remembered": (Counting, 12, "it counts on the full number of its tokens"),
     "a second way": (Around, 12, "no single sequence"),
+    "a hybrid": (Hybrid, 12, "see more of the picture than their own patch"),
+    "a token of the whole picture": (Summary, 12, "see more of the picture than their own patch"),
     "random draws": (Drawing, 12, "depends on more than its picture"),
     "a weight for each token": (Flat, 12, RUNS),
     "no module": (Nameless, 12, "none of its modules takes or returns the sequence"),

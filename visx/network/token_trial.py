@@ -7,7 +7,8 @@ Behind the place where tokens are taken out (visx/network/stream.py finds it)
 - the scores must follow from the tokens alone, and
 - no slice may count on their full number.
 
-Then a token that is left out is a token whose key is masked in every attention, but for rounding.
+Then a token that is left out is one that has no weight in any attention, but for rounding. Before that place a token must
+see its own patch alone, else those that stay would tell of hidden pixels (as in a hybrid whose tokens come from convolutions).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from visx.network.tokens import Followed, Tokens
 _MOVED = "its scores depend on the order or the number of its tokens"
 _ELSEWHERE = "its scores depend on more than its tokens"
 _COUNTED = "it counts on the full number of its tokens"
+_SEEN = "its tokens see more of the picture than their own patch"
 
 
 def learn(network: Followed, shape: torch.Size) -> Tokens | str:
@@ -58,12 +60,12 @@ def learn(network: Followed, shape: torch.Size) -> Tokens | str:
                     raise
                 reason = f"it does not run on a part of its tokens ({said_by(error)})"
             reasons.append(reason)
-    return next((reason for reason in reasons if reason in (_MOVED, _COUNTED)), reasons[-1])
+    return next((reason for reason in reasons if reason in (_MOVED, _COUNTED, _SEEN)), reasons[-1])
 
 
 def _unfit(tokens: Tokens, shape: torch.Size) -> str:
     """Why tokens may not be taken out at this site, found by passes over two noise pictures; empty where they may."""
-    dtype, draw = tokens.network.dtype, torch.Generator().manual_seed(1)
+    draw = torch.Generator().manual_seed(1)
     one, other = noise(shape)[0], torch.randn(shape, generator=draw)
     cells = tokens.grid[0] * tokens.grid[1]
     visible = torch.zeros(2, cells, dtype=torch.bool)
@@ -75,25 +77,40 @@ def _unfit(tokens: Tokens, shape: torch.Size) -> str:
     sequence, wanted = tokens.sequence(other)
     with _Overreaching() as whole:
         replaced = tokens.run_on(one, every, sequence)
-    if not agree(wanted, replaced, dtype):
+    if not agree(wanted, replaced, torch.float32):
         return _ELSEWHERE
     if whole.times != part.times:
         return _COUNTED
+    around, own = (tokens.sequence(x)[0][some[0]] for x in (_inside(one, other, ~visible[1], tokens.grid), one))
+    if not agree(own, around, torch.float32):
+        return _SEEN
     moved = tokens.run_on(one, _shuffled(tokens, every, draw), sequence)
-    return "" if agree(wanted, moved, dtype) and agree(pair[:1], pair[1:], dtype) else _MOVED
+    return "" if agree(wanted, moved, torch.float32) and agree(pair[:1], pair[1:], torch.float32) else _MOVED
 
 
 def _bare(tokens: Tokens, shape: torch.Size) -> bool:
     """Whether a copy without any patch can be scored."""
     nothing = tokens.positions(torch.zeros(1, tokens.grid[0] * tokens.grid[1], dtype=torch.bool))
-    if not nothing.numel():
-        return False
     try:
         return bool(tokens.run_on(noise(shape)[0], nothing).isfinite().all())
     except Exception as error:  # whatever a user's own forward raises
         if out_of_memory(error):
             raise
         return False
+
+
+def _inside(image: Tensor, other: Tensor, cells: Tensor, grid: tuple[int, int]) -> Tensor:
+    """An image (C, H, W) with pixels of another one within some cells of a grid; their borders stay, for a grid need not fill
+    the image to the last pixel."""
+    image = image.clone()
+    sides = [size / count for size, count in zip(image.shape[-2:], grid, strict=True)]
+    for cell in cells.nonzero().flatten().tolist():
+        rows, columns = (
+            slice(round((place + 0.25) * side), max(round((place + 0.75) * side), round((place + 0.25) * side) + 1))
+            for place, side in zip(divmod(cell, grid[1]), sides, strict=True)
+        )
+        image[:, rows, columns] = other[:, rows, columns]
+    return image
 
 
 class _Overreaching(TorchFunctionMode):

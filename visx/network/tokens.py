@@ -2,9 +2,8 @@
 
 The tokens of the whole picture (patch embedding and position embedding) do not depend on what is hidden. A copy is the
 tokens that stay, taken out where the first block begins, so that it costs only these. Class, distillation and register
-tokens always stay. For the attention this equals masking the hidden tokens' keys, but for rounding; a head that averages
-the patches averages those that stay.
-Whether a network allows it, visx/network/token_trial.py finds out.
+tokens always stay. This equals weights of zero for the hidden tokens in every attention, but for rounding; a head that averages
+the patches averages those that stay. Whether a network allows it, visx/network/token_trial.py finds out.
 """
 
 from __future__ import annotations
