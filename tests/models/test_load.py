@@ -20,6 +20,7 @@ from torchvision import models
 
 from visx.errors import VisxError
 from visx.images.decode import decode, read
+from visx.images.geometry import Preprocess
 from visx.models import checkpoint, downloads, load_model, sources, wrap
 from visx.models.labels import read_labels
 
@@ -331,3 +332,25 @@ def test_a_library_model_is_the_same_whatever_torch_defaults_to() -> None:
         with torch.device(device):
             assert load_model("squeezenet1_1", "random").weights.sha256 == plain.weights.sha256
             assert torch.empty(1).device.type == device
+
+
+def test_torchvisions_vits_take_another_size() -> None:
+    def net(size: int) -> nn.Module:
+        torch.manual_seed(0)
+        return models.VisionTransformer(size, 8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=16).eval()
+
+    source: Any = sources.find("vit_b_32")
+    source.build = lambda num_classes=1000, image_size=32: net(image_size)
+    source.preprocess = lambda: Preprocess(48, (48, 48))
+    module: Any = net(32)
+    with torch.no_grad():
+        before = nn.init.normal_(module.encoder.pos_embedding).clone()
+    assert source.sized(module)(torch.zeros(1, 3, 48, 48)).shape == (1, 1000)
+    after = module.encoder.pos_embedding
+    assert after.shape == (1, 37, 16) and torch.equal(after[:, 0], before[:, 0])  # the class token's stays
+    corners = before[0, 1:].reshape(4, 4, 16)[::3, ::3], after[0, 1:].reshape(6, 6, 16)[::5, ::5]
+    assert torch.allclose(*corners)
+    for size in (32, 48):  # a checkpoint of either size finds its network
+        assert source.build_for(net(size).state_dict()).image_size == size
+    source.preprocess = lambda: Preprocess(48, (48, 64))
+    assert source.sized(net(32)).image_size == 32

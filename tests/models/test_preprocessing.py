@@ -164,7 +164,7 @@ def test_any_source_takes_them() -> None:
     assert visx.explain(model, PHOTO).map.shape == (64, 64)
     model = visx.load_model(size=96, squash=True)
     assert model.preprocess.resize == (96, 96) and visx.explain(model, PHOTO).map.shape == (96, 96)
-    fixed = visx.load_model("timm/vit_tiny_patch16_224", "random", size=112)
+    fixed = visx.load_model("timm/levit_128s", "random", size=112)
     with pytest.raises(VisxError, match="112"):
         visx.explain(fixed, PHOTO, "backprop")
 

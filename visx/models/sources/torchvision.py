@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,35 @@ class Torchvision(Source):
             options |= {"aux_logits": any("aux" in key.lower() for key in state), "init_weights": False}
             # torchvision's own files expect TensorFlow's normalisation, which torchvision sets for `weights=` only
             options["transform_input"] = digest[:8] == self._enum.url.rsplit("-", 1)[-1].split(".")[0] != ""
-        return self.build(**options)
+        own = self.build(**options)
+        size = self._square(own)
+        if size is None:
+            return own
+        # a checkpoint is trained at the network's own size, or at that of `preprocess`
+        return min(
+            own, self.build(image_size=size, **options), key=lambda one: checkpoint.shapes_that_differ(one, state)
+        )
+
+    def sized(self, module: nn.Module) -> nn.Module:
+        from torchvision.models.vision_transformer import interpolate_embeddings
+
+        size = self._square(module)
+        if size is not None:
+            vit: Any = module
+            state = interpolate_embeddings(size, vit.patch_size, OrderedDict(vit.state_dict()))
+            vit.encoder.pos_embedding = nn.Parameter(state["encoder.pos_embedding"], requires_grad=False)
+            vit.image_size, vit.seq_length = size, vit.encoder.pos_embedding.shape[1]
+        return module
+
+    def _square(self, module: nn.Module) -> int | None:
+        """The side of the pictures of `preprocess`, where the network is a ViT of another side that can be made to take them;
+        else None."""
+        from torchvision.models import VisionTransformer
+
+        height, width = self.preprocess().crop
+        if not isinstance(module, VisionTransformer) or height != width:
+            return None
+        return height if height != module.image_size and height % module.patch_size == 0 else None
 
     def preprocess(self) -> Preprocess:
         preset = self._enum.transforms()
