@@ -14,7 +14,11 @@ from visx.cli.output import put
 def models(
     pattern: Annotated[
         str | None,
-        typer.Argument(metavar="[PATTERN]", help="Part of a name, or a glob; timm/... asks timm, hf/... the hub's cache.", show_default=False),
+        typer.Argument(
+            metavar="[PATTERN]",
+            help="Part of a name, or a glob; timm/... asks timm, hf/... the hub's cache.",
+            show_default=False,
+        ),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
