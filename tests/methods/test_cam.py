@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -112,3 +114,106 @@ def test_one_forward_pass_and_no_backward() -> None:
     net.entrance.forwards.clear()
     answers(model, "cam", X, "top3")
     assert net.entrance.forwards == [2] and net.entrance.backwards == []
+
+
+class _Normed(nn.Module):
+    """A feature map, its mean normalised in one of several spellings, and a linear layer."""
+
+    def __init__(self, norm: str) -> None:
+        super().__init__()
+        self.conv, self.fc, self.kind = nn.Conv2d(3, 8, 3), nn.Linear(8, CLASSES), norm
+        self.norm = (
+            nn.BatchNorm1d(8) if norm == "batch" else nn.LayerNorm(8, elementwise_affine=norm != "plain", eps=1e-3)
+        )
+        for value in (*self.norm.parameters(), *self.norm.buffers()):
+            if value.is_floating_point():
+                nn.init.uniform_(value, 0.5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.conv(x).tanh()
+        if self.kind == "channels first":  # ConvNeXt
+            pooled = F.adaptive_avg_pool2d(z, 1).permute(0, 2, 3, 1)
+            return self.fc(self.norm(pooled).permute(0, 3, 1, 2).flatten(1))
+        if self.kind == "tokens":
+            return self.fc(self.norm(z.flatten(2).transpose(1, 2).mean(1)))
+        if self.kind == "before":
+            return self.fc(self.norm(z.permute(0, 2, 3, 1)).mean((1, 2)))
+        return self.fc(self.norm(z.mean((2, 3))))
+
+    def constant(self, target: int) -> float:
+        """What of a logit is no part of the map."""
+        beta = self.norm.bias if self.norm.bias is not None else torch.zeros(8).double()
+        if self.kind == "batch":
+            beta = beta - self.norm.running_mean * self.norm.weight / (self.norm.running_var + self.norm.eps).sqrt()
+        return float(self.fc.bias[target] + (0 if self.kind == "before" else self.fc.weight[target] @ beta))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("norm", ["layer", "plain", "channels first", "tokens", "batch", "before"])
+def test_normalised_averages_are_conserved(norm: str) -> None:
+    """The mean of the map and what does not depend on the picture are the logit; and cell by cell it is what the cell adds."""
+    net = seeded(lambda: _Normed(norm))
+    maps, logits = ask("cam", net, X, (0, 3)).map, net(X)
+    for t, target in enumerate((0, 3)):
+        assert same(maps[:, t].mean((1, 2)) + net.constant(target), logits[:, target])
+    features = net.conv(X).tanh()
+    if norm == "before":
+        features = net.norm(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    cells = maps.shape[-1] * maps.shape[-2]
+    alone = features[:, :, 2, 4] / cells  # what one cell adds to the mean, normalised as the mean is
+    if norm == "batch":
+        alone = alone * net.norm.weight / (net.norm.running_var + net.norm.eps).sqrt()
+    elif norm != "before":
+        deviation = (features.mean((2, 3)).var(1, unbiased=False, keepdim=True) + net.norm.eps).sqrt()
+        alone = (alone - alone.mean(1, keepdim=True)) / deviation * (1 if norm == "plain" else net.norm.weight)
+    assert same(maps[:, 1, 2, 4] / cells, alone @ net.fc.weight[3])
+
+
+def _timm(name: str, **options: object) -> nn.Module:
+    timm = pytest.importorskip("timm", reason="timm is an extra")
+    build = getattr(timm.models, name, None) if name[0].isupper() else partial(timm.create_model, name)
+    net = seeded(lambda: build(num_classes=CLASSES, **options))  # type: ignore[misc]
+    for n, parameter in enumerate(net.parameters()):  # some heads, scales and biases are zero at first
+        noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+        parameter.data += 0.02 * noise
+    return net
+
+
+_SMALL_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("convnext_atto", {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)}),
+        ("vit_tiny_patch16_224", {**_SMALL_VIT, "global_pool": "avg"}),
+        ("vit_tiny_patch16_224", {**_SMALL_VIT, "global_pool": "avg", "class_token": False, "fc_norm": False}),
+        ("beit_base_patch16_224", {**_SMALL_VIT}),
+        ("swin_tiny_patch4_window7_224", {"img_size": 32, "patch_size": 2, "window_size": 4, "embed_dim": 16, "depths": (1, 1), "num_heads": (2, 2)}),
+        ("MlpMixer", {"img_size": 32, "patch_size": 8, "embed_dim": 16, "num_blocks": 2}),
+    ],
+)  # fmt: skip
+def test_conserved_in_timm_s_networks(name: str, options: dict[str, object]) -> None:
+    """Maps of two pictures: the mean less the logit is the same for both."""
+    net, x = _timm(name, **options), images(2, 32)
+    maps, logits = ask("cam", net, x, (1,)).map, net(x)
+    rest = logits[:, 1] - maps[:, 0].mean((1, 2))
+    assert float((rest[0] - rest[1]).abs()) < 1e-9 * float(logits.abs().max())
+    assert float((logits[0] - logits[1]).abs().max()) > 1e-3 and float(maps.std()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "why"),
+    [
+        ("vit_tiny_patch16_224", _SMALL_VIT, "reads a class token"),
+        ("deit_tiny_distilled_patch16_224", _SMALL_VIT, "reads a class token"),
+        ("mambaout_femto", {"depths": (1, 1), "dims": (8, 16)}, "global average pooling"),
+    ],
+)
+def test_other_heads_of_transformers_are_refused_with_the_reason(
+    name: str, options: dict[str, object], why: str
+) -> None:
+    with pytest.raises(VisxError, match=why) as caught:
+        answers(model_of(_timm(name, **options), 32), "cam", images(1, 32))
+    assert caught.value.code == 4

@@ -130,7 +130,7 @@ def missing(model: Model, method: Method, params: Params, layers: Sequence[str] 
     if "layer" in needs and not layers and anatomy.default_layer is None:
         return anatomy.no_layer
     if "gap_head" in needs and not anatomy.gap_head:
-        return f"it has no {NEEDS['gap_head']}"
+        return anatomy.no_gap_head or f"it has no {NEEDS['gap_head']}"
     if needs & {"attention", "tokens"} and anatomy.no_attention:
         return anatomy.no_attention
     if "tokens" in needs and anatomy.no_tokens:

@@ -9,7 +9,7 @@ import torch
 from visx.network.attention import attentions
 from visx.network.choice import choose
 from visx.network.grid import Layer
-from visx.network.head import cam_head
+from visx.network.head import cam_head, reads_token
 from visx.network.meaning import recognise
 from visx.network.network import Network
 from visx.network.outputs import Outputs
@@ -18,14 +18,19 @@ from visx.network.rules import LIBRA, lacking
 
 ONLY_SCORES = "it only gives scores, and nothing inside of it can be seen"
 
+OF_A_TOKEN = (
+    "its classifier reads a class token, not an average of a feature map, and what the token gathered from the patches is "
+    "not linear in them"
+)
+
 
 @dataclass(frozen=True)
 class Anatomy:
     """What one run showed. `default_layer` is None where there is none, and `no_layer` says why; `gap_head` says whether
-    the logits are one linear map of globally averaged features; `relus` and `others` count activations; `outputs` says
-    what comes out; `no_input_gradient` says why none can be had (empty where one can); `no_rules` why relevance rules do
-    not hold (empty where they do); `no_attention` why there is no self-attention over tokens, `no_tokens` why its attentions
-    are not over one sequence of tokens (empty where they are)."""
+    the logits are one linear map of globally averaged features, and `no_gap_head` why not, where that is known; `relus` and
+    `others` count activations; `outputs` says what comes out; `no_input_gradient` says why none can be had (empty where one
+    can); `no_rules` why relevance rules do not hold (empty where they do); `no_attention` why there is no self-attention over
+    tokens, `no_tokens` why its attentions are not over one sequence of tokens (empty where they are)."""
 
     layers: tuple[Layer, ...]
     default_layer: str | None
@@ -38,6 +43,7 @@ class Anatomy:
     no_rules: str = ""
     no_attention: str = ""
     no_tokens: str = ""
+    no_gap_head: str = ""
 
     @classmethod
     def of_scores(cls, outputs: Outputs) -> Anatomy:
@@ -73,6 +79,7 @@ def examine(
         network.remember(torch.Size(shape), record, outputs)
     cam = cam_head(record, record.score)
     attends = attentions(record)
+    token = cam is None and reads_token(record.score[0].node if record.score else None)
     return Anatomy(
         layers=tuple(network.recorded[torch.Size(shape)].values()),
         default_layer=default,
@@ -85,6 +92,7 @@ def examine(
         no_rules=no_rules,
         no_attention=attends.lacking,
         no_tokens=attends.apart,
+        no_gap_head=OF_A_TOKEN if token else "",
     )
 
 

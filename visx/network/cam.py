@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,13 +13,19 @@ from visx.network.network import Network
 from visx.network.trace import recording
 
 
-def features_and_weight(network: Network, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """One forward pass without gradients over pictures (B, C, H, W).
+class CamHead(NamedTuple):
+    """The features (B, C', h, w) that a classifier averages over space, what it multiplies the average with (K, C'), and,
+    where it divides an image's average by its standard deviation, one over that (B,); each in the dtype that the model
+    computed it in, or in float32."""
 
-    Returns the class columns (B, K), and a pair: the features (B, C', h, w) whose average over space the classifier
-    multiplies with its weight, and that weight (K, C'), each in the dtype that the model computed it in. None instead of the
-    pair where the model has no such classifier, or where the features' axis of positions is no grid that is known.
-    """
+    features: Tensor
+    weight: Tensor
+    scale: Tensor | None
+
+
+def features_and_weight(network: Network, x: Tensor) -> tuple[Tensor, CamHead | None]:
+    """One forward pass without gradients over pictures (B, C, H, W): the class columns (B, K), and the head; None where the
+    model has no such classifier, or where the features' axis of positions is no grid that is known."""
     raw: list[Any] = []
     hook = hooked(network.module, lambda m, args, output: raw.append(output))
     with torch.no_grad(), hook, recording(network.module, runs=False, operations=False) as record:
@@ -36,5 +42,5 @@ def features_and_weight(network: Network, x: Tensor) -> tuple[Tensor, tuple[Tens
         if grid is None:
             return logits, None
         features = grid.maps(features)
-    weight = weight.flatten(1)
-    return logits, (features, torch.cat([-weight, weight]) if network.outputs.single else weight)
+    weight, scale = head.norm.fold(weight.flatten(1)) if head.norm is not None else (weight.flatten(1), None)
+    return logits, CamHead(features, torch.cat([-weight, weight]) if network.outputs.single else weight, scale)

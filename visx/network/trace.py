@@ -129,10 +129,13 @@ class _Calls(TorchFunctionMode):
         return output
 
     def _count(self, func: Any, args: Any, kwargs: Any) -> None:
+        record = self._record
+        if record.operations and not any(record.node(t) is not None for t in _given(args, kwargs)):
+            return  # it does not depend on the picture, as in a network that makes a bias of positions
         if relu_call(func, args, kwargs) is not None or self._arithmetic.relu(func, args, kwargs) is not None:
-            self._record.relus += 1
+            record.relus += 1
         elif func in OTHER_ACTIVATIONS:
-            self._record.others[func.__name__] = None
+            record.others[func.__name__] = None
 
     def _valued(self, item: Any) -> Any:
         """An argument with a value in the place of each tensor."""
