@@ -105,9 +105,9 @@ CASES = {
         lambda t: _maxxvit(t, embed_dim=(16, 32), depths=(1, 2), block_type=("C", "T"), img_size=(64, 96)),
         ("norm", "stages.1.blocks.0"), ("first", "first"), ((8, 12), (8, 12)), (64, 96),
     ),
-    "MViT": Case(_mvit, ("norm", "stages.2"), (0, 0), ((2, 2), (4, 4)), (64, 64)),
-    "MViT with class token": Case(
-        lambda t: _mvit(t, use_cls_token=True), ("stages.3.blocks.0.norm1", "stages.1"), (1, 1), ((4, 4), (8, 8)), (64, 64)
+    "MViT": Case(_mvit, ("norm", "stages.2.blocks.0.norm2"), (0, 0), ((2, 2), (4, 4)), (64, 64)),
+    "MViT with class token": Case(  # it adds its queries to what its attention returns
+        lambda t: _mvit(t, use_cls_token=True), ("stages.3.blocks.0.attn.qkv", "stages.1.blocks.0.norm2"), (1, 1), ((4, 4), (8, 8)), (64, 64)
     ),
     "PVT": Case(
         lambda t: t.PyramidVisionTransformerV2(depths=(1,) * 4, embed_dims=(8, 8, 16, 16), num_heads=(1, 1, 2, 2), num_classes=CLASSES),
@@ -132,7 +132,7 @@ CASES = {
     ),
     "MambaOut": Case(
         lambda t: t.create_model("mambaout_femto", depths=(1, 1), dims=(8, 16), num_classes=CLASSES),
-        ("stages", "stages.0"), ("last", "last"), ((8, 12), (8, 12)), (64, 96),
+        ("stages", "stages.0"), ("last", "last"), ((8, 12), (16, 24)), (64, 96),
     ),
 }  # fmt: skip
 

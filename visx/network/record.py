@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from visx.network.grid import FeatureGrid, read
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)  # it would show everything before it, many times over
 class Node:
     """One result of one operation. `inputs` are the nodes that it was made from and that depend on the picture. `places`
     (complex, of its shape) has the place of the picture that each value stands for, None where that is not known."""
