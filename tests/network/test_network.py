@@ -144,7 +144,8 @@ def test_after_a_method_s_hook_that_cannot_be_registered(method: Method, monkeyp
             return register(self, *args, **kwargs)  # type: ignore[arg-type]
 
         monkeypatch.setattr(nn.Module, "register_forward_hook", failing)
-        with pytest.raises(RuntimeError, match="no hook here"):
+        whole_copies = method.name == "reciprocam" and number > 1  # which it makes where a shared pass fails
+        with nullcontext() if whole_copies else pytest.raises(RuntimeError, match="no hook here"):
             run(model, method)
         assert_unchanged(before, fingerprint(module))
 
