@@ -24,19 +24,19 @@ def over(r: Tensor, z: Tensor) -> Tensor:
 
 
 def linear(x: Tensor, layer: Any, r: Tensor) -> Tensor:
-    """Equation 6: the positive contributions x_i w_ji, each by itself."""
+    """The z+ rule: the positive contributions x_i w_ji, each by itself."""
     c = torch.einsum("ni,ji->nji", x, layer.weight).clamp(min=0)
     return torch.einsum("nji,nj->ni", c, over(r, c.sum(2)))
 
 
 def product(a: Tensor, b: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-    """Equations 8 and 9 of a @ b, half to each factor."""
+    """A product a @ b: half to each factor."""
     s = over(r, a @ b)
     return a * (s @ b.transpose(-2, -1)) / 2, b * (a.transpose(-2, -1) @ s) / 2
 
 
 def skip(a: Tensor, b: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-    """Equation 10 of a + b."""
+    """A skip connection a + b: the parts of the two sums."""
     r_a, r_b = a * over(r, a + b), b * over(r, a + b)
     both = r_a.sum().abs() + r_b.sum().abs()
     return r_a * r_a.sum().abs() / both * r.sum() / r_a.sum(), r_b * r_b.sum().abs() / both * r.sum() / r_b.sum()
@@ -109,7 +109,7 @@ def relevance(
 
 
 def rolled_out(relevances: list[Tensor], gradients: list[Tensor]) -> Tensor:
-    """Equations 13 and 14."""
+    """The rollout of mean_h relu(gradient * relevance)."""
     result = torch.eye(relevances[0].shape[-1], dtype=torch.float64)
     for r, g in zip(relevances, gradients, strict=True):
         result = (torch.eye(len(result), dtype=torch.float64) + (g * r).clamp(min=0).mean(0)) @ result

@@ -12,8 +12,8 @@ One forward pass, which is the network's own (fused attention too), and one back
 Networks of ReLUs, max pooling and batch normalisation have these properties as they are: there LibraGrad is
 input_x_gradient. A network with an operation that has no rule is refused, and the operation named.
 
-Deviations from the paper: input times gradient is taken at the pixels (after normalisation), where the authors' program
-takes it at the patch embedding; of its FullGrad+, the mean over the inputs of all blocks, nothing is here.
+Deviation from the paper: of the methods that it balances this is input times gradient, taken at the pixels (after
+normalisation). FullGrad+, the mean of input times gradient over the inputs of all blocks, is not here.
 
 Extension: sigmoids, and what else is bounded and only multiplies other values (squeeze-and-excitation), are constants, as
 gates are. tanh, ELU and powers as activations have the rule of x g(x) too.

@@ -51,7 +51,7 @@ class Attended:
 
     def relevance(self, t: int) -> Tensor:
         """The relevance of the weights (B, W, H, Nq, Nk) to target `t`, where what arrived is the result's: the weights' half of
-        it (arXiv:2012.09838, equations 8 and 9)."""
+        it (arXiv:2012.09838)."""
         arrived, product = self.arrived[t], self.product
         weights = product.weights()
         if arrived is None:

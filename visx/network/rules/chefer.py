@@ -1,11 +1,11 @@
 """Relevance on the way to attention weights, as Chefer et al. 2021 (arXiv:2012.09838) share it.
 
 Under this composite what the backward pass carries is relevance itself, not relevance over value:
-- linear layers: the z+ rule, R_i = sum_j (x_i w_ij)^+ / sum_k (x_k w_kj)^+ R_j, biases left out (equation 6 for inputs of
-  both signs);
-- a product of two values: R_a = a dZ/da (R / Z) / 2, and so for b (equations 8 and 9);
+- linear layers: the z+ rule, R_i = sum_j (x_i w_ij)^+ / sum_k (x_k w_kj)^+ R_j, biases left out, for
+  inputs of both signs as the authors' program has it;
+- a product of two values: R_a = a dZ/da (R / Z) / 2, and so for b;
 - a sum of two values: shares a / (a + b), then scaled so that each has the part |sum a'| / (|sum a'| + |sum b'|) of the
-  image's relevance (equation 10: a skip connection);
+  image's relevance (a skip connection);
 - activations, softmax, layer normalisation, constant factors and constant terms: identity.
 """
 
