@@ -250,6 +250,29 @@ def test_a_fused_attentions_node_keeps_what_its_weights_are_made_of(mask: Tensor
     torch.testing.assert_close(product.weights(), wanted)
 
 
+FUSED: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "efficient": lambda q, bias: torch.ops.aten._scaled_dot_product_efficient_attention(q, q, q, bias, True),
+    "flash": lambda q, bias: torch.ops.aten._scaled_dot_product_flash_attention(q, q, q, scale=0.3),
+    "cudnn": lambda q, bias: torch.ops.aten._scaled_dot_product_cudnn_attention(q, q, q, bias, True),
+}
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_a_fused_attention_of_an_accelerator_is_known_as_one(name: str):
+    """By its node and as an operation; without values, for which there is no need of an accelerator."""
+    query = torch.rand(2, 3, 8, 16, device="meta", dtype=torch.float16).requires_grad_()
+    bias = torch.rand(2, 3, 8, 8, device="meta", dtype=torch.float16)
+    product = products._product_at(FUSED[name](query, bias)[0].grad_fn)
+    assert product is not None and product.shape == tuple(product.weights().shape) == (6, 8, 8), ATTENDING
+    assert product.gradient(query).shape == (6, 8, 8)
+    if name != "flash":
+        assert hasattr(FUSED[name](query, bias)[0].grad_fn, "_saved_attn_bias"), f"on it leans {ATTENDING}"
+    seen: list[products.Product] = []
+    with torch.no_grad(), products.Stream(seen.append, []):
+        FUSED[name](query, bias)
+    assert [product.shape for product in seen] == [(6, 8, 8)]
+
+
 def test_a_fused_attention_is_an_operation_with_named_arguments():
     seen: list[products.Product] = []
     with torch.no_grad(), products.Stream(seen.append, []):

@@ -26,6 +26,7 @@ from visx.network.sites import Site, placed
 
 SOFTMAXES = frozenset({"_softmax", "_safe_softmax"})
 PRODUCTS = frozenset({"bmm", "baddbmm"})
+UNKNOWN = "where its tokens lie in the picture cannot be told"
 NEAR = 24  # operations between a softmax and the product with the values: a change of type, dropout, a linear layer over heads
 
 
@@ -89,7 +90,12 @@ def _read(record: Record) -> Attentions:
     nodes = sorted((node for node in seen if node.attends), key=lambda node: node.index)
     weighing = [product for node in nodes if (product := _weighing(node)) is not None]
     indices = [product.node.index for product in weighing]
-    products = [_site(product, *_modules(record.runs, product.node.index, indices)) for product in weighing]
+    products: list[Site | str] = []
+    for product in weighing:
+        try:
+            products.append(_site(product, *_modules(record.runs, product.node.index, indices)))
+        except Exception:  # a form that nobody has thought of: no other method may fail for it
+            products.append(UNKNOWN)
     result = Attentions(products, [i for i, product in enumerate(weighing) if product.node in behind], "")
     if not result.sites:
         result.lacking = _lacking([str(products[i]) for i in result.behind], any(n in behind for n in nodes))
@@ -165,7 +171,7 @@ def _site(product: _Weighing, module: str, block: str) -> Site | str:
         return "its weights are not made of queries and keys"
     values = node.inputs[min(2, len(node.inputs) - 1)] if fused else node.inputs[1 - at]
     if values.places is None:
-        return "where its tokens lie in the picture cannot be told"
+        return UNKNOWN
     channels, tokens = (-1, -2) if fused or at == 0 else (-2, -1)
     dims = values.places.dim()
     keys = average(values.places, (channels % dims,))
