@@ -314,3 +314,17 @@ class TinyViT(nn.Module):
         tokens = self.norm(self.blocks(tokens))
         count = self.prefix.shape[1]
         return self.fc(tokens[:, :count].mean(1) if count else tokens.mean(1))
+
+
+class Windows(nn.Module):
+    """Attention in shifted windows of 2 x 2 patches (patches of 2 x 2 pixels), in one head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.qkv, self.fc = nn.Conv2d(3, 8, 2, 2), nn.Linear(8, 24), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).permute(0, 2, 3, 1).roll((-1, -1), (1, 2))
+        windows = x.unflatten(1, (-1, 2)).unflatten(3, (-1, 2)).permute(0, 1, 3, 2, 4, 5).flatten(0, 2).flatten(1, 2)
+        q, k, v = self.qkv(windows)[:, None].chunk(3, -1)
+        return self.fc(F.scaled_dot_product_attention(3 * q, k, v)[:, 0].unflatten(0, (len(x), -1)).mean((1, 2)))

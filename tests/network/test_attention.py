@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from by_hand import by_hand
-from nets import ATTENTIONS, GapHead, TinyViT, images, seeded
+from nets import ATTENTIONS, GapHead, TinyViT, Windows, images, seeded
 from oracles import fingerprint, same
 from visx import VisxError
 from visx.network import attending
@@ -75,21 +75,6 @@ def test_of_a_head_of_zeros_the_class_tokens_are_read() -> None:
     net = seeded(lambda: TinyViT(prefix=2))
     nn.init.zeros_(net.fc.weight)
     assert of(net)[1].reads.tolist() == [[0.5, 0.5, *[0.0] * 12]]
-
-
-class Windows(nn.Module):
-    """Attention in shifted windows of 2 x 2 patches, in one head; the same weights for all windows of a picture are no
-    whole attention."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patches, self.qkv, self.fc = nn.Conv2d(3, 8, 2, 2), nn.Linear(8, 24), nn.Linear(8, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.patches(x).permute(0, 2, 3, 1).roll((-1, -1), (1, 2))
-        windows = x.unflatten(1, (-1, 2)).unflatten(3, (-1, 2)).permute(0, 1, 3, 2, 4, 5).flatten(0, 2).flatten(1, 2)
-        q, k, v = self.qkv(windows)[:, None].chunk(3, -1)
-        return self.fc(F.scaled_dot_product_attention(3 * q, k, v)[:, 0].unflatten(0, (len(x), -1)).mean((1, 2)))
 
 
 def test_windows_are_put_back_where_they_came_from() -> None:
@@ -222,6 +207,53 @@ def test_pictures_that_lie_inside_of_heads_are_refused_but_one_by_one() -> None:
         with pytest.raises(VisxError, match="pictures of a batch") as refused:
             attending.found(network, picture(2))
     assert "--batch-size 1" in refused.value.hint
+
+
+class Still(TinyViT):
+    """Its forward records no gradients."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return super().forward(x)
+
+
+def test_weights_are_seen_where_no_gradient_is() -> None:
+    net = seeded(Still)
+    network, known = of(net)
+    assert known.reads.tolist() == [[1.0, *[0.0] * 12]], "the class token, since no gradient tells"
+    x = picture(2)
+    for seen, of_plain in zip(watched(network, known, x), watched(*of(seeded(TinyViT)), x), strict=True):
+        assert same(seen, of_plain)
+    with network.session(), pytest.raises(VisxError, match="does not depend on the input"):
+        attending.attend(network, known, x, lambda values: values[:, :1])
+
+
+# name -> attentions, shape of the first (rows, queries, keys), its windows, tokens without a place, tokens of one sequence
+FAMILIES = {
+    "deit_tiny_distilled_patch16_224": (12, (3, 18, 18), 1, 2, True),
+    "vit_small_patch14_reg4_dinov2": (12, (6, 30, 30), 1, 5, True),
+    "eva02_tiny_patch14_224": (12, (3, 17, 17), 1, 1, True),
+    "cait_xxs24_224": (26, (4, 16, 16), 1, 0, True),
+    "swin_tiny_patch4_window7_224": (12, (192, 49, 49), 64, 0, False),
+    "pvt_v2_b0": (8, (1, 256, 4), 1, 0, False),
+}
+
+
+@pytest.mark.parametrize(("name", "fused"), [*((name, True) for name in FAMILIES), ("pvt_v2_b0", False)])
+def test_families_of_timm(name: str, fused: bool) -> None:
+    timm = pytest.importorskip("timm", reason="the architectures are timm's")
+    size = 224 if "swin" in name else 56 if "eva02" in name else 70 if "dinov2" in name else 64
+    sized = {} if name.startswith(("swin", "pvt")) else {"img_size": size}
+    before = timm.layers.use_fused_attn()
+    timm.layers.set_fused_attn(fused)
+    try:
+        net = timm.create_model(name, pretrained=False, num_classes=5, **sized).eval()
+    finally:
+        timm.layers.set_fused_attn(before)
+    _, known = of(net, torch.Size((3, size, size)))
+    first = known.sites[0]
+    prefix = int(first.keys[0].isnan().sum())
+    assert (len(known.sites), first.shape, len(first.order), prefix, not known.apart) == FAMILIES[name]
 
 
 class Fickle(TinyViT):
