@@ -11,18 +11,18 @@ other crops. OUT gets dinov2.safetensors, labels.txt and targets.csv, so that
 
     visx explain PHOTO -M timm/vit_small_patch14_dinov2 -w OUT/dinov2.safetensors --size 224 --labels OUT/labels.txt
 
-explains it. For each METHOD[:KEY=VALUE,...], `visx evaluate` plays the grid pointing game on 2x2 mosaics of 224 pixels (chance
-0.25); without METHOD nothing is evaluated. A network in OUT is not made again, and maps of single photographs are not either.
+explains it. Each METHOD[:KEY=VALUE,...] plays visx's grid pointing game (`grid_pointing.cells=shrunk`) on 2x2 mosaics of 224
+pixels: chance is 0.25, and what does not depend on the class has 0.25 on average. A network in OUT is not made again.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
-import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -35,6 +35,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import visx
+from visx.metrics import get_metric
+from visx.metrics.contract import Survey
 
 NAME, SIZE, DEPTH = "vit_small_patch14_dinov2", 224, 12
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -158,22 +160,37 @@ def prepare(network: Path, photos: list[tuple[Path, int]], count: int, out: Path
     save_file({key: value.contiguous() for key, value in (state | head).items()}, out / "dinov2.safetensors")
 
 
-def evaluate(spec: str, photos: list[Path], out: Path, metrics: str, *params: str) -> dict[str, list[float]]:
-    """What `visx evaluate` finds of METHOD[:KEY=VALUE,...]: all values of each metric and of each of its details."""
+def played(model: visx.Model, photos: list[Path], classes: list[int], spec: str) -> dict[str, list[float]]:
+    """What visx's grid pointing game finds of METHOD[:KEY=VALUE,...]: the values, by the names of its figures; `patches` is
+    the share of the map's sums over patches, in which a pixel's noise is gone. All photographs play. The maps of single
+    photographs, which `visx evaluate` makes first, are left out."""
     method, _, rest = spec.partition(":")
-    folder = out / "evaluated" / spec.replace(":", "-")
-    settings = [f"{method}.{pair}" for pair in rest.split(",") if pair] + list(params)
-    command = [sys.executable, "-c", "from visx.cli import main; main()", "evaluate", *map(str, photos)]
-    command += ["-m", method, "-o", str(folder), "--metrics", metrics, "-q"]
-    command += ["-M", f"timm/{NAME}", "-w", str(out / "dinov2.safetensors"), "--size", str(SIZE)]
-    command += ["--labels", str(out / "labels.txt"), "-t", str(out / "targets.csv")]
-    subprocess.run(
-        [*command, *(part for pair in settings for part in ("-p", pair))], check=True, stdout=subprocess.PIPE
-    )
+    given = dict(pair.split("=", 1) for pair in rest.split(",") if pair)
+    mean, std = (np.array(values, np.float32) for values in (model.preprocess.mean, model.preprocess.std))
+    maps: dict[int, np.ndarray] = {}
+
+    def trial(path: Path, target: int, patch: int) -> SimpleNamespace:
+        def explain(mosaic: Tensor) -> np.ndarray:
+            if target not in maps:
+                picture = np.clip(mosaic[0].permute(1, 2, 0).numpy() * std + mean, 0, 1)
+                maps[target] = visx.explain(model, picture, method, target=target, **given).map.astype(np.float64)
+            side = SIZE // patch
+            sums = maps[target].reshape(side, patch, side, patch).sum((1, 3))
+            return sums.repeat(patch, 0).repeat(patch, 1)[None]
+
+        x = torch.from_numpy(model.preprocess(np.asarray(Image.open(path).convert("RGB")))[0])
+        objective = SimpleNamespace(identity=SimpleNamespace(json={"index": target}))
+        return SimpleNamespace(x=x, explain=explain, objective=objective)
+
+    metric = get_metric("grid_pointing")
     values: dict[str, list[float]] = {}
-    for value in json.loads((folder / "evaluation.json").read_text())["values"]:
-        for name, one in (value["details"] | {value["metric"]: value["value"]}).items():
-            values.setdefault(name, []).append(one)
+    for patch in (1, 14):
+        trials: Any = [trial(path, target, patch) for path, target in zip(photos, classes, strict=True)]
+        survey = Survey(trials, classes, [1.0] * len(photos), 0, lambda count: iter(()))
+        for measured in metric.run(survey, metric.params(cells="shrunk")):
+            figures = {"share": measured.value, **measured.details} if patch == 1 else {"patches": measured.value}
+            for name, value in figures.items():
+                values.setdefault(name, []).append(value)
     return values
 
 
@@ -194,7 +211,6 @@ def main() -> None:
         "--crops", type=int, default=9, help="crops of each photograph; a third of them measures the head"
     )
     parser.add_argument("--mosaics", type=int, default=12)
-    parser.add_argument("--singles", type=int, default=0, help="photographs for insertion and deletion, in 14 steps")
     args = parser.parse_args()
     with args.labels.open(newline="") as file:
         rows = [row for row in csv.reader(file) if row and row[1].strip().isdigit()]
@@ -202,18 +218,18 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     if not (args.out / "dinov2.safetensors").is_file():
         prepare(args.network, photos, args.crops, args.out)
-    order = [photos[i][0] for i in np.random.default_rng(0).permutation(len(photos))]  # the same for all methods
-    print("| method | share | share above mean | maximum inside | maps | insertion | deletion | maps |")
-    for spec in args.methods:
-        settings = ("grid_pointing.cells=shrunk", "grid_pointing.confidence=0.5")
-        grid = evaluate(spec, order[: 4 * args.mosaics], args.out, "grid_pointing", *settings)
-        row = [spec, *(mean(grid[name]) for name in ("grid_pointing", "above_mean", "maximum_inside"))]
-        row.append(str(len(grid["cell"])))
-        if args.singles:
-            steps = ("insertion.steps=14", "deletion.steps=14")
-            curves = evaluate(spec, order[: args.singles], args.out, "insertion,deletion", *steps)
-            row += [mean(curves["insertion"]), mean(curves["deletion"]), str(args.singles)]
-        print(f"| {' | '.join(row)} |", flush=True)
+    order = np.random.default_rng(0).permutation(len(photos))[: 4 * args.mosaics]  # the same mosaics for all methods
+    weights, labels = args.out / "dinov2.safetensors", args.out / "labels.txt"
+    model = visx.load_model(f"timm/{NAME}", weights, size=SIZE, labels=labels)
+    print("| method | share | of patches | above the mean | maximum inside | maps |", flush=True)
+    for spec in args.methods if len(order) else ():
+        try:
+            figures = played(model, [photos[i][0] for i in order], [int(i) for i in order], spec)
+        except visx.VisxError as error:
+            print(f"| {spec} | {error} |", flush=True)
+            continue
+        row = [mean(figures[name]) for name in ("share", "patches", "above_mean", "maximum_inside")]
+        print(f"| {spec} | {' | '.join(row)} | {len(figures['share'])} |", flush=True)
 
 
 if __name__ == "__main__":
