@@ -23,7 +23,7 @@ from visx.network.isolation import unclaimed
 from visx.network.network import Network
 from visx.network.outputs import Outputs
 from visx.network.probe import failure, try_out
-from visx.network.restoring import Kept
+from visx.network.restoring import SavedState
 from visx.network.snapshot import Snapshot
 from visx.targets.classes import label_of, parse_targets
 from visx.targets.contract import Target
@@ -116,7 +116,7 @@ class Model:
             with self.network().session() as network:  # one thread examines it, the others wait
                 if self._anatomy is None:
                     behaviour = known(network.module, self.input_shape)
-                    kept = Kept(network.module) if behaviour is None or behaviour.changing else None
+                    kept = SavedState(network.module) if behaviour is None or behaviour.changing else None
                     try:
                         self._anatomy = self._examine()
                     finally:

@@ -1,9 +1,9 @@
-"""What a network's output for a picture depends on besides the picture: random numbers, the other pictures of a batch,
-the passes before. It is found once a network, by running it on noise.
+"""The behaviour of a network: whether its output for a picture depends on anything besides the picture, which may be random
+numbers, the other pictures of a batch, or the passes before. It is observed once for each network, by running it on noise.
 
-Where it does, pictures and perturbed copies go through one at a time. Before each pass the process's generators are seeded
-from the picture's seed and what the module holds is as it was at the start of the session. All copies of a picture so see
-the same draw (common random numbers): scores differ by what was perturbed, not by luck.
+Of a network with such a dependence, pictures and perturbed copies are run one at a time. Before each pass the process's
+random generators are seeded from the picture's seed, and the module's state is that at the start of the session. So all
+copies of a picture are run with the same random numbers, and their scores differ by what was perturbed alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from visx.network.members import rows
 from visx.network.memory import out_of_memory
 from visx.network.outputs import Outputs
-from visx.network.restoring import Kept, same_values
+from visx.network.restoring import SavedState, same_values
 from visx.network.settings import random_states, seed_all
 from visx.network.snapshot import Values
 from visx.network.tensors import tensors
@@ -91,7 +91,7 @@ def observe(network: Observed, shape: tuple[int, ...]) -> Behaviour:
 
     The network runs on noise: a batch of two, and its second picture alone. For a plain network the outputs agree, no
     random generator moves, and nothing that the module holds changes. Outputs that differ by little may be rounding or a
-    small coupling: the picture then runs beside a third one. Batches of one size round alike, so any difference between
+    small coupling: the picture is then run in a batch with a third one. Batches of one size round alike, so any difference between
     these two is a coupling. If anything is odd, more passes find the reason.
 
     Call inside `network.session()`. The module is left as it was, but for parameters that its forward writes to.
@@ -157,7 +157,7 @@ class _Look:
         self.network = network
         noise = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
         self.picture, self.others = noise[:1], (noise[1:2] * 0.5, noise[2:] * 3)
-        self.before = Kept(network.module)
+        self.before = SavedState(network.module)
         self.values = Values(list(network.module.parameters()))
         self.drew = False
 
@@ -196,7 +196,7 @@ class _Look:
         parameters = not self.values.hold()
         if parameters:  # what they held is lost: what they hold now has to be copied
             self.before.restore()
-            self.before = Kept(self.network.module, parameters=True)
+            self.before = SavedState(self.network.module, parameters=True)
         one, drew = self._run(first, anew=True), self.drew
         changing = parameters or not self.before.unchanged()
         self._run(second)  # what is kept of another picture may matter, of the same one not

@@ -28,7 +28,7 @@ from visx.network.outputs import LOGITS, Outputs, in_full
 from visx.network.products import queries_read
 from visx.network.record import Record
 from visx.network.relevance import relevance
-from visx.network.restoring import Kept
+from visx.network.restoring import SavedState
 from visx.network.scorer import Patch, Patched
 from visx.network.settings import default_device, seed_all
 from visx.network.tokens import Tokens
@@ -60,7 +60,7 @@ class Network(BlackBox):
         self._behaviour = behaviour  # likewise
         self._seed = 0  # of the picture at work, from which a random forward draws
         self._surrounded = False  # whether the caller has a default device that is not the CPU
-        self._initial: Kept | None = None  # what a module that changes itself held when the session began
+        self._initial: SavedState | None = None  # what a module that changes itself held when the session began
         self.recomputing = False  # whether checkpointing was seen to run parts of forward again in the backward pass
         self._plain_names: dict[str, str] = {}  # by the path that was asked for
         self.recorded: dict[torch.Size, dict[str, Layer]] = {}  # by input shape: how every layer's output is read
@@ -98,7 +98,7 @@ class Network(BlackBox):
             self._surrounded = self._surrounded or surrounded
             self._initial = None
             if self.behaviour.changing:
-                self._initial = Kept(self.module, parameters=self.behaviour.parameters)
+                self._initial = SavedState(self.module, parameters=self.behaviour.parameters)
             try:
                 yield self
             finally:

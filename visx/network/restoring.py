@@ -1,5 +1,5 @@
-"""What a module holds, so that a forward pass that changes it can be undone: buffers, attributes, what lists and
-dictionaries among them contain, random generators of its own, and parameters.
+"""The state of a module, saved so that what a forward pass changes of it can be undone: buffers, attributes, the content of
+lists and dictionaries among them, random generators of its own, and parameters.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _OWN = frozenset(vars(nn.Module()))  # what every module has: flags, hooks, and 
 _TABLES = ("_buffers", "_parameters", "_modules")
 
 
-class Kept:
-    """The state of a module and its submodules now. `restore` brings it back, every object in its old place; hooks and
-    flags stay as they are. What is written into parameters is undone only with `parameters`, because they are copied then."""
+class SavedState:
+    """The state of a module and its submodules when this is made. `restore` brings it back, with every object in its old
+    place; hooks and flags stay as they are. Values of parameters are saved, and restored, only with `parameters`."""
 
     def __init__(self, module: nn.Module, *, parameters: bool = False) -> None:
         self._tables: list[tuple[dict[str, Any], frozenset[str], dict[str, tuple[Any, Any]]]] = []
@@ -33,7 +33,7 @@ class Kept:
                     self._tables.append((table, ignored, kept))
 
     def unchanged(self) -> bool:
-        """Whether every object is in its place with the content that it had; parameters' content does not count."""
+        """Whether every object is in its place and has the content that it had; values of parameters do not count."""
         return all(
             table.keys() - ignored == kept.keys()
             and all(table[k] is value and _is(value, content) for k, (value, content) in kept.items())
@@ -41,6 +41,7 @@ class Kept:
         )
 
     def restore(self) -> None:
+        """Bring the saved state back."""
         for table, ignored, kept in self._tables:
             for name in table.keys() - ignored - kept.keys():
                 del table[name]
@@ -56,7 +57,7 @@ class Kept:
 
 
 def _content(value: Any) -> Any:
-    """A copy of what an object holds; None where it cannot change, or nobody can tell."""
+    """A copy of an object's content; None for an object that cannot change, and for one of an unknown kind."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, (list, dict, set, deque, np.ndarray)):
@@ -73,7 +74,7 @@ def _content(value: Any) -> Any:
 
 
 def _is(value: Any, content: Any) -> bool:
-    """Whether an object still holds what it held."""
+    """Whether an object still has the content that was copied; True where none was."""
     if content is None:
         return True
     now = value if isinstance(value, (Tensor, list, dict, set, deque, np.ndarray)) else _content(value)
@@ -93,7 +94,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _same_numbers(a: Any, b: Any) -> bool:
-    """For the states of generators, which are made anew at every look."""
+    """Whether two states of generators are equal: nested objects that are made anew each time a state is read."""
     if isinstance(a, dict):
         return _same(a, b)
     if isinstance(a, np.ndarray):
@@ -114,7 +115,7 @@ def same_values(a: Tensor, b: Tensor) -> bool:
 
 @torch.no_grad()
 def _put(value: Any, content: Any) -> None:
-    """Give an object back what it held."""
+    """Give an object the content that was copied of it."""
     if isinstance(value, Tensor):
         if value.shape != content.shape or value.layout != torch.strided:
             value.data = content.clone()
