@@ -37,7 +37,7 @@ class Preset:
 
 
 NOISE = (("noise=0,0.1",),)
-OCCLUSION = {"patch": "53", "stride": "3", "fill": "zero", "pad": "false"}
+OCCLUSION = {"patch": "53", "stride": "3", "fill": "zero", "pad": "false", "hide": "fill"}
 LIME = {
     "segmenter": "slic", "segments": "50", "compactness": "30", "sigma": "3", "samples": "1000", "hide": "0",
     "kernel_width": "0.25", "alpha": "1", "significance": "0",
