@@ -39,7 +39,7 @@ class RolloutParams(Params):
     family="attention",
     title="Attention rollout",
     source="arXiv:2005.00928",
-    needs={"attention", "tokens"},
+    needs={"tokens"},
     single_pass=True,
     params=RolloutParams,
 )

@@ -42,7 +42,7 @@ class TransformerAttributionParams(Params):
     family="attention",
     title="Transformer attribution",
     source="arXiv:2103.15679",
-    needs={"grad", "attention", "tokens"},
+    needs={"grad", "tokens"},
     single_pass=True,
     params=TransformerAttributionParams,
 )

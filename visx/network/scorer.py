@@ -89,7 +89,7 @@ class Scorer:
         """Explained scalars (N, T) of copies of an image (C, H, W) that keep the patches `visible` (N, cells) bool; the others
         are left out of the network. Equal copies are scored once, and those that keep equally many side by side."""
         tokens = self.tokens_of(image)
-        distinct, which = visible.unique(dim=0, return_inverse=True)
+        distinct, which = visible.cpu().unique(dim=0, return_inverse=True)
         order = distinct.sum(1).argsort(stable=True)
         distinct = distinct[order]
         parts = self.batches(len(distinct), lambda a, b: scores(tokens.values(image, distinct[a:b])))
