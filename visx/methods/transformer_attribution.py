@@ -4,11 +4,11 @@ R <- R + A'_b R for the blocks b in order, R = I at first, with A'_b = mean_h re
 arXiv:2103.15679, equations 5 and 6: the generic rule for self-attention). The map is the class token's row of R.
 
 `rule=lrp` is the same with the relevance of A in the place of A: A'_b = mean_h relu(dS/dA_h * R(A_h)) (Chefer et al. 2021,
-arXiv:2012.09838). Relevance starts as 1 at the score and goes back by the z+ rule through linear
-layers; half of it to each factor of a product; through skip connections by the parts of their sums; activations, softmax and
-normalisations pass it on (visx/network/rules/chefer.py). It divides by the results of products, which
-may be near zero: in single precision its maps have two digits less than others. It takes two backward passes. A network with another operation
-behind its first attention is refused.
+arXiv:2012.09838). Relevance starts as 1 at the score and goes back by the z+ rule through linear layers; half of it to each
+factor of a product; through skip connections by the parts of their sums; activations, softmax and normalisations pass it
+on (visx/network/rules/chefer.py). It takes two backward passes. It divides by the results of products, which may be near
+zero: in single precision its maps have two digits less than others. A network with another operation behind its first
+attention is refused.
 
 The row is computed from the last block back to the first, as the gradients arrive: r <- r + r A'_b. So no relevance of
 queries by keys is kept, and the gradients of the weights A exist for one block at a time.
