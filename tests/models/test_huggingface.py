@@ -176,6 +176,23 @@ def test_damaged_json(content: str, file: str, folder: Path) -> None:
     assert error.code == 1 and file in error.message and "damaged" in error.message
 
 
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("preprocessor_config.json", "image_mean", {"a": 1}),
+        ("preprocessor_config.json", "resample", "x"),
+        ("preprocessor_config.json", "rescale_factor", None),
+        ("preprocessor_config.json", "image_std", [0, 1, 1]),
+        ("config.json", "num_attention_heads", "x"),
+        ("config.json", "id2label", 7),
+    ],
+)
+def test_settings_of_another_type(file: str, key: str, value: Any, folder: Path) -> None:
+    content = json.loads((folder / file).read_text(encoding="utf-8"))
+    (folder / file).write_text(json.dumps({**content, key: value}), encoding="utf-8")
+    refused(folder)
+
+
 def test_damaged_weights(folder: Path) -> None:
     whole = (folder / "model.safetensors").read_bytes()
     for content in (b"", whole[:50], whole[: len(whole) // 2]):

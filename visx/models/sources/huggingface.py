@@ -71,7 +71,7 @@ class HuggingFace(Source):
             hub.CONFIG, lambda: self._library.AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
         )
         self.config.return_dict = True
-        if any("WithTeacher" in str(name) for name in self.config.architectures or ()):
+        if any("WithTeacher" in name for name in _texts(self.config.architectures)):
             self.head = (
                 "logits"  # beside those of the class token and of the distillation token, of which it is the mean
             )
@@ -87,7 +87,7 @@ class HuggingFace(Source):
         from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as CLASSIFIERS
 
         _refuse_code(self.name, content)
-        kind, architectures = content.get("model_type"), content.get("architectures") or []
+        kind, architectures = content.get("model_type"), _texts(content.get("architectures"))
         if kind is None and "architecture" in content:  # one of timm, which transformers wraps
             kind = "timm_wrapper"
         if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
@@ -97,7 +97,7 @@ class HuggingFace(Source):
         known = CLASSIFIERS.get(kind, ())
         known = (known,) if isinstance(known, str) else known
         if not known or (architectures and not set(known).intersection(architectures) and kind != "timm_wrapper"):
-            name = ", ".join(map(str, architectures)) or f"of model_type {kind!r}"
+            name = ", ".join(architectures) or f"of model_type {kind!r}"
             raise unsupported(f"{self.name} is {name}: of transformers' models visx takes image classifiers", _ANOTHER)
 
     @classmethod
@@ -111,7 +111,7 @@ class HuggingFace(Source):
         return [
             (f"{cls.prefix}{name}", any((folder / file).is_file() for file in WEIGHTS))
             for name, folder, content in hub.cached()
-            if any("ForImageClassification" in str(a) for a in content.get("architectures") or ())
+            if any("ForImageClassification" in name for name in _texts(content.get("architectures")))
         ]
 
     def _prepared(self) -> Preprocess:
@@ -130,6 +130,8 @@ class HuggingFace(Source):
                     result = preprocess_of(processor, int(getattr(self.config, "num_channels", 3)), size)
                 self.flipped = flips(processor)
                 return result
+            except (TypeError, ValueError, OverflowError) as error:  # settings of another type
+                raise VisxError(f"{path} is damaged: {said_by(error)}") from None
             except Unmatched as error:
                 self.unstated, self.why_unstated = ("size", "mean", "std"), str(error)
         height, width = size or (224, 224)
@@ -263,6 +265,11 @@ def _refuse_code(name: str, content: dict[str, Any]) -> None:
             f"{name} comes with code of its own (auto_map), and visx runs no code from a model",
             "load it yourself: -M FILE.py:FACTORY, or visx.wrap(module, ...) in Python",
         )
+
+
+def _texts(value: Any) -> list[str]:
+    """A list of a configuration as texts; empty where it is none."""
+    return [str(entry) for entry in value] if isinstance(value, list) else []
 
 
 def _sides(value: Any) -> tuple[int, int] | None:
