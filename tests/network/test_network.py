@@ -63,8 +63,7 @@ def run(model: Model, method: Method, **more: object) -> None:
 
 
 def test_after_success(method: Method) -> None:
-    answer = drawing if "droppable" not in method.needs else lambda logits: logits  # which takes no forward that draws
-    module = lived_in(answer, net_for(method))
+    module = lived_in(drawing, net_for(method))
     before = fingerprint(module)
     refused = pytest.raises(VisxError, match="random draws") if "droppable" in method.needs else nullcontext()
     with refused:
