@@ -1,7 +1,7 @@
 """Methods on a vision transformer against bare passes of it: ratios of medians, one process, in turns.
 
-    python benchmarks/transformers.py [--models timm/vit_base_patch16_224] [--batches 1] [--rounds 15] [--device cpu]
-                                      [--threads N] [--cpu-time]
+    python benchmarks/attention_speed.py [--models timm/vit_base_patch16_224] [--batches 1] [--rounds 15] [--device cpu]
+                                         [--threads N] [--cpu-time]
 
 Weights are random. Grad-CAM and the methods that need attention weights alone are compared with a bare forward pass without
 gradients, methods that differentiate with a bare forward and backward pass to the input; the module is frozen for both, so
