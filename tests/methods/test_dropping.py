@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
+from in_process import visx as command
 from masked_attention import masked
 from nets import CLASSES, GapHead, TinyViT, images, seeded
 from oracles import answers, ask, maps_of, model_of, pearson, same
@@ -289,3 +293,24 @@ def test_batches_equal_singles_and_half_precision_is_near(method: str) -> None:
         assert same(together[b : b + 1], alone, 1e-5)
     half = maps_of(answers(model, method, x, "2", seeds=(7, 8, 9), precision="bf16", **params))
     assert method == "vit_cx" or np.abs(half - together).max() <= 0.3 * np.abs(together).max()
+
+
+def test_by_the_command(tmp_path: Path) -> None:
+    """The manifest says how tokens were hidden; a network without tokens is refused before anything is written."""
+    (tmp_path / "nets.py").write_text(
+        "import visx, torch\nfrom nets import GapHead, TinyViT\n"
+        "def vit(): return visx.wrap(TinyViT(), size=24)\ndef cnn(): return visx.wrap(GapHead(), size=24)\n"
+    )
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 24, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    words = ("-m", "rise,tis,vit_cx", "-p", "rise.masks=8", "-p", "tis.masks=8", "-p", "rise.hide=drop", "--json")
+    run = command("explain", tmp_path / "a.png", "-M", f"{tmp_path / 'nets.py'}:vit", *words, "-o", tmp_path / "out")
+    records = {line["method"]: line for line in map(json.loads, run.out.splitlines())}
+    assert run.code == 0 and list(records) == ["rise", "tis", "vit_cx"]
+    assert records["rise"]["params"]["hide"] == "drop" and records["vit_cx"]["extras"]["hide"] == "drop"
+    assert records["tis"]["extras"] == {"masks": 8, "tokens": 18}
+    run = command("explain", tmp_path / "a.png", "-M", f"{tmp_path / 'nets.py'}:cnn", *words, "-o", tmp_path / "none")
+    assert run.code == 3 and "it has no attention" in run.err  # vit_cx is done, on pixels
+    run = command(
+        "explain", tmp_path / "a.png", "-M", f"{tmp_path / 'nets.py'}:cnn", "-m", "tis", "-o", tmp_path / "no"
+    )
+    assert run.code == 4 and "these fit: " in run.err
