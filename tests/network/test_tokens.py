@@ -204,6 +204,14 @@ class Summary(Inline):
         return torch.cat([x[:, :1] + x[:, 1:].mean(1, keepdim=True), x[:, 1:]], 1)
 
 
+class Reading(Inline):
+    """Reads a number out of the picture, which no graph shows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        numbers = x.mean((1, 2, 3)).tolist()
+        return super().forward(x) + 10 * torch.tensor(numbers, dtype=x.dtype)[:, None] * self.fc.bias
+
+
 class Drawing(Inline):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) + torch.rand(len(x), CLASSES, dtype=x.dtype)
@@ -266,6 +274,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], int, str]] = {
     "a second way": (Around, 12, "no single sequence"),
     "a hybrid": (Hybrid, 12, "see more of the picture than their own patch"),
     "a token of the whole picture": (Summary, 12, "see more of the picture than their own patch"),
+    "a number read out": (Reading, 12, "its scores depend on more than its tokens"),
     "random draws": (Drawing, 12, "depends on more than its picture"),
     "a weight for each token": (Flat, 12, RUNS),
     "no module": (Nameless, 12, "none of its modules takes or returns the sequence"),

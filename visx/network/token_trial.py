@@ -60,7 +60,7 @@ def learn(network: Followed, shape: torch.Size) -> Tokens | str:
                     raise
                 reason = f"it does not run on a part of its tokens ({said_by(error)})"
             reasons.append(reason)
-    return next((reason for reason in reasons if reason in (_MOVED, _COUNTED, _SEEN)), reasons[-1])
+    return next((reason for reason in reasons if reason in (_MOVED, _COUNTED, _SEEN, _ELSEWHERE)), reasons[-1])
 
 
 def _unfit(tokens: Tokens, shape: torch.Size) -> str:
