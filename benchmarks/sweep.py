@@ -10,7 +10,7 @@ networks without a head get one of ten classes). Those of transformers are in `s
 are not run stay in the table as they are. For each the map before its ReLU (`gradcam -p relu=false`) at the default
 layer is compared with a program that knows nothing of visx: a hook, `autograd.grad`, the mean of the gradient, and a
 reshape (float64 where float32 gives less than 0.9999). `places` says whether a change in a corner of the picture shows up
-in that corner of the layer; `cells` how many of the grid's cells receive a gradient.
+in that corner of the layer (unclear: every cell sees the whole picture, and random weights decide); `cells` how many of the grid's cells receive a gradient.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ WORDS = [
     "s",
 ]
 TIMEOUT = 300  # seconds a network
+LEAST = 0.02  # of a map's side: a smaller shift tells nothing
 LARGE = 80e6  # parameters; these come last
 
 
@@ -161,8 +162,9 @@ def as_map(output: Tensor, grid: tuple[int, int]) -> Tensor:
     raise ValueError(f"{tuple(output.shape)} is no {grid}")
 
 
-def corners(module: nn.Module, layer: str, x: Tensor, grid: tuple[int, int]) -> bool:
-    """Whether changes in three corners of the picture move the middle of the layer's change the same way."""
+def corners(module: nn.Module, layer: str, x: Tensor, grid: tuple[int, int]) -> bool | None:
+    """Whether changes in three corners of the picture move the middle of the layer's change the same way; None where it moves by
+    less than `LEAST` of the map's side: then every cell sees the whole picture, and random weights decide where it moves."""
     kept: list[Tensor] = []
     handle = module.get_submodule(layer).register_forward_hook(lambda m, a, output: kept.append(output.detach()))
     height, width = (int(n * 0.3) for n in x.shape[-2:])
@@ -179,7 +181,8 @@ def corners(module: nn.Module, layer: str, x: Tensor, grid: tuple[int, int]) -> 
             middles.append((float((change.sum(1) * y).sum()), float((change.sum(0) * z).sum())))
     handle.remove()
     (top, left), (_, right), (bottom, _) = middles
-    return (bottom > top or grid[0] == 1) and (right > left or grid[1] == 1)
+    shifts = [by / side for by, side in ((bottom - top, grid[0]), (right - left, grid[1])) if side > 1]
+    return None if min(map(abs, shifts)) < LEAST else min(shifts) > 0
 
 
 def check(spec: str) -> dict[str, Any]:
@@ -271,7 +274,7 @@ def line_of(row: dict[str, Any]) -> str:
     network = sweep_transformers.shown(row["family"]) if hugging else row["network"]
     if not row.get("layer"):
         return f"| {row['family']} | {network} | none: {row.get('reason') or row.get('error')} | | | | | |"
-    cells, places = row["cells"], "yes" if row["places"] else "no"
+    cells, places = row["cells"], {True: "yes", False: "no", None: "unclear"}[row["places"]]
     r = f"{row['r']:.6f}" + (" (float64)" if row["dtype"] == "float64" else "")
     shape = " x ".join(map(str, row["grid"]))
     return (
