@@ -11,7 +11,7 @@ in all of them.
 k-means begins with features drawn at random, once, and ends after 100 rounds at most, as in the authors' program. Which ones
 follows from the seed. It may take another way where activations differ by rounding: another device may give another map.
 
-Deviations from the authors' program (aenglebert/Transformer_Input_Sampling):
+Deviations from the authors' program:
 - The map is not scaled to 0..1.
 - A token in no mask has the value 0, with a warning, instead of none.
 - A network with fewer different features than `masks` has one mask for each.
