@@ -10,7 +10,8 @@ networks without a head get one of ten classes). Those of transformers are in `s
 are not run stay in the table as they are. For each the map before its ReLU (`gradcam -p relu=false`) at the default
 layer is compared with a program that knows nothing of visx: a hook, `autograd.grad`, the mean of the gradient, and a
 reshape (float64 where float32 gives less than 0.9999). `places` says whether a change in a corner of the picture shows up
-in that corner of the layer (unclear: every cell sees the whole picture, and random weights decide); `cells` how many of the grid's cells receive a gradient.
+in that corner of the layer (unclear: every cell sees the whole picture, and random weights decide); `cells` how many of the
+grid's cells receive a gradient.
 """
 
 from __future__ import annotations
