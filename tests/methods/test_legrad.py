@@ -160,3 +160,20 @@ def test_one_pass_serves_all_blocks() -> None:
         answers(model, "legrad", images(2), "top2")
     assert probe.forwards == [8], "the pass itself and three blocks, of two pictures"
     assert probe.backwards == [8, 8], "one a target"
+
+
+class SkipsOutside(TinyViT):
+    """The skip connections are not part of a module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            tokens = tokens + block.attn(tokens)
+        return self.fc(tokens.mean(1))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_last_block_that_is_not_all_that_the_score_reads_is_refused(batch: int) -> None:
+    with pytest.raises(VisxError, match="depends on more than the output of its last attention's block") as refused:
+        ask("legrad", seeded(SkipsOutside), images(batch))
+    assert refused.value.code == ExitCode.UNSUPPORTED

@@ -305,3 +305,43 @@ def test_the_module_is_left_as_it_was() -> None:
         with pytest.raises(RuntimeError):
             attending.watch(network, known, images(1, 3), lambda site, compute: None)
     assert fingerprint(net) == before
+
+
+class Sorted(TinyViT):
+    """Behind the first block the patches are those with the longest tokens, `kept` of them, the longest first."""
+
+    kept = 12
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.blocks[0](self.patches(x).flatten(2).transpose(1, 2))
+        longest = tokens.norm(dim=2).topk(self.kept, 1).indices
+        tokens = tokens.gather(1, longest[..., None].expand(-1, -1, tokens.shape[2]))
+        return self.fc(self.blocks[2](self.blocks[1](tokens)).mean(1))
+
+
+@pytest.mark.parametrize("kept", [12, 7])
+def test_tokens_that_the_picture_itself_picks_have_no_known_place(kept: int) -> None:
+    net = seeded(Sorted)
+    net.kept = kept
+    _, known = of(net)
+    assert [site.block for site in known.sites] == ["blocks.0"] and "cannot be told" in known.apart
+    assert known.warning == [
+        "the last attentions are not seen, 2 of 3: where its tokens lie in the picture cannot be told"
+    ]
+    assert not of(seeded(TinyViT))[1].warning
+
+
+class Beside(nn.Module):
+    """The scores of two transformers, added up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = TinyViT(), TinyViT()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.one(x) + self.other(x)
+
+
+def test_attentions_beside_each_other_are_no_sequence() -> None:
+    _, known = of(seeded(Beside))
+    assert len(known.sites) == 6 and known.joins is None and "beside each other" in known.apart

@@ -58,4 +58,4 @@ def attention(req: Request, p: AttentionParams) -> Attribution:
             maps.append(site.maps(rows))
 
     values = attending.watch(req.network, known, req.x, see)
-    return of_every_target(req, maps[0], values)
+    return of_every_target(req, maps[0], values, known.warning if p.block == -1 else ())

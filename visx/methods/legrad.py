@@ -56,4 +56,5 @@ def legrad(req: Request, p: LeGradParams) -> Attribution:
         added = upsample(torch.stack(maps, 1), grid)
         total = added if total is None else total.add_(added)
     assert total is not None
-    return Attribution(total / len(every))
+    warnings = [[list(known.warning) for _ in range(total.shape[1])] for _ in req.x]
+    return Attribution(total / len(every), warnings=warnings)

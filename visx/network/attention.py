@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -22,7 +23,7 @@ from torch import Tensor
 from visx.network.placement import ATTENTION
 from visx.network.places import average, several
 from visx.network.record import ModuleRun, Node, Record, ancestors
-from visx.network.sites import Site, placed
+from visx.network.sites import NO_GRID, Site, placed
 
 SOFTMAXES = frozenset({"_softmax", "_safe_softmax"})
 PRODUCTS = frozenset({"bmm", "baddbmm"})
@@ -56,6 +57,13 @@ class Attentions:
     def sites(self) -> list[Site]:
         """The attentions over tokens that the score was made from."""
         return [site for number in self.behind if isinstance(site := self.products[number], Site)]
+
+    @property
+    def warning(self) -> list[str]:
+        """One warning where attentions behind the last of `sites` mix tokens that cannot be placed; else none."""
+        later = self.behind[self.behind.index(max(i for i in self.behind if isinstance(self.products[i], Site))) + 1 :]
+        lost = [why for number in later if (why := self.products[number]) in (UNKNOWN, NO_GRID)]
+        return [f"the last attentions are not seen, {len(lost)} of {len(self.behind)}: {lost[-1]}"] if lost else []
 
     def before(self, values: Tensor, number: int) -> Tensor:
         """Values of the tokens of site `number` (..., N) -> those of the tokens of the site before it, which it has, too."""
@@ -100,7 +108,10 @@ def _read(record: Record) -> Attentions:
     if not result.sites:
         result.lacking = _lacking([str(products[i]) for i in result.behind], any(n in behind for n in nodes))
     else:
+        of_score = [weighing[i].node for i in result.behind]
         result.joins, result.apart = _joined([products[i] for i in result.behind])
+        if any(one not in ancestors(next_one) for one, next_one in pairwise(of_score)):
+            result.joins, result.apart = None, "its attentions run beside each other, not one behind the other"
         result.reads = _reads(result.sites[-1], record.reads)
     return result
 

@@ -23,6 +23,7 @@ from visx.network.memory import out_of_memory
 from visx.network.outputs import require_graph
 from visx.network.scorer import Scores
 from visx.network.sites import Site
+from visx.network.stream import stream
 from visx.network.tensors import tensors
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def blocks(network: Network, known: Attentions, shape: torch.Size) -> list[Block
     sites = known.sites
     last = next((i for i in range(len(sites) - 1, -1, -1) if not sites[i].pools), len(sites) - 1)
     record = network.record(shape)
+    through = set(stream(record.score[0].node)) if record.score and record.score[0].node else set()
     result: list[Block] = []
     for site in sites[last::-1]:
         runs = [run for run in record.runs if run.name == site.block and site.block]
@@ -52,6 +54,12 @@ def blocks(network: Network, known: Attentions, shape: torch.Size) -> list[Block
         if value is None or value.node is None:
             break
         grid = read(value.shape, value.node.places, paired=value.node.paired)
+        if value.node not in through:
+            if not result:
+                raise unsupported(
+                    f"the score depends on more than the output of its last attention's block {site.block}"
+                )
+            break
         if isinstance(grid, str) or (result and grid.form(1) != result[-1].grid.form(1)):
             break
         result.append(Block(site.block, site, grid))

@@ -8,7 +8,7 @@ visx/network/places.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -28,8 +28,20 @@ _RESHAPES = {"view", "_unsafe_view", "_reshape_alias", "reshape"}
 _REDUCTIONS = {
     "mean", "sum", "amax", "amin", "max", "min", "logsumexp", "var", "std", "norm", "linalg_vector_norm", "nansum",
 }  # fmt: skip
+_PICKS = {"index", "index_select", "gather"}  # moves values as a tensor of numbers says
 # Same shape, yet values change places or mix along an axis.
-_SCRAMBLING = {"_fft_c2c", "_fft_r2c", "_fft_c2r", "cumsum", "cumprod", "sort", "mkldnn_rnn_layer", "lstm", "gru"}
+_SCRAMBLING = {
+    "topk",
+    "_fft_c2c",
+    "_fft_r2c",
+    "_fft_c2r",
+    "cumsum",
+    "cumprod",
+    "sort",
+    "mkldnn_rnn_layer",
+    "lstm",
+    "gru",
+}
 
 
 class Placed(Protocol):
@@ -69,6 +81,13 @@ class Operation:
         known = self.known.get(id(tensor))
         return None if known is None else known.places
 
+    def given(self) -> Iterator[Tensor]:
+        """The tensors among its arguments that depend on the picture."""
+        for item in (*self.args, *self.kwargs.values()):
+            for part in item if isinstance(item, (tuple, list)) else (item,):
+                if isinstance(part, Tensor) and id(part) in self.known:
+                    yield part
+
 
 class Placement:
     """Works out the places of one pass, operation by operation."""
@@ -88,6 +107,8 @@ class Placement:
         name = operation.name if operation.name.startswith("_") else operation.name.rstrip("_")
         if not where or name in _SCRAMBLING:
             return [Result(None)]
+        if name in _PICKS and any(not given.is_floating_point() for given in operation.given()):
+            return [Result(None)]  # another picture picks other values: tokens that are dropped, merged or sorted
         first, shape, args = where[0], operation.results[0].shape, operation.args
         if name in _COPIES:
             return [Result(first)]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 SAME = 1e-4  # within which two places are one
+NO_GRID = "its keys form no grid of the picture"
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +83,7 @@ def placed(module: str, block: str, keys: Tensor, count: int, queries: Tensor | 
         queries = torch.full((len(keys), count), complex("nan"), dtype=keys.dtype)
     gridded = _cells(keys)
     if gridded is None:
-        return "its keys form no grid of the picture"
+        return NO_GRID
     cells, grid = gridded
     _, window, sizes = cells.unique(dim=0, return_inverse=True, return_counts=True)
     if len(set(sizes.tolist())) != 1:

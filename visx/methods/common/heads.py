@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -21,11 +22,11 @@ def fused(weights: Tensor, how: Fusion) -> Tensor:
     return weights.amax(2) if how == "max" else weights.amin(2)
 
 
-def of_every_target(req: Request, maps: Tensor, values: Tensor) -> Attribution:
-    """Maps (B, h, w) that no target changes as the answer for each of the targets, with a warning that says so; `values`
-    are the clean pass's."""
+def of_every_target(req: Request, maps: Tensor, values: Tensor, more: Sequence[str] = ()) -> Attribution:
+    """Maps (B, h, w) that no target changes as the answer for each of the targets, with a warning that says so, and `more`
+    warnings; `values` are the clean pass's."""
     from visx.methods.contract import Attribution
 
     count = len(req.targets.resolve(values).rows[0])
-    warnings = [[[ANY_CLASS] for _ in range(count)] for _ in maps]
+    warnings = [[[ANY_CLASS, *more] for _ in range(count)] for _ in maps]
     return Attribution(maps[:, None].expand(-1, count, -1, -1).contiguous(), warnings=warnings)
