@@ -1,8 +1,9 @@
 """LeGrad: how much each block's attention to a patch would raise the score if that block were the last.
 
 M = mean_l mean_{h,q} relu(ds_l/dA_l[h, q, k]), s_l = f(mean of the tokens of block l's output), f the network's own final
-normalisation and classifier (Bousselham et al. 2024, arXiv:2404.03214, equations 4 to 8). The map is the part of the
-patches k. The blocks are cut from each other, so one backward pass serves all of them.
+normalisation and classifier (Bousselham et al. 2024, arXiv:2404.03214). The map is the part of the patches k. The blocks
+are cut from each other, so one backward pass serves all of them. A network whose score depends on more than the output of
+its last block is refused.
 
 Deviations from the paper: maps are not scaled to 0..1. `pool=own` reads the tokens of a block as the network reads those
 of its last one (the class token, the mean of the patches) instead of the mean of all. A network that pools its tokens by

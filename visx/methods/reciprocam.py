@@ -2,7 +2,7 @@
 
 M_ij = S_c(tail(A * G_ij)), where A (K, h, w) is the layer's output, `tail` the network behind the layer, and G_ij (h, w) a 3x3
 Gaussian (1/4 in the middle, 1/8 beside it, 1/16 in the corners) around cell (i, j), cut off at the grid's edges, zero
-elsewhere (Byun & Lee 2022, arXiv:2209.14074, section 3). `mask=cell` keeps the cell alone, as the paper's first form does. No
+elsewhere (Byun & Lee 2022, arXiv:2209.14074). `mask=cell` keeps the cell alone, as the paper's first form does. No
 gradients: one pass, and the tail once a cell, many cells at a time. Where the tail is a global average and a linear layer,
 the map of logits is CAM, blurred with the Gaussian and divided by h w, plus the bias.
 
