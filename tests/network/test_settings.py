@@ -142,6 +142,8 @@ def default_device(device: str) -> Iterator[None]:
         assert torch.empty(0).device.type == torch.device(device).type
     finally:
         torch.set_default_device(None)
+        # where None is left behind, torch 2.6 cannot say its default device, which transformers asks for
+        vars(torch._GLOBAL_DEVICE_CONTEXT).pop("device_context", None)
 
 
 @contextmanager
