@@ -222,3 +222,18 @@ def assert_unchanged(before: dict[str, Any], after: dict[str, Any]) -> None:
     assert before.keys() == after.keys(), before.keys() ^ after.keys()
     changed = [key for key in before if before[key] != after[key]]
     assert not changed, f"changed: {changed}"
+
+
+def plain_gradcam(net: nn.Module, layer: str, x: Tensor, target: int, read: Callable[[Tensor], Tensor]) -> Tensor:
+    """Grad-CAM before its ReLU by PyTorch alone; `read` makes (B, K, h, w) of the layer's output."""
+    kept: list[Tensor] = []
+
+    def hook(_: nn.Module, args: object, output: Tensor) -> Tensor:
+        kept.append(output.detach().clone().requires_grad_())
+        return kept[-1].clone()
+
+    handle = net.get_submodule(layer).register_forward_hook(hook)
+    score = net(x)[:, target].sum()
+    handle.remove()
+    (grad,) = torch.autograd.grad(score, kept[-1])
+    return (read(kept[-1].detach()) * read(grad).mean((2, 3), keepdim=True)).sum(1, keepdim=True)

@@ -34,7 +34,6 @@ CHEAP: dict[str, dict[str, Any]] = {
 METHODS = {m.name: CHEAP.get(m.name, {}) for m in all_methods() if not of_transformers(m)}
 SCORES = {m.name for m in all_methods() if not m.needs}
 LAYER = {m.name for m in all_methods() if m.needs == {"layer"}}
-LAYER = {m.name for m in all_methods() if m.needs == {"layer"}}
 INPUT_GRADIENT = {m.name for m in all_methods() if m.needs == {"grad"}}
 ALL = set(METHODS)
 NO_HEAD = "no global average pooling"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nets import CLASSES, images, seeded
-from oracles import answers, ask, model_of, same
+from oracles import answers, ask, model_of, plain_gradcam, same
 from visx import VisxError
 from visx.network.grid import FeatureGrid
 from visx.network.network import Network
@@ -23,21 +21,6 @@ def layers(net: nn.Module, x: Tensor = X) -> dict[str, tuple[FeatureGrid | None,
     network = Network(net)
     network.look(x.shape[1:])
     return {name: (one.grid, one.reason) for name, one in network.recorded[x.shape[1:]].items()}
-
-
-def plain(net: nn.Module, layer: str, x: Tensor, target: int, read: Callable[[Tensor], Tensor]) -> Tensor:
-    """Grad-CAM before its ReLU by PyTorch alone; `read` makes (B, K, h, w) of the layer's output."""
-    kept: list[Tensor] = []
-
-    def hook(_: nn.Module, args: object, output: Tensor) -> Tensor:
-        kept.append(output.detach().clone().requires_grad_())
-        return kept[-1].clone()
-
-    handle = net.get_submodule(layer).register_forward_hook(hook)
-    score = net(x)[:, target].sum()
-    handle.remove()
-    (grad,) = torch.autograd.grad(score, kept[-1])
-    return (read(kept[-1].detach()) * read(grad).mean((2, 3), keepdim=True)).sum(1, keepdim=True)
 
 
 class LastAxis(nn.Module):
@@ -119,7 +102,7 @@ def test_batch_second() -> None:
             return self.fc(self.block(self.patch(x).flatten(2).permute(2, 0, 1)).mean(0))
 
     net = seeded(Sequence)
-    expected = plain(net, "block", X, 1, lambda out: out.permute(1, 2, 0).unflatten(2, (4, 4)))
+    expected = plain_gradcam(net, "block", X, 1, lambda out: out.permute(1, 2, 0).unflatten(2, (4, 4)))
     assert same(ask("gradcam", net, X, (1,), layer="block", relu=False).map, expected)
     assert model_of(net, 16).anatomy.default_layer == "block"
 
@@ -267,7 +250,7 @@ def test_patches_that_are_cut_out_before_a_convolution(x: Tensor) -> None:
     found = layers(net, x)
     assert found["norm"][0] is not None and found["norm"][0].shape == (8, height, width)
     assert found["inner"][0] is None and "windows" in found["inner"][1]
-    want = plain(net, "norm", x, 1, lambda o: o.transpose(1, 2).unflatten(2, (height, width)))
+    want = plain_gradcam(net, "norm", x, 1, lambda o: o.transpose(1, 2).unflatten(2, (height, width)))
     assert same(ask("gradcam", net, x, (1,), layer="norm", relu=False).map, want)
 
 
@@ -291,7 +274,7 @@ def test_a_view_made_before_the_layer_may_be_changed_in_place_behind_it() -> Non
             return self.fc(y.relu().mean((2, 3)))
 
     net = seeded(Ghost)
-    expected = plain(net, "shortcut", X, 0, lambda out: out)
+    expected = plain_gradcam(net, "shortcut", X, 0, lambda out: out)
     assert same(ask("gradcam", net, X, (0,), layer="shortcut", relu=False).map, expected)
 
 
@@ -312,14 +295,14 @@ def small_vit() -> nn.Module:
 @pytest.mark.parametrize("layer", ["features.0", "features.1", "features.1.0.norm1", "features.3", "norm"])
 def test_torchvision_s_swin_against_plain_pytorch(layer: str) -> None:
     net = seeded(small_swin)
-    expected = plain(net, layer, X, 2, lambda out: out.permute(0, 3, 1, 2))
+    expected = plain_gradcam(net, layer, X, 2, lambda out: out.permute(0, 3, 1, 2))
     assert same(ask("gradcam", net, X, (2,), layer=layer, relu=False).map, expected)
 
 
 @pytest.mark.parametrize("layer", ["encoder.layers.encoder_layer_0", "encoder.layers.encoder_layer_1.ln_1"])
 def test_torchvision_s_vit_against_plain_pytorch(layer: str) -> None:
     net = seeded(small_vit)
-    expected = plain(net, layer, X, 2, lambda out: out[:, 1:].transpose(1, 2).unflatten(2, (4, 4)))
+    expected = plain_gradcam(net, layer, X, 2, lambda out: out[:, 1:].transpose(1, 2).unflatten(2, (4, 4)))
     assert expected.abs().max() > 0
     assert same(ask("gradcam", net, X, (2,), layer=layer, relu=False).map, expected)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nets import CLASSES, seeded
-from oracles import answers, ask, pearson, same
+from oracles import answers, ask, pearson, plain_gradcam, same
 from visx import Model, VisxError, wrap
 
 Size = tuple[int, int]
@@ -162,22 +163,6 @@ def read(output: Tensor, form: str | int, grid: Size) -> Tensor:
     return output[:, form:].transpose(1, 2).unflatten(2, grid)
 
 
-def plain(net: nn.Module, layer: str, x: Tensor, target: int, form: str | int, grid: Size) -> Tensor:
-    """Grad-CAM before its ReLU by PyTorch alone."""
-    kept: list[Tensor] = []
-
-    def hook(_: nn.Module, args: object, output: Tensor) -> Tensor:
-        kept.append(output.detach().clone().requires_grad_())
-        return kept[-1].clone()
-
-    handle = net.get_submodule(layer).register_forward_hook(hook)
-    score = net(x)[:, target].sum()
-    handle.remove()
-    (grad,) = torch.autograd.grad(score, kept[-1])
-    weights = read(grad, form, grid).mean((2, 3), keepdim=True)
-    return (read(kept[-1].detach(), form, grid) * weights).sum(1, keepdim=True)
-
-
 def model(net: nn.Module, size: Size) -> Model:
     return wrap(net, size=size, mean=(0.5,) * 3, std=(1.0,) * 3)
 
@@ -188,7 +173,7 @@ def test_grad_cam_at_the_default_layer_and_at_another(name: str) -> None:
     net, x = network(case), pictures(case.size)
     assert model(net, case.size).anatomy.default_layer == case.layers[0]
     for layer, form, grid in zip(case.layers, case.forms, case.grids, strict=True):
-        expected = plain(net, layer, x, 3, form, grid)
+        expected = plain_gradcam(net, layer, x, 3, partial(read, form=form, grid=grid))
         found = ask("gradcam", net, x, (3,), layer=layer, relu=False).map
         assert found.shape == (2, 1, *grid) and expected.std() > 0
         assert same(found, expected, 1e-8) and pearson(found, expected) >= 0.9999

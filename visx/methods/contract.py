@@ -216,9 +216,10 @@ def method(
 ) -> Callable[[Callable[[Request, Any], Attribution]], Callable[[Request, Any], Attribution]]:
     """Declare a method. `needs` is what it asks of a model, `score` the scalar it explains unless told otherwise,
     `signed` whether negative values mean evidence against, `picture` how it is drawn, `passes` whether a batch is
-    through after a few passes or takes many, `single_pass` whether an image needs one forward pass alone, `fuses` whether it makes one map of several
-    layers (`-l A+B`). `source` is the
-    paper, "arXiv:1610.02391" (README makes it a link), or a name, of 16 characters at most: `visx methods` fits 80 columns."""
+    through after a few passes or takes many, `single_pass` whether an image needs one forward pass alone, `fuses` whether
+    it makes one map of several layers (`-l A+B`) itself, for instance by `methods/common/layers.py`. `source` is the paper,
+    "arXiv:1610.02391" (README makes it a link), or a name such as "Jiang 2021". It has 16 characters at most, because
+    `visx methods` fits 80 columns."""
 
     def register(run: Callable[[Request, Any], Attribution]) -> Callable[[Request, Any], Attribution]:
         declared = frozenset(needs)

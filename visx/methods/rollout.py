@@ -6,10 +6,12 @@ mean as in the paper, or by their largest or smallest value (`head_fusion`).
 
 The map does not depend on the target: it shows where tokens come from, not what speaks for a class.
 
-Extensions beyond the paper: `discard` sets that part of the smallest values of each block's fused attention to zero, the
-first token's for itself apart, as the program vit-explain does (its setting is 0.9); other than there, every picture of a
-batch has its own smallest values, and rows sum to one. Where the score reads several tokens, or their mean, the map is the
-mean of their rows. In class attention (CaiT) tokens that ask nothing stay as they are.
+Extensions beyond the paper:
+- `discard` sets the smallest values of each block's fused attention to zero, that part of all of them, as the program
+  vit-explain does (its setting is 0.9). What the first token gives itself is always kept. Unlike there, the smallest values
+  are chosen for each picture alone, and rows sum to one.
+- Where the score reads several tokens, or their mean, the map is the mean of their rows.
+- In class attention (CaiT) only the class token looks at others. The row of any other token stays as it is.
 """
 
 from __future__ import annotations

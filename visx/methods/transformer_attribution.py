@@ -13,9 +13,11 @@ attention is refused.
 The row is computed from the last block back to the first, as the gradients arrive: r <- r + r A'_b. So no relevance of
 queries by keys is kept, and the gradients of the weights A exist for one block at a time.
 
-Extensions beyond the paper: where the score reads several tokens (distilled DeiT), or their mean, the map is the mean of
-their rows; what I alone puts there is left out, so that zero means no relevance. In class attention (CaiT) tokens that ask
-nothing stay as they are; where heads are mixed behind the softmax, A is what is multiplied with the values.
+Extensions beyond the paper:
+- Where the score reads several tokens (distilled DeiT), or their mean, the map is the mean of their rows. The ones of the
+  starting I are taken off again, so that zero means no relevance.
+- In class attention (CaiT) only the class token looks at others. The row of any other token stays as it is.
+- Where heads are mixed behind the softmax, A is what is multiplied with the values.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""One attention over the picture's tokens: how its rows lie in windows and heads, and its keys in the picture."""
+"""One attention over the picture's tokens: how its rows lie in windows and heads, and its keys in the picture.
+
+`visx.network.attention.attentions` finds the sites of a network; a method makes maps of a site's weights by `Site.maps`.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,9 @@ class Site:
     of the rows by windows and heads: the heads of a window see the same keys. `keys` (W, Nk) and `queries` (W, Nq) are
     places (complex, NaN for class tokens and padding; visx/network/places.py). `cells` (W, Nk) are the keys' cells of a
     `grid` of (rows, columns), counted by rows, -1 for none.
-    `tokens` (N,) are the places of one sequence of tokens that holds queries and keys, where there is a single window:
-    the keys, behind queries that are none of them (the latent of an attention pooling); `asks` (Nq,) are the numbers of
-    the queries among them, `offset` is that of the first key. `tokens` is None where there is no such sequence.
+    Where there is a single window, `tokens` (N,) are the places of one sequence that holds all queries and keys. A query
+    that is no key (the latent of an attention pooling) comes first in it, then the keys. `asks` (Nq,) are the numbers of the
+    queries in it, `offset` is the number of the first key. `tokens` is None where there is no such sequence.
     """
 
     module: str

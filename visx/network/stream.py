@@ -14,7 +14,7 @@ from visx.network.record import ModuleRun, Node, Record, ancestors
 
 
 @dataclass(frozen=True)
-class Site:
+class Tap:
     """A place where a hook sees a tensor of the stream: the first argument (`entering`) or the output of run number `call`
     of the module `name`. `grid` says how the tensor's tokens are read."""
 
@@ -36,8 +36,8 @@ def stream(score: Node) -> list[Node]:
     return result
 
 
-def entrances(record: Record) -> list[Site] | str:
-    """Where the token sequence can be taken hold of before the first attention: the likeliest site first; or why there is
+def entrances(record: Record) -> list[Tap] | str:
+    """Where the token sequence can be taken hold of before the first attention: the likeliest tap first; or why there is
     none. `record` is closed."""
     score = record.score[0].node if record.score is not None else None
     if score is None:
@@ -46,7 +46,7 @@ def entrances(record: Record) -> list[Site] | str:
     if not attentions:
         return "it has no attention"
     before = [node for node in stream(score) if node.index < attentions[0].index]
-    result = [site for node in reversed(before) for site in _sites(record, node)]
+    result = [tap for node in reversed(before) for tap in _taps(record, node)]
     if result:
         return result
     grid = read(before[-1].shape, before[-1].places, paired=before[-1].paired)
@@ -56,14 +56,14 @@ def entrances(record: Record) -> list[Site] | str:
     return f"no single sequence of tokens leads to its first attention ({what})"
 
 
-def blocks(record: Record) -> list[Site]:
+def blocks(record: Record) -> list[Tap]:
     """The outputs of a transformer's blocks, in order: for each attention the smallest module that takes and returns the
     stream and has the attention inside."""
     score = record.score[0].node if record.score is not None else None
     if score is None:
         return []
     through = set(stream(score))
-    inner: dict[Node, tuple[int, Site]] = {}
+    inner: dict[Node, tuple[int, Tap]] = {}
     attentions = _attentions(score)
     for run, call in _numbered(record):
         entered = run.inputs[0].node if run.inputs else None
@@ -75,7 +75,7 @@ def blocks(record: Record) -> list[Site]:
             continue
         for attention in attentions:
             if entered.index < attention.index < run.node.index and span < inner.get(attention, (span + 1,))[0]:
-                inner[attention] = span, Site(run.name, call, False, grid)
+                inner[attention] = span, Tap(run.name, call, False, grid)
     return list(dict.fromkeys(inner[a][1] for a in attentions if a in inner))
 
 
@@ -83,16 +83,16 @@ def _attentions(score: Node) -> list[Node]:
     return sorted((node for node in ancestors(score) if node.attends), key=lambda node: node.index)
 
 
-def _sites(record: Record, node: Node) -> list[Site]:
+def _taps(record: Record, node: Node) -> list[Tap]:
     """Where hooks see the tensor `node`, if it is a sequence of tokens: as the output of a module, the last to return it
     first; as its input, the outermost first."""
     grid = _tokens(node)
     if grid is None:
         return []
     runs = [(run, call) for run, call in _numbered(record) if run.name]
-    leaving = [Site(run.name, call, False, grid) for run, call in runs if run.node is node]
-    entering = [Site(run.name, call, True, grid) for run, call in runs if run.inputs and run.inputs[0].node is node]
-    return leaving[::-1] + sorted(entering, key=lambda site: site.name.count("."))
+    leaving = [Tap(run.name, call, False, grid) for run, call in runs if run.node is node]
+    entering = [Tap(run.name, call, True, grid) for run, call in runs if run.inputs and run.inputs[0].node is node]
+    return leaving[::-1] + sorted(entering, key=lambda tap: tap.name.count("."))
 
 
 def _numbered(record: Record) -> Iterator[tuple[ModuleRun, int]]:

@@ -46,11 +46,11 @@ def learn(network: Followed, shape: torch.Size) -> Tokens | str:
     half = network.dtype in (torch.float16, torch.bfloat16)  # whose rounding would hide what is looked for
     tried = network.converted(torch.float32) if half else network
     with tried.session(), torch.no_grad():
-        sites = entrances(tried.record(shape))
-        if isinstance(sites, str):
-            return sites
+        taps = entrances(tried.record(shape))
+        if isinstance(taps, str):
+            return taps
         reasons = []
-        for tokens in (Tokens(tried, site, many) for site in sites for many in (False, True)):
+        for tokens in (Tokens(tried, tap, many) for tap in taps for many in (False, True)):
             try:
                 reason = _unfit(tokens, shape)
                 if not reason:
@@ -64,7 +64,7 @@ def learn(network: Followed, shape: torch.Size) -> Tokens | str:
 
 
 def _unfit(tokens: Tokens, shape: torch.Size) -> str:
-    """Why tokens may not be taken out at this site, found by passes over two noise pictures; empty where they may."""
+    """Why tokens may not be taken out at this tap, found by passes over two noise pictures; empty where they may."""
     draw = torch.Generator().manual_seed(1)
     one, other = noise(shape)[0], torch.randn(shape, generator=draw)
     cells = tokens.grid[0] * tokens.grid[1]
@@ -144,7 +144,7 @@ def _overreaches(shape: torch.Size, index: tuple[Any, ...]) -> int:
 
 def _shuffled(tokens: Tokens, positions: Tensor, draw: torch.Generator) -> Tensor:
     """Positions (1, n) with those of patches in another order; those of other tokens stay where they are."""
-    grid = tokens.site.grid
+    grid = tokens.tap.grid
     patch = torch.zeros(grid.places[0], dtype=torch.bool)
     patch[slice(None) if grid.cells is None else grid.cells.cpu()] = True
     result = positions[0].cpu()

@@ -3,7 +3,8 @@
 The tokens of the whole picture (patch embedding and position embedding) do not depend on what is hidden. A copy is the
 tokens that stay, taken out where the first block begins, so that it costs only these. Class, distillation and register
 tokens always stay. This equals weights of zero for the hidden tokens in every attention, but for rounding; a head that averages
-the patches averages those that stay. Whether a network allows it, visx/network/token_trial.py finds out.
+the patches averages those that stay. Whether a network allows it, visx/network/token_trial.py finds out:
+`Network.tokens(shape)` gives the `Tokens`, or the reason why there are none.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from visx.errors import unsupported
 from visx.network.isolation import hooked
 from visx.network.outputs import Outputs, in_full
 from visx.network.record import Record
-from visx.network.stream import Site, blocks
+from visx.network.stream import Tap, blocks
 
 
 class Followed(Protocol):
@@ -62,19 +63,20 @@ class Followed(Protocol):
 class Tokens:
     """The patch tokens of a network, any of which can be left out; it counts for pictures of one size.
 
-    `site` is where they are taken out. `many`: the network wants as many pictures as there are copies; else one is enough.
+    `tap` is where they are taken out. `many`: a pass over n copies is given the picture n times, for networks that take the
+    number of rows from it; else it is given once.
     `bare`: a copy without any patch can be scored, by the class token (and the like) alone.
     """
 
     network: Followed
-    site: Site
+    tap: Tap
     many: bool = False
     bare: bool = False
 
     @property
     def grid(self) -> tuple[int, int]:
         """(rows, columns) of the patches."""
-        return self.site.grid.shape[1:]
+        return self.tap.grid.shape[1:]
 
     @torch.no_grad()
     def values(self, image: Tensor, visible: Tensor) -> Tensor:
@@ -100,19 +102,19 @@ class Tokens:
         clean pass over an image (C, H, W). (0, ...) where no module is a block."""
         outputs: list[Tensor] = []
         with ExitStack() as stack:
-            for site in blocks(self.network.record(image.shape)):
+            for tap in blocks(self.network.record(image.shape)):
 
-                def keep(tokens: Tensor, site: Site = site) -> Tensor:
-                    outputs.append(in_full(site.grid.maps(tokens)[0].flatten(1)))
+                def keep(tokens: Tensor, tap: Tap = tap) -> Tensor:
+                    outputs.append(in_full(tap.grid.maps(tokens)[0].flatten(1)))
                     return tokens
 
-                stack.enter_context(_changed(self.network, site, keep))
+                stack.enter_context(_changed(self.network, tap, keep))
             self._run(image[None])
         return torch.cat(outputs) if outputs else image.new_zeros(0, self.grid[0] * self.grid[1])
 
     def positions(self, visible: Tensor) -> Tensor:
         """The positions (N, n) in the sequence of the tokens that stay, prefixes and all, given the patches that stay."""
-        grid = self.site.grid
+        grid = self.tap.grid
         stays = torch.ones(len(visible), grid.places[0], dtype=torch.bool)
         stays[:, slice(None) if grid.cells is None else grid.cells.cpu()] = visible.cpu()
         return stays.nonzero()[:, 1].view(len(visible), -1).to(self.network.device)
@@ -127,7 +129,7 @@ class Tokens:
             back = [order.index(axis) for axis in range(3)]
             return own[positions].permute(back).contiguous()
 
-        with _changed(self.network, self.site, take):
+        with _changed(self.network, self.tap, take):
             return self._run(image.expand(len(positions) if self.many else 1, *image.shape), len(positions))
 
     def sequence(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,14 +140,14 @@ class Tokens:
             kept.append(sequence.permute(self._order)[0].clone())
             return sequence
 
-        with _changed(self.network, self.site, keep):
+        with _changed(self.network, self.tap, keep):
             values = self._run(image[None])
         return kept[0], values
 
     @property
     def _order(self) -> tuple[int, int, int]:
         """The axes of the sequence in the order batch, tokens, features."""
-        batch, features, tokens = self.site.grid.axes
+        batch, features, tokens = self.tap.grid.axes
         return batch, tokens, features
 
     def _run(self, x: Tensor, rows: int = 1) -> Tensor:
@@ -153,23 +155,23 @@ class Tokens:
 
 
 @contextmanager
-def _changed(network: Followed, site: Site, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """For the time of the `with`, the sequence of tokens at a site is what `change` makes of it."""
-    module, calls, axes = network.layer(site.name), count(), site.grid.axes
+def _changed(network: Followed, tap: Tap, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """For the time of the `with`, the sequence of tokens at a tap is what `change` makes of it."""
+    module, calls, axes = network.layer(tap.name), count(), tap.grid.axes
 
     def changed(sequence: Any) -> Tensor:
         batch = sequence.shape[axes[0]] if isinstance(sequence, Tensor) and sequence.dim() == 3 else 0
-        if not batch or tuple(sequence.shape) != site.grid.form(batch):
-            raise unsupported(f"{site.name} no longer sees the sequence of tokens that it saw before")
+        if not batch or tuple(sequence.shape) != tap.grid.form(batch):
+            raise unsupported(f"{tap.name} no longer sees the sequence of tokens that it saw before")
         return change(sequence)
 
     def before(module: nn.Module, args: Any) -> Any:
-        return (changed(args[0]), *args[1:]) if next(calls) == site.call else None
+        return (changed(args[0]), *args[1:]) if next(calls) == tap.call else None
 
     def behind(module: nn.Module, args: Any, output: Any) -> Any:
-        return changed(output) if next(calls) == site.call else None
+        return changed(output) if next(calls) == tap.call else None
 
-    if not site.entering:
+    if not tap.entering:
         with hooked(module, behind):
             yield
         return

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from visx.models.sources.contract import Source
 
 DEFAULT_MODEL = "efficientnet_lite0"
-# MODULE.CLASS -> the form of its SPECs, as help shows it. A SPEC goes to the last source that takes it, so files stand below
-# names: `timm/net.py:make` is a file in a folder of one's own.
+# MODULE.CLASS -> the form of its SPECs, as help shows it. Where several sources take a SPEC, the last of them
+# gets it. So files stand below names: `timm/net.py:make` is a file in a folder of one's own.
 FORMS = {
     "builtin.BuiltIn": f"{DEFAULT_MODEL} (built in)",
     "torchvision.Torchvision": "a torchvision name",

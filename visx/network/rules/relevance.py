@@ -10,6 +10,8 @@ grad_i = sum_j rho_ij y_j / x_i grad_j here.
 Some values count as constants, so that no relevance goes to them: gates and the scale of a normalisation, which only
 multiply other values (found by following their uses), and all that is made of constants alone.
 An operation that has no rule is named, never passed in silence.
+
+A method writes a `Composite` (visx/network/rules/composites.py has some) and calls `Request.relevance(composite)`.
 """
 
 from __future__ import annotations
