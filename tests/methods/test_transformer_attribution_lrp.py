@@ -177,3 +177,12 @@ def test_an_operation_without_a_rule_is_named() -> None:
     model = model_of(seeded(lambda: ToyViT(gated=True)))
     with pytest.raises(VisxError, match="no relevance rule"):
         answers(model, "transformer_attribution", images(1, 12), rule="lrp")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_scripted_part_is_refused() -> None:
+    net = seeded(TinyViT)
+    net.norm = torch.jit.script(net.norm)
+    with pytest.raises(VisxError, match="scripted module norm") as caught:
+        ask("transformer_attribution", net, images(1, 16), (0,), rule="lrp")
+    assert caught.value.code == 4

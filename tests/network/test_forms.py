@@ -270,7 +270,8 @@ def test_a_scripted_part_leaves_the_eager_layers() -> None:
     same(part())
     np.testing.assert_allclose(explained(part(), "gradcam", layer="late.5"), explained(net(), "gradcam"), rtol=1e-6)
     assert refused(part(), "gradcam", "layer early is scripted", layer="early").code == ExitCode.UNSUPPORTED
-    assert refused(part(), "guided_backprop", "scripted module early").code == ExitCode.UNSUPPORTED
+    for name in ("guided_backprop", "libragrad", "attnlrp"):
+        assert refused(part(), name, "scripted module early").code == ExitCode.UNSUPPORTED
 
 
 @pytest.mark.filterwarnings("ignore")

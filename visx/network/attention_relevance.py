@@ -10,8 +10,9 @@ from torch import Tensor
 from visx.errors import unsupported
 from visx.network.attending import Attended, gather
 from visx.network.attention import Attentions
+from visx.network.forms import scripted
 from visx.network.outputs import require_graph
-from visx.network.relevance import recorded, refuse_scripted
+from visx.network.relevance import recorded
 from visx.network.rules import CHEFER, Graph
 from visx.network.scorer import Scores
 
@@ -24,7 +25,8 @@ def attended_relevance(
 ) -> tuple[Tensor, list[Attended], list[Attended]]:
     """The scores (B, T) of one pass over pictures (B, C, H, W), its attentions with the gradients that arrive at their
     results, and the same with the relevance that arrives (arXiv:2012.09838): two backward passes a column."""
-    refuse_scripted(network.module)
+    if inside := scripted(network.module):
+        raise unsupported(f"a relevance rule does not reach into the scripted module {inside}", "rule=generic")
     with torch.enable_grad(), recorded(network.module):
         leaf = network.prepare(x).requires_grad_()
         values = network.logits(leaf.clone())

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from visx.errors import unsupported
-from visx.network.forms import scripted
 from visx.network.gradients import Differentiable, InputGradients, recomputed, score_gradients
 from visx.network.outputs import require_graph
 from visx.network.rules import Composite, Graph
@@ -28,7 +27,6 @@ def relevance(network: Differentiable, x: Tensor, scores: Scores, composite: Com
     The scores' own derivative by the values is plain. Raises `VisxError` (exit 4) where an operation has no rule, or where
     no relevance arrives at the input.
     """
-    refuse_scripted(network.module)
     with torch.enable_grad(), recorded(network.module) if composite.weighs else nullcontext():
         leaf = network.prepare(x).requires_grad_()
         values = network.logits(leaf.clone())  # a network may work in place on its input
@@ -40,12 +38,6 @@ def relevance(network: Differentiable, x: Tensor, scores: Scores, composite: Com
         scored = scores(values)
         (grads,) = score_gradients(scored, [leaf])
     return InputGradients(grads, scored.detach(), Counter())
-
-
-def refuse_scripted(module: nn.Module) -> None:
-    """Raises `VisxError` (exit 4) where a part of the module is scripted: its graph shows no single operations."""
-    if inside := scripted(module):
-        raise unsupported(f"a relevance rule cannot reach into the scripted module {inside}", "use the eager module")
 
 
 @contextmanager
